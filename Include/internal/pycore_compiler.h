@@ -1,0 +1,52 @@
+/* What the compiler is told beyond C11. */
+
+#ifndef Py_INTERNAL_COMPILER_H
+#define Py_INTERNAL_COMPILER_H
+
+#include "pyport.h"
+
+#if defined(__GNUC__)
+#  define LIKELY(cond) __builtin_expect(!!(cond), 1)
+#  define UNLIKELY(cond) __builtin_expect(!!(cond), 0)
+#  define COLD __attribute__((cold, noinline))
+#  define NOINLINE __attribute__((noinline))
+#else
+#  define LIKELY(cond) (cond)
+#  define UNLIKELY(cond) (cond)
+#  define COLD
+#  define NOINLINE
+#endif
+
+/* Data of the library that no other part of a program sees: reached without a
+ * table of addresses. */
+#if defined(__GNUC__)
+#  define INTERNAL_DATA(RTYPE) extern __attribute__((visibility("hidden"))) RTYPE
+#else
+#  define INTERNAL_DATA(RTYPE) extern RTYPE
+#endif
+
+/* Invariants: checked in --with-pydebug builds, free in others. */
+#ifdef Py_DEBUG
+#  include <assert.h>
+#  define DEBUG_ASSERT(cond) assert(cond)
+#else
+#  define DEBUG_ASSERT(cond) ((void)0)
+#endif
+
+/* Index of the lowest bit that is set; mask is not 0. */
+static inline unsigned
+lowest_bit(uint64_t mask)
+{
+#if defined(__GNUC__)
+    return (unsigned)__builtin_ctzll(mask);
+#else
+    unsigned bit = 0;
+    while (!(mask & 1)) {
+        mask >>= 1;
+        bit++;
+    }
+    return bit;
+#endif
+}
+
+#endif /* !Py_INTERNAL_COMPILER_H */

@@ -1,0 +1,32 @@
+/* The host: what the memory subsystem asks of the program around it.
+ *
+ * Six functions, by the names CPython gives them.  Linked into a CPython they
+ * are CPython's own; in the standalone library they are in Python/host.c (the
+ * last one in Python/tracemalloc.c).  Nothing else is called upward. */
+
+#ifndef Py_INTERNAL_HOST_H
+#define Py_INTERNAL_HOST_H
+
+#include "pyport.h"
+
+/* 1 if the calling thread may use the mem and object domains. */
+PyAPI_FUNC(int) PyGILState_Check(void);
+
+/* An environment variable; NULL where it is not set or the environment is to
+ * be ignored (python -E). */
+PyAPI_FUNC(char *) Py_GETENV(const char *name);
+
+/* snprintf that always ends the string. */
+PyAPI_FUNC(int) PyOS_snprintf(char *str, size_t size, const char *format, ...);
+
+/* Say what went wrong, in which function, and end the program. */
+PyAPI_FUNC(void) _Py_NO_RETURN _Py_FatalErrorFunc(const char *func,
+                                                  const char *message);
+PyAPI_FUNC(void) _Py_NO_RETURN _Py_FatalErrorFormat(const char *func,
+                                                    const char *format, ...);
+
+/* Write where a block was allocated to a file descriptor, or how to find out.
+ * Calls nothing that allocates. */
+PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
+
+#endif /* !Py_INTERNAL_HOST_H */

@@ -1,0 +1,75 @@
+/* The three domains: what obmalloc.c owns and its neighbours look at. */
+
+#ifndef Py_INTERNAL_PYMEM_H
+#define Py_INTERNAL_PYMEM_H
+
+#include "pycore_compiler.h"
+#include "cpython/pymem.h"
+
+#define NB_DOMAINS 3
+
+/* The allocator of each domain, by PyMemAllocatorDomain. */
+INTERNAL_DATA(PyMemAllocatorEx) _PyMem_Allocators[NB_DOMAINS];
+
+/* malloc as an allocator (Objects/rawalloc.c).  A request for 0 bytes becomes
+ * one for 1. */
+void *_PyMem_RawMalloc(void *ctx, size_t size);
+void *_PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize);
+void *_PyMem_RawRealloc(void *ctx, void *ptr, size_t size);
+void _PyMem_RawFree(void *ctx, void *ptr);
+#define MALLOC_ALLOC \
+    {NULL, _PyMem_RawMalloc, _PyMem_RawCalloc, _PyMem_RawRealloc, _PyMem_RawFree}
+
+/* pymalloc as one, and what the mem and object domains start with. */
+#ifdef WITH_PYMALLOC
+#  include "pycore_pymalloc.h"
+#  define PYMALLOC_ALLOC \
+    {NULL, _PyObject_Malloc, _PyObject_Calloc, _PyObject_Realloc, _PyObject_Free}
+#  define SMALL_ALLOC PYMALLOC_ALLOC
+#else
+#  define SMALL_ALLOC MALLOC_ALLOC
+#endif
+
+#ifdef WITH_MIMALLOC
+/* mimalloc as one.  Its library must be loaded first: 0, or -1 when it can't
+ * be, after a line on stderr that says why. */
+int _PyMem_LoadMimalloc(void);
+void *_PyMem_MiMalloc(void *ctx, size_t size);
+void *_PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize);
+void *_PyMem_MiRealloc(void *ctx, void *ptr, size_t size);
+void _PyMem_MiFree(void *ctx, void *ptr);
+#  define MIMALLOC_ALLOC \
+    {NULL, _PyMem_MiMalloc, _PyMem_MiCalloc, _PyMem_MiRealloc, _PyMem_MiFree}
+#endif
+
+/* The debug hooks of a domain (Objects/memdebug.c): the allocator that they
+ * wrap, and the letter that marks its blocks. */
+struct debug_hooks {
+    char api_id;
+    PyMemAllocatorEx alloc;
+};
+INTERNAL_DATA(struct debug_hooks) _PyMem_Debug[NB_DOMAINS];
+
+/* PyMem_SetupDebugHooks() for one domain, and whether that was done. */
+void _PyMem_SetupDebugHooksInDomain(PyMemAllocatorDomain domain);
+int _PyMem_HasDebugHooks(PyMemAllocatorDomain domain);
+
+void *_PyMem_DebugRawMalloc(void *ctx, size_t nbytes);
+void *_PyMem_DebugRawCalloc(void *ctx, size_t nelem, size_t elsize);
+void *_PyMem_DebugRawRealloc(void *ctx, void *ptr, size_t nbytes);
+void _PyMem_DebugRawFree(void *ctx, void *ptr);
+void *_PyMem_DebugMalloc(void *ctx, size_t nbytes);
+void *_PyMem_DebugCalloc(void *ctx, size_t nelem, size_t elsize);
+void *_PyMem_DebugRealloc(void *ctx, void *ptr, size_t nbytes);
+void _PyMem_DebugFree(void *ctx, void *ptr);
+#define DEBUG_RAW_ALLOC \
+    {&_PyMem_Debug[PYMEM_DOMAIN_RAW], _PyMem_DebugRawMalloc, \
+     _PyMem_DebugRawCalloc, _PyMem_DebugRawRealloc, _PyMem_DebugRawFree}
+#define DEBUG_ALLOC(domain) \
+    {&_PyMem_Debug[domain], _PyMem_DebugMalloc, \
+     _PyMem_DebugCalloc, _PyMem_DebugRealloc, _PyMem_DebugFree}
+
+/* What PYTHONMALLOC may be in this build, for messages. */
+extern const char _PyMem_AllocatorNames[];
+
+#endif /* !Py_INTERNAL_PYMEM_H */

@@ -1,0 +1,21 @@
+/* Memory by the page, from the operating system. */
+
+#ifndef Py_INTERNAL_VIRTUALMEM_H
+#define Py_INTERNAL_VIRTUALMEM_H
+
+#include "pycore_compiler.h"
+#include "cpython/objimpl.h"
+
+/* Zeroed memory, aligned to a power of two of at least a page; NULL when the
+ * system has none.  It takes up memory only where it is touched. */
+void *virtual_alloc(size_t size, size_t alignment);
+void virtual_free(void *ptr, size_t size);
+
+/* The default arena allocator. */
+void *_PyMem_ArenaAlloc(void *ctx, size_t size);
+void _PyMem_ArenaFree(void *ctx, void *ptr, size_t size);
+
+/* The arena allocator in force. */
+INTERNAL_DATA(PyObjectArenaAllocator) _PyObject_Arena;
+
+#endif /* !Py_INTERNAL_VIRTUALMEM_H */

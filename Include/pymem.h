@@ -1,0 +1,66 @@
+/* The raw and the mem domain: PyMem_Raw* and PyMem_*.
+ *
+ * Rules that hold for all three families (PyObject_* is in objimpl.h).
+ * Sizes are in bytes.  The behaviour is that of CPython 3.6 to 3.14 unless a
+ * function says otherwise.
+ *
+ * alignment  16 bytes on 64-bit platforms (8 before CPython 3.7), 8 on 32-bit.
+ * zero       a request for 0 bytes returns a distinct pointer that is not
+ *            NULL, as if 1 byte had been asked for.
+ * contents   malloc leaves the memory uninitialised, calloc zeroes it.
+ *            realloc keeps the first min(old, new) bytes.
+ * errors     NULL when there is no memory, or when the request passes
+ *            PY_SSIZE_T_MAX (no allocator is asked then).  No exception is
+ *            set.  A failed realloc leaves the block valid and unchanged.
+ * NULL       realloc(NULL, n) is malloc(n); free(NULL) does nothing;
+ *            realloc(p, 0) resizes the block, it never frees it.
+ * families   a block goes back through the family it came from.  The debug
+ *            hooks end the program when one does not. */
+
+#ifndef Py_PYMEM_H
+#define Py_PYMEM_H
+
+#include "pyport.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The mem domain.  Buffers that belong to objects: call with the GIL held.
+ * Small requests are served by pymalloc (since CPython 3.6), others by the
+ * raw domain. */
+PyAPI_FUNC(void *) PyMem_Malloc(size_t size);
+PyAPI_FUNC(void *) PyMem_Calloc(size_t nelem, size_t elsize); /* since 3.5 */
+PyAPI_FUNC(void *) PyMem_Realloc(void *ptr, size_t new_size);
+PyAPI_FUNC(void) PyMem_Free(void *ptr);
+
+/* Memory for n objects of a type; NULL when n * sizeof(type) passes
+ * PY_SSIZE_T_MAX. */
+#define PyMem_New(type, n)                                              \
+    (((size_t)(n) > PY_SSIZE_T_MAX / sizeof(type))                      \
+         ? NULL                                                         \
+         : ((type *)PyMem_Malloc((size_t)(n) * sizeof(type))))
+
+/* Resize p to n objects of a type and assign it.  On failure p becomes NULL:
+ * keep a copy to free the old block. */
+#define PyMem_Resize(p, type, n)                                        \
+    ((p) = ((size_t)(n) > PY_SSIZE_T_MAX / sizeof(type))                \
+               ? NULL                                                   \
+               : (type *)PyMem_Realloc((p), (size_t)(n) * sizeof(type)))
+
+/* Old names: aliases, deprecated in CPython and kept by it. */
+#define PyMem_MALLOC(n)          PyMem_Malloc(n)
+#define PyMem_NEW(type, n)       PyMem_New(type, n)
+#define PyMem_REALLOC(p, n)      PyMem_Realloc((p), (n))
+#define PyMem_RESIZE(p, type, n) PyMem_Resize((p), type, (n))
+#define PyMem_FREE(p)            PyMem_Free(p)
+#define PyMem_Del                PyMem_Free
+#define PyMem_DEL                PyMem_Free
+
+#ifdef __cplusplus
+}
+#endif
+
+#include "cpython/pymem.h"
+
+#endif /* !Py_PYMEM_H */

@@ -1,0 +1,331 @@
+/* Arenas: bought from the arena allocator, lent out pool by pool, given back.
+ *
+ *   usable_arenas[n]   rings of arenas with n free pools, n from 1 on
+ *        1: ( A, F )
+ *        2: ( )            the next pool comes from A: the fullest arena that
+ *        3: ( C )          has one, so that the emptiest can become empty
+ *       ...
+ *   empty_arenas       ( D, E )   all pools free: kept for the next peak, or
+ *                                 given back
+ *
+ * An arena whose pools are all in use is in no ring.
+ *
+ * Giving an arena back and buying it again costs a page fault for each of its
+ * pages, a hundred times more than all the bookkeeping here, so some empty
+ * arenas are kept: see arena_became_empty().
+ *
+ * Owns arena objects and the pool map's leaves.  Calls the arena allocator
+ * and virtualmem.c. */
+
+#include "pycore_arenas.h"
+#include "pycore_virtualmem.h"
+
+/* Empty arenas kept beside one for every eight in use.  16 MiB: what a program
+ * of the size of a compiler pass builds up and drops again and again. */
+#define KEPT_ARENAS_MIN ((size_t)16 << 20 >> ARENA_BITS)
+#define KEPT_ARENAS_SHARE 8
+
+poolp pool_map[POOL_MAP_LEAVES];
+struct arena_counts arena_counts;
+
+static struct arena_object *usable_arenas[MAX_POOLS_IN_ARENA + 1];
+static uint64_t usable_mask;        /* bit n-1: usable_arenas[n] is not empty */
+static struct arena_object *empty_arenas;
+static size_t nempty_arenas;
+static struct arena_object *unused_objects;
+
+/* Arena objects are cut from chunks that stay for ever. */
+#define CHUNK_SIZE ((size_t)16384)
+#define CHUNK_OBJECTS \
+    ((CHUNK_SIZE - sizeof(void *)) / sizeof(struct arena_object))
+struct arena_chunk {
+    struct arena_chunk *next;
+    struct arena_object objects[CHUNK_OBJECTS];
+};
+static struct arena_chunk *first_chunk;
+static struct arena_chunk **last_chunk = &first_chunk;
+
+/* Lists of arenas.  An arena is in one of them, or full. */
+
+static void
+arena_link(struct arena_object **list, struct arena_object *arena)
+{
+    arena->prevarena = NULL;
+    arena->nextarena = *list;
+    if (*list != NULL) {
+        (*list)->prevarena = arena;
+    }
+    *list = arena;
+}
+
+static void
+arena_unlink(struct arena_object **list, struct arena_object *arena)
+{
+    if (arena->prevarena != NULL) {
+        arena->prevarena->nextarena = arena->nextarena;
+    }
+    else {
+        *list = arena->nextarena;
+    }
+    if (arena->nextarena != NULL) {
+        arena->nextarena->prevarena = arena->prevarena;
+    }
+}
+
+/* Put an arena where its number of free pools belongs. */
+static void
+arena_file(struct arena_object *arena)
+{
+    unsigned n = arena->nfreepools;
+    if (n == arena->ntotalpools) {
+        arena_link(&empty_arenas, arena);
+        nempty_arenas++;
+    }
+    else if (n > 0) {
+        arena_link(&usable_arenas[n], arena);
+        usable_mask |= (uint64_t)1 << (n - 1);
+    }
+}
+
+/* Take it out again, before that number changes. */
+static void
+arena_unfile(struct arena_object *arena)
+{
+    unsigned n = arena->nfreepools;
+    if (n == arena->ntotalpools) {
+        arena_unlink(&empty_arenas, arena);
+        nempty_arenas--;
+    }
+    else if (n > 0) {
+        arena_unlink(&usable_arenas[n], arena);
+        if (usable_arenas[n] == NULL) {
+            usable_mask &= ~((uint64_t)1 << (n - 1));
+        }
+    }
+}
+
+/* The pool map. */
+
+/* Make sure that the frame at an address has a record.  Leaves stay: a few
+ * pages of each are in memory. */
+static int
+pool_map_cover(uintptr_t address)
+{
+    size_t leaf = leaf_of(address);
+    if (leaf >= POOL_MAP_LEAVES) {
+        return -1;
+    }
+    if (pool_map[leaf] == NULL) {
+        pool_map[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(struct pool),
+                                       SYSTEM_PAGE_SIZE);
+        if (pool_map[leaf] == NULL) {
+            return -1;
+        }
+        arena_counts.nleaves++;
+    }
+    return 0;
+}
+
+/* Life of an arena. */
+
+static struct arena_object *
+arena_object_new(void)
+{
+    if (unused_objects == NULL) {
+        struct arena_chunk *chunk = virtual_alloc(CHUNK_SIZE, SYSTEM_PAGE_SIZE);
+        if (chunk == NULL) {
+            return NULL;
+        }
+        *last_chunk = chunk;
+        last_chunk = &chunk->next;
+        arena_counts.nchunks++;
+        arena_counts.chunk_size = CHUNK_SIZE;
+        for (size_t i = CHUNK_OBJECTS; i > 0; i--) {
+            arena_link(&unused_objects, &chunk->objects[i - 1]);
+        }
+    }
+    struct arena_object *arena = unused_objects;
+    arena_unlink(&unused_objects, arena);
+    return arena;
+}
+
+/* Tell an arena object what memory it describes.  The pools are whole frames:
+ * what lies before the first one and behind the last one stays unused. */
+static int
+arena_set_memory(struct arena_object *arena, void *memory)
+{
+    uintptr_t address = (uintptr_t)memory;
+    uintptr_t first = (address + POOL_SIZE_MASK) & ~(uintptr_t)POOL_SIZE_MASK;
+    unsigned npools =
+        (unsigned)MAX_POOLS_IN_ARENA - (first != address ? 1u : 0u);
+    if (npools == 0
+        || pool_map_cover(first) < 0
+        || pool_map_cover(first + (npools - 1) * POOL_SIZE) < 0)
+    {
+        return -1;
+    }
+    arena->address = address;
+    arena->pool_address = first;
+    arena->freepools = ~(uint64_t)0 >> (64 - npools);
+    arena->nfreepools = arena->ntotalpools = npools;
+    arena->nkeptpools = 0;
+    return 0;
+}
+
+static COLD struct arena_object *
+arena_buy(void)
+{
+    struct arena_object *arena = arena_object_new();
+    if (arena == NULL) {
+        return NULL;
+    }
+    void *memory = _PyObject_Arena.alloc(_PyObject_Arena.ctx, ARENA_SIZE);
+    if (memory != NULL && arena_set_memory(arena, memory) < 0) {
+        _PyObject_Arena.free(_PyObject_Arena.ctx, memory, ARENA_SIZE);
+        memory = NULL;
+    }
+    if (memory == NULL) {
+        arena_link(&unused_objects, arena);
+        return NULL;
+    }
+    arena_file(arena);
+    arena_counts.ntimes_allocated++;
+    arena_counts.ncurrent++;
+    if (arena_counts.ncurrent > arena_counts.nhighwater) {
+        arena_counts.nhighwater = arena_counts.ncurrent;
+    }
+    return arena;
+}
+
+/* Give an empty arena back. */
+static COLD void
+arena_return(struct arena_object *arena)
+{
+    DEBUG_ASSERT(arena->nfreepools == arena->ntotalpools);
+    arena_unfile(arena);
+    _PyObject_Arena.free(_PyObject_Arena.ctx, (void *)arena->address,
+                         ARENA_SIZE);
+    arena->address = 0;
+    arena_link(&unused_objects, arena);
+    arena_counts.ncurrent--;
+}
+
+static size_t
+arenas_in_use(void)
+{
+    return arena_counts.ncurrent - nempty_arenas;
+}
+
+/* How many empty arenas may stay.  An arena allocator that somebody installed
+ * sees CPython's rule: an empty arena goes back at once, unless it is the only
+ * one with a free pool. */
+static size_t
+arenas_to_keep(void)
+{
+    if (_PyObject_Arena.alloc != _PyMem_ArenaAlloc) {
+        return usable_mask == 0 ? 1 : 0;
+    }
+    return KEPT_ARENAS_MIN + arenas_in_use() / KEPT_ARENAS_SHARE;
+}
+
+static COLD void
+arena_became_empty(void)
+{
+    size_t keep = arenas_to_keep();
+    while (nempty_arenas > keep) {
+        arena_return(empty_arenas);
+    }
+}
+
+/* Pools. */
+
+int
+arenas_have_free_pool(void)
+{
+    return usable_mask != 0 || empty_arenas != NULL;
+}
+
+int
+arena_is_last_in_use(const struct arena_object *arena)
+{
+    return arena->nfreepools < arena->ntotalpools && arenas_in_use() == 1;
+}
+
+poolp
+arenas_take_pool(void)
+{
+    struct arena_object *arena;
+    if (usable_mask != 0) {
+        arena = usable_arenas[lowest_bit(usable_mask) + 1];
+    }
+    else if (empty_arenas != NULL) {
+        arena = empty_arenas;
+    }
+    else if ((arena = arena_buy()) == NULL) {
+        return NULL;
+    }
+    arena_unfile(arena);
+    unsigned i = lowest_bit(arena->freepools);
+    arena->freepools &= arena->freepools - 1;
+    arena->nfreepools--;
+    arena_file(arena);
+
+    poolp pool = arena_pool(arena, i);
+    pool->leaf = (uint16_t)leaf_of(arena->pool_address + i * POOL_SIZE);
+    pool_header_of(pool)->arena = arena;
+    DEBUG_ASSERT(arena_is_valid(arena));
+    return pool;
+}
+
+void
+arena_release_pool(poolp pool)
+{
+    struct arena_object *arena = pool_header_of(pool)->arena;
+    uintptr_t offset = (uintptr_t)pool_address(pool) - arena->pool_address;
+    uint64_t bit = (uint64_t)1 << (offset >> POOL_BITS);
+    DEBUG_ASSERT((arena->freepools & bit) == 0);
+    pool->blocksize = 0;
+    arena_unfile(arena);
+    arena->freepools |= bit;
+    arena->nfreepools++;
+    arena_file(arena);
+    DEBUG_ASSERT(arena_is_valid(arena));
+    if (arena->nfreepools == arena->ntotalpools) {
+        arena_became_empty();
+    }
+}
+
+int
+arenas_visit(int (*visit)(const struct arena_object *, void *), void *arg)
+{
+    for (const struct arena_chunk *c = first_chunk; c != NULL; c = c->next) {
+        for (size_t i = 0; i < CHUNK_OBJECTS; i++) {
+            if (c->objects[i].address != 0) {
+                int result = visit(&c->objects[i], arg);
+                if (result != 0) {
+                    return result;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+int
+arena_is_valid(const struct arena_object *arena)
+{
+    unsigned nfree = 0;
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        if (arena->freepools >> i & 1) {
+            nfree++;
+            if (arena_pool(arena, i)->blocksize != 0) {
+                return 0;
+            }
+        }
+    }
+    return arena->address <= arena->pool_address
+        && arena->pool_address - arena->address < POOL_SIZE
+        && arena->nfreepools == nfree
+        && (arena->ntotalpools == 64
+            || arena->freepools >> arena->ntotalpools == 0);
+}

@@ -1,0 +1,211 @@
+/* The names of PYTHONMALLOC, and what each stands for.
+ *
+ *   name          raw          mem         object
+ *   malloc        malloc       malloc      malloc
+ *   pymalloc      malloc       pymalloc    pymalloc
+ *   mimalloc      mimalloc     mimalloc    mimalloc
+ *   ..._debug     the same, in debug hooks
+ *   default       pymalloc, where it is built; its _debug in a debug build
+ *   debug         the default, in debug hooks
+ *
+ * Sets _PyMem_Allocators[] through PyMem_SetAllocator() and
+ * PyMem_SetupDebugHooks(); owns only the table. */
+
+#include "pycore_pymem.h"
+
+#include <string.h>
+
+static const PyMemAllocatorEx malloc_alloc = MALLOC_ALLOC;
+static const PyMemAllocatorEx small_alloc = SMALL_ALLOC;
+#ifdef WITH_MIMALLOC
+static const PyMemAllocatorEx mimalloc_alloc = MIMALLOC_ALLOC;
+#endif
+
+static const struct allocator_name {
+    const char *name;
+    PyMemAllocatorName value;
+    int is_debug;
+} allocator_names[] = {
+    {"default", PYMEM_ALLOCATOR_DEFAULT, 0},
+    {"debug", PYMEM_ALLOCATOR_DEBUG, 1},
+#ifdef WITH_PYMALLOC
+    {"pymalloc", PYMEM_ALLOCATOR_PYMALLOC, 0},
+    {"pymalloc_debug", PYMEM_ALLOCATOR_PYMALLOC_DEBUG, 1},
+#endif
+    {"malloc", PYMEM_ALLOCATOR_MALLOC, 0},
+    {"malloc_debug", PYMEM_ALLOCATOR_MALLOC_DEBUG, 1},
+#ifdef WITH_MIMALLOC
+    {"mimalloc", PYMEM_ALLOCATOR_MIMALLOC, 0},
+    {"mimalloc_debug", PYMEM_ALLOCATOR_MIMALLOC_DEBUG, 1},
+#endif
+};
+#define NB_NAMES (sizeof(allocator_names) / sizeof(allocator_names[0]))
+
+const char _PyMem_AllocatorNames[] =
+    "default, debug"
+#ifdef WITH_PYMALLOC
+    ", pymalloc, pymalloc_debug"
+#endif
+    ", malloc, malloc_debug"
+#ifdef WITH_MIMALLOC
+    ", mimalloc, mimalloc_debug"
+#endif
+    ;
+
+int
+_PyMem_GetAllocatorName(const char *name, PyMemAllocatorName *allocator)
+{
+    if (name == NULL || *name == '\0') {
+        name = "default";
+    }
+    for (size_t i = 0; i < NB_NAMES; i++) {
+        if (strcmp(name, allocator_names[i].name) == 0) {
+            *allocator = allocator_names[i].value;
+            return 0;
+        }
+    }
+    return -1;
+}
+
+/* The allocators of the three domains that a name stands for, without debug
+ * hooks.  -1 for an unknown name. */
+static int
+name_to_allocators(PyMemAllocatorName name, PyMemAllocatorEx allocs[NB_DOMAINS])
+{
+    const PyMemAllocatorEx *raw = &malloc_alloc;
+    const PyMemAllocatorEx *mem = &malloc_alloc;
+    switch (name) {
+    case PYMEM_ALLOCATOR_DEFAULT:
+    case PYMEM_ALLOCATOR_DEBUG:
+#ifdef WITH_PYMALLOC
+    case PYMEM_ALLOCATOR_PYMALLOC:
+    case PYMEM_ALLOCATOR_PYMALLOC_DEBUG:
+#endif
+        mem = &small_alloc;
+        break;
+    case PYMEM_ALLOCATOR_MALLOC:
+    case PYMEM_ALLOCATOR_MALLOC_DEBUG:
+        break;
+#ifdef WITH_MIMALLOC
+    case PYMEM_ALLOCATOR_MIMALLOC:
+    case PYMEM_ALLOCATOR_MIMALLOC_DEBUG:
+        raw = mem = &mimalloc_alloc;
+        break;
+#endif
+    default:
+        return -1;
+    }
+    allocs[PYMEM_DOMAIN_RAW] = *raw;
+    allocs[PYMEM_DOMAIN_MEM] = *mem;
+    allocs[PYMEM_DOMAIN_OBJ] = *mem;
+    return 0;
+}
+
+static int
+name_is_debug(PyMemAllocatorName name)
+{
+#ifdef Py_DEBUG
+    if (name == PYMEM_ALLOCATOR_DEFAULT) {
+        return 1;
+    }
+#endif
+    for (size_t i = 0; i < NB_NAMES; i++) {
+        if (allocator_names[i].value == name) {
+            return allocator_names[i].is_debug;
+        }
+    }
+    return 0;
+}
+
+int
+_PyMem_SetupAllocators(PyMemAllocatorName name)
+{
+    if (name == PYMEM_ALLOCATOR_NOT_SET) {
+        return 0;
+    }
+    PyMemAllocatorEx allocs[NB_DOMAINS];
+    if (name_to_allocators(name, allocs) < 0) {
+        return -1;
+    }
+#ifdef WITH_MIMALLOC
+    if (allocs[PYMEM_DOMAIN_RAW].malloc == mimalloc_alloc.malloc
+        && _PyMem_LoadMimalloc() < 0)
+    {
+        return -1;
+    }
+#endif
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMem_SetAllocator((PyMemAllocatorDomain)domain, &allocs[domain]);
+    }
+    if (name_is_debug(name)) {
+        PyMem_SetupDebugHooks();
+    }
+    return 0;
+}
+
+int
+_PyMem_SetDefaultAllocator(PyMemAllocatorDomain domain,
+                           PyMemAllocatorEx *old_alloc)
+{
+    PyMemAllocatorEx allocs[NB_DOMAINS];
+    if ((unsigned)domain >= NB_DOMAINS
+        || name_to_allocators(PYMEM_ALLOCATOR_DEFAULT, allocs) < 0)
+    {
+        return -1;
+    }
+    if (old_alloc != NULL) {
+        PyMem_GetAllocator(domain, old_alloc);
+    }
+    PyMem_SetAllocator(domain, &allocs[domain]);
+    if (name_is_debug(PYMEM_ALLOCATOR_DEFAULT)) {
+        _PyMem_SetupDebugHooksInDomain(domain);
+    }
+    return 0;
+}
+
+/* Which name do the domains match? */
+
+static int
+allocators_are_equal(const PyMemAllocatorEx *a, const PyMemAllocatorEx *b)
+{
+    return a->ctx == b->ctx
+        && a->malloc == b->malloc
+        && a->calloc == b->calloc
+        && a->realloc == b->realloc
+        && a->free == b->free;
+}
+
+static int
+allocators_match(const PyMemAllocatorEx allocs[NB_DOMAINS], int is_debug)
+{
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+        if (_PyMem_HasDebugHooks((PyMemAllocatorDomain)domain) != is_debug) {
+            return 0;
+        }
+        if (is_debug) {
+            alloc = &_PyMem_Debug[domain].alloc;
+        }
+        if (!allocators_are_equal(alloc, &allocs[domain])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+const char *
+_PyMem_GetCurrentAllocatorName(void)
+{
+    for (size_t i = 0; i < NB_NAMES; i++) {
+        const struct allocator_name *name = &allocator_names[i];
+        PyMemAllocatorEx allocs[NB_DOMAINS];
+        if (name->value != PYMEM_ALLOCATOR_DEFAULT
+            && name->value != PYMEM_ALLOCATOR_DEBUG
+            && name_to_allocators(name->value, allocs) == 0
+            && allocators_match(allocs, name->is_debug))
+        {
+            return name->name;
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,236 @@
+/* Statistics of pymalloc: counted from its structures, never kept beside them.
+ *
+ * Reads arenas, pools and the raw block count; changes nothing.  The text is
+ * CPython's, to the column. */
+
+#include "cpython/objimpl.h"
+#include "pycore_host.h"
+#include "pycore_pymem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Lines of the report. */
+
+/* value with thousands separators, right-aligned in width columns. */
+static void
+print_number(FILE *out, size_t value, int width)
+{
+    char digits[24];
+    char text[32];
+    int ndigits = PyOS_snprintf(digits, sizeof(digits), "%zu", value);
+    size_t length = 0;
+    for (int i = 0; i < ndigits; i++) {
+        if (i > 0 && (ndigits - i) % 3 == 0) {
+            text[length++] = ',';
+        }
+        text[length++] = digits[i];
+    }
+    text[length] = '\0';
+    fprintf(out, "%*s\n", width, text);
+}
+
+static size_t
+print_line(FILE *out, const char *label, size_t value)
+{
+    fprintf(out, "%-35s=", label);
+    print_number(out, value, 21);
+    return value;
+}
+
+#ifdef WITH_PYMALLOC
+
+#include "pycore_arenas.h"
+
+/* What one walk over all arenas counts. */
+struct usage {
+    size_t narenas;
+    size_t unaligned_arenas;
+    size_t free_pools;
+    struct {
+        size_t pools;
+        size_t blocks;          /* in use */
+        size_t free_blocks;
+    } classes[NB_SMALL_SIZE_CLASSES];
+};
+
+static int
+usage_add_arena(const struct arena_object *arena, void *arg)
+{
+    struct usage *usage = arg;
+    usage->narenas++;
+    if (arena->address != arena->pool_address) {
+        usage->unaligned_arenas++;
+    }
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        const struct pool *pool = arena_pool(arena, i);
+        unsigned blocks = pool->blocksize != 0 ? pool_count_blocks(pool) : 0;
+        if (blocks == 0) {
+            usage->free_pools++;    /* a kept pool is free as well */
+            continue;
+        }
+        unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
+        usage->classes[szidx].pools++;
+        usage->classes[szidx].blocks += blocks;
+        usage->classes[szidx].free_blocks +=
+            NUMBLOCKS(pool->blocksize) - blocks;
+    }
+    return 0;
+}
+
+static struct usage
+usage_now(void)
+{
+    struct usage usage;
+    memset(&usage, 0, sizeof(usage));
+    arenas_visit(usage_add_arena, &usage);
+    return usage;
+}
+
+Py_ssize_t
+_Py_GetAllocatedBlocks(void)
+{
+    struct usage usage = usage_now();
+    Py_ssize_t n = raw_allocated_blocks;
+    for (size_t i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        n += (Py_ssize_t)usage.classes[i].blocks;
+    }
+    return n;
+}
+
+/* A line whose label is a calculation: "n things * size bytes". */
+static size_t
+print_product(FILE *out, size_t n, const char *things, size_t size,
+              const char *unit)
+{
+    char label[64];
+    PyOS_snprintf(label, sizeof(label), "%zu %s * %zu bytes%s", n, things,
+                  size, unit);
+    return print_line(out, label, n * size);
+}
+
+static void
+print_classes(FILE *out, const struct usage *usage)
+{
+    fputs("class   size   num pools   blocks in use  avail blocks\n"
+          "-----   ----   ---------   -------------  ------------\n", out);
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        if (usage->classes[i].pools != 0) {
+            fprintf(out, "%5u %6u %11zu %15zu %13zu\n", i, INDEX_TO_SIZE(i),
+                    usage->classes[i].pools, usage->classes[i].blocks,
+                    usage->classes[i].free_blocks);
+        }
+    }
+    fputc('\n', out);
+}
+
+static void
+print_arenas(FILE *out, const struct usage *usage)
+{
+    print_line(out, "# arenas allocated total", arena_counts.ntimes_allocated);
+    print_line(out, "# arenas reclaimed",
+               arena_counts.ntimes_allocated - usage->narenas);
+    print_line(out, "# arenas highwater mark", arena_counts.nhighwater);
+    print_line(out, "# arenas allocated current", usage->narenas);
+    print_product(out, usage->narenas, "arenas", ARENA_SIZE, "/arena");
+    fputc('\n', out);
+}
+
+/* Where each byte of the arenas is; the lines add up to the total. */
+static void
+print_bytes(FILE *out, const struct usage *usage)
+{
+    size_t allocated = 0, available = 0, headers = 0, quantization = 0;
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        size_t pools = usage->classes[i].pools;
+        size_t size = INDEX_TO_SIZE(i);
+        allocated += usage->classes[i].blocks * size;
+        available += usage->classes[i].free_blocks * size;
+        headers += pools * POOL_OVERHEAD;
+        quantization += pools * ((POOL_SIZE - POOL_OVERHEAD) % size);
+    }
+    size_t total = 0;
+    total += print_line(out, "# bytes in allocated blocks", allocated);
+    total += print_line(out, "# bytes in available blocks", available);
+    total += print_product(out, usage->free_pools, "unused pools", POOL_SIZE,
+                           "");
+    total += print_line(out, "# bytes lost to pool headers", headers);
+    total += print_line(out, "# bytes lost to quantization", quantization);
+    total += print_line(out, "# bytes lost to arena alignment",
+                        usage->unaligned_arenas * POOL_SIZE);
+    print_line(out, "Total", total);
+}
+
+/* What the bookkeeping takes, apart from the arenas.  CPython's arena map has
+ * other parts; the block has the same form. */
+static void
+print_map(FILE *out)
+{
+    size_t records = arena_counts.ncurrent * MAX_POOLS_IN_ARENA;
+    fputs("\narena map counts\n", out);
+    print_line(out, "# pool map leaves", arena_counts.nleaves);
+    print_line(out, "# arena object chunks", arena_counts.nchunks);
+    fputc('\n', out);
+    size_t total = 0;
+    total += print_line(out, "# bytes lost to pool map root", sizeof(pool_map));
+    total += print_line(out, "# bytes lost to pool map records",
+                        records * sizeof(struct pool));
+    total += print_line(out, "# bytes lost to arena objects",
+                        arena_counts.nchunks * arena_counts.chunk_size);
+    print_line(out, "Total", total);
+}
+
+static int
+pymalloc_serves_objects(void)
+{
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[PYMEM_DOMAIN_OBJ];
+    if (_PyMem_HasDebugHooks(PYMEM_DOMAIN_OBJ)) {
+        alloc = &_PyMem_Debug[PYMEM_DOMAIN_OBJ].alloc;
+    }
+    return alloc->malloc == _PyObject_Malloc;
+}
+
+int
+_PyObject_DebugMallocStats(FILE *out)
+{
+    if (!pymalloc_serves_objects()) {
+        return 0;
+    }
+    struct usage usage = usage_now();
+    fprintf(out, "Small block threshold = %u, in %u size classes.\n\n",
+            SMALL_REQUEST_THRESHOLD, NB_SMALL_SIZE_CLASSES);
+    print_classes(out, &usage);
+    print_arenas(out, &usage);
+    print_bytes(out, &usage);
+    print_map(out);
+    return 1;
+}
+
+#else /* without pymalloc: nothing to count */
+
+Py_ssize_t
+_Py_GetAllocatedBlocks(void)
+{
+    return 0;
+}
+
+int
+_PyObject_DebugMallocStats(FILE *out)
+{
+    (void)out;
+    return 0;
+}
+
+#endif
+
+void
+_PyDebugAllocatorStats(FILE *out, const char *block_name, int num_blocks,
+                       size_t sizeof_block)
+{
+    char what[128];
+    char label[128];
+    PyOS_snprintf(what, sizeof(what), "%d %ss * %zu bytes each",
+                  num_blocks, block_name, sizeof_block);
+    PyOS_snprintf(label, sizeof(label), "%48s ", what);
+    print_line(out, label, (size_t)num_blocks * sizeof_block);
+}

@@ -1,0 +1,298 @@
+/* The three domains: raw, mem and object.
+ *
+ *   PyMem_RawMalloc()    PyMem_Malloc()    PyObject_Malloc()
+ *          |                   |                  |
+ *          v                   v                  v
+ *   _PyMem_Allocators[ RAW,   MEM,               OBJ ]    PyMem_SetAllocator()
+ *          |                   |                  |
+ *          | malloc            +---- pymalloc ----+
+ *          |                            |
+ *          +-------- over 512 bytes ----+
+ *
+ * Each domain is an allocator, a value that can be replaced.  Nearly always
+ * the mem and object domains are pymalloc itself.  Their functions look for
+ * that first: then the common case is inline, without a call.
+ *
+ * Owns _PyMem_Allocators[].  Calls the allocators. */
+
+#include "pycore_pymem.h"
+#include "pycore_compiler.h"
+#include "cpython/objimpl.h"
+#include "objimpl.h"
+#include "pymem.h"
+
+#include <string.h>
+#include <wchar.h>
+
+#ifdef Py_DEBUG
+PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
+    [PYMEM_DOMAIN_RAW] = DEBUG_RAW_ALLOC,
+    [PYMEM_DOMAIN_MEM] = DEBUG_ALLOC(PYMEM_DOMAIN_MEM),
+    [PYMEM_DOMAIN_OBJ] = DEBUG_ALLOC(PYMEM_DOMAIN_OBJ),
+};
+#else
+PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
+    [PYMEM_DOMAIN_RAW] = MALLOC_ALLOC,
+    [PYMEM_DOMAIN_MEM] = SMALL_ALLOC,
+    [PYMEM_DOMAIN_OBJ] = SMALL_ALLOC,
+};
+#endif
+
+#define RAW (&_PyMem_Allocators[PYMEM_DOMAIN_RAW])
+#define MEM (&_PyMem_Allocators[PYMEM_DOMAIN_MEM])
+#define OBJ (&_PyMem_Allocators[PYMEM_DOMAIN_OBJ])
+
+/* Statistics (--enable-pystats). */
+
+#ifdef Py_STATS
+static ObjectStats object_stats;
+
+static void
+count_allocation(size_t size)
+{
+    object_stats.allocations++;
+    if (size < 512) {
+        object_stats.allocations512++;
+    }
+    else if (size < 4094) {
+        object_stats.allocations4k++;
+    }
+    else {
+        object_stats.allocations_big++;
+    }
+}
+
+static void
+count_free(void)
+{
+    object_stats.frees++;
+}
+
+void
+_PyMem_GetObjectStats(ObjectStats *stats)
+{
+    *stats = object_stats;
+}
+
+void
+_PyMem_ClearObjectStats(void)
+{
+    memset(&object_stats, 0, sizeof(object_stats));
+}
+
+void
+_PyMem_PrintObjectStats(FILE *out)
+{
+    fprintf(out, "Object allocations: %llu\n",
+            (unsigned long long)object_stats.allocations);
+    fprintf(out, "Object allocations to 512 bytes: %llu\n",
+            (unsigned long long)object_stats.allocations512);
+    fprintf(out, "Object allocations to 4 kbytes: %llu\n",
+            (unsigned long long)object_stats.allocations4k);
+    fprintf(out, "Object allocations over 4 kbytes: %llu\n",
+            (unsigned long long)object_stats.allocations_big);
+    fprintf(out, "Object frees: %llu\n",
+            (unsigned long long)object_stats.frees);
+}
+#else
+#  define count_allocation(size) ((void)0)
+#  define count_free() ((void)0)
+#endif
+
+/* Requests, the same in each domain. */
+
+static inline int
+request_overflows(size_t nelem, size_t elsize)
+{
+    return elsize != 0 && nelem > (size_t)PY_SSIZE_T_MAX / elsize;
+}
+
+static inline void *
+allocator_malloc(const PyMemAllocatorEx *alloc, size_t size)
+{
+#ifdef WITH_PYMALLOC
+    if (LIKELY(alloc->malloc == _PyObject_Malloc)
+        && LIKELY(size - 1 < SMALL_REQUEST_THRESHOLD))
+    {
+        void *ptr = pymalloc_take_block(size);
+        return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_slowly(size);
+    }
+#endif
+    if (size > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    return alloc->malloc(alloc->ctx, size);
+}
+
+static inline void *
+allocator_calloc(const PyMemAllocatorEx *alloc, size_t nelem, size_t elsize)
+{
+    if (request_overflows(nelem, elsize)) {
+        return NULL;
+    }
+    return alloc->calloc(alloc->ctx, nelem, elsize);
+}
+
+static inline void *
+allocator_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t new_size)
+{
+    if (new_size > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    return alloc->realloc(alloc->ctx, ptr, new_size);
+}
+
+static inline void
+allocator_free(const PyMemAllocatorEx *alloc, void *ptr)
+{
+#ifdef WITH_PYMALLOC
+    if (LIKELY(alloc->free == _PyObject_Free) && LIKELY(pymalloc_free(ptr))) {
+        return;
+    }
+#endif
+    alloc->free(alloc->ctx, ptr);
+}
+
+/* The raw domain. */
+
+void *
+PyMem_RawMalloc(size_t size)
+{
+    if (size > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    return RAW->malloc(RAW->ctx, size);
+}
+
+void *
+PyMem_RawCalloc(size_t nelem, size_t elsize)
+{
+    return allocator_calloc(RAW, nelem, elsize);
+}
+
+void *
+PyMem_RawRealloc(void *ptr, size_t new_size)
+{
+    return allocator_realloc(RAW, ptr, new_size);
+}
+
+void
+PyMem_RawFree(void *ptr)
+{
+    RAW->free(RAW->ctx, ptr);
+}
+
+/* The mem domain. */
+
+void *
+PyMem_Malloc(size_t size)
+{
+    count_allocation(size);
+    return allocator_malloc(MEM, size);
+}
+
+void *
+PyMem_Calloc(size_t nelem, size_t elsize)
+{
+    count_allocation(elsize);
+    return allocator_calloc(MEM, nelem, elsize);
+}
+
+void *
+PyMem_Realloc(void *ptr, size_t new_size)
+{
+    return allocator_realloc(MEM, ptr, new_size);
+}
+
+void
+PyMem_Free(void *ptr)
+{
+    count_free();
+    allocator_free(MEM, ptr);
+}
+
+/* The object domain. */
+
+void *
+PyObject_Malloc(size_t size)
+{
+    count_allocation(size);
+    return allocator_malloc(OBJ, size);
+}
+
+void *
+PyObject_Calloc(size_t nelem, size_t elsize)
+{
+    count_allocation(elsize);
+    return allocator_calloc(OBJ, nelem, elsize);
+}
+
+void *
+PyObject_Realloc(void *ptr, size_t new_size)
+{
+    return allocator_realloc(OBJ, ptr, new_size);
+}
+
+void
+PyObject_Free(void *ptr)
+{
+    count_free();
+    allocator_free(OBJ, ptr);
+}
+
+/* Strings. */
+
+wchar_t *
+_PyMem_RawWcsdup(const wchar_t *str)
+{
+    size_t len = wcslen(str);
+    if (len > (size_t)PY_SSIZE_T_MAX / sizeof(wchar_t) - 1) {
+        return NULL;
+    }
+    size_t size = (len + 1) * sizeof(wchar_t);
+    wchar_t *copy = PyMem_RawMalloc(size);
+    return copy != NULL ? memcpy(copy, str, size) : NULL;
+}
+
+char *
+_PyMem_RawStrdup(const char *str)
+{
+    size_t size = strlen(str) + 1;
+    char *copy = PyMem_RawMalloc(size);
+    return copy != NULL ? memcpy(copy, str, size) : NULL;
+}
+
+char *
+_PyMem_Strdup(const char *str)
+{
+    size_t size = strlen(str) + 1;
+    char *copy = PyMem_Malloc(size);
+    return copy != NULL ? memcpy(copy, str, size) : NULL;
+}
+
+/* Allocators as values. */
+
+static int
+is_domain(PyMemAllocatorDomain domain)
+{
+    return (unsigned)domain < NB_DOMAINS;
+}
+
+void
+PyMem_GetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
+{
+    if (is_domain(domain)) {
+        *allocator = _PyMem_Allocators[domain];
+    }
+    else {
+        memset(allocator, 0, sizeof(*allocator));
+    }
+}
+
+void
+PyMem_SetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
+{
+    if (is_domain(domain)) {
+        _PyMem_Allocators[domain] = *allocator;
+    }
+}

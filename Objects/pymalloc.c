@@ -1,0 +1,414 @@
+/* Blocks and pools: requests of 1 to 512 bytes.
+ *
+ *   arena (1 MiB)                    pool (16 KiB)
+ *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
+ *   | pool | pool |         |        | header | block | block |         |
+ *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
+ *
+ * Life of a pool:
+ *
+ *              +-----------------------------------------------+
+ *              v                                               | its last block
+ *   arena --> used --- malloc finds no block in it --> full    | is freed
+ *              |  <--- its first block is freed -------        |
+ *              +-----------------------------------------------+
+ *
+ * The fast paths are in pycore_pymalloc.h; here is what happens when a pool
+ * reaches a border, and pymalloc as an allocator for a domain.
+ *
+ * Owns usedpools[].  Calls arenas.c for pools, never the system; and the raw
+ * domain for what is not small. */
+
+#include "pycore_pymalloc.h"
+#include "pycore_arenas.h"
+#include "pycore_host.h"
+#include "cpython/pymem.h"
+#include "cpython/objimpl.h"
+
+#include <string.h>
+
+/* Rings of one, and the blocks of a pool, for each size class. */
+#define RING(i) [i] = {.next = &usedpools[i], .prev = &usedpools[i]}
+#define COUNT(i) [i] = NUMBLOCKS(INDEX_TO_SIZE(i))
+#define EIGHT(OF, i) OF(i), OF((i) + 1), OF((i) + 2), OF((i) + 3),          \
+                     OF((i) + 4), OF((i) + 5), OF((i) + 6), OF((i) + 7)
+#define THIRTY_TWO(OF, i) EIGHT(OF, i), EIGHT(OF, (i) + 8),                 \
+                          EIGHT(OF, (i) + 16), EIGHT(OF, (i) + 24)
+
+struct pool usedpools[NB_SMALL_SIZE_CLASSES] = {
+    THIRTY_TWO(RING, 0),
+#if NB_SMALL_SIZE_CLASSES > 32
+    THIRTY_TWO(RING, 32),
+#endif
+};
+
+static const uint16_t blocks_in_pool[NB_SMALL_SIZE_CLASSES] = {
+    THIRTY_TWO(COUNT, 0),
+#if NB_SMALL_SIZE_CLASSES > 32
+    THIRTY_TWO(COUNT, 32),
+#endif
+};
+
+Py_ssize_t raw_allocated_blocks;
+
+#ifdef WITH_VALGRIND
+#include <valgrind/valgrind.h>
+
+/* Under Valgrind no pool is ever made, so that every block comes from malloc,
+ * which Valgrind watches. */
+static int
+pymalloc_is_off(void)
+{
+    static int running = -1;
+    if (running < 0) {
+        running = RUNNING_ON_VALGRIND != 0;
+    }
+    return running;
+}
+#else
+static int
+pymalloc_is_off(void)
+{
+    return 0;
+}
+#endif
+
+/* What must hold for a pool that is used or full. */
+#ifdef Py_DEBUG
+static int
+pool_is_valid(poolp pool)
+{
+    unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
+    unsigned cut = (unsigned)((pool->nextoffset - POOL_OVERHEAD)
+                              / pool->blocksize);
+    unsigned nfree = 0;
+    for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
+        size_t offset = (size_t)(bp - pool_address(pool));
+        if (offset < POOL_OVERHEAD || offset >= pool->nextoffset
+            || (offset - POOL_OVERHEAD) % pool->blocksize != 0
+            || ++nfree > cut)
+        {
+            return 0;
+        }
+    }
+    return szidx < NB_SMALL_SIZE_CLASSES
+        && pool->blocksize == INDEX_TO_SIZE(szidx)
+        && pool_header_of(pool)->pool == pool
+        && cut <= blocks_in_pool[szidx]
+        && pool_count_blocks(pool) == cut - nfree
+        && (pool->next == NULL
+            || (pool->next->prev == pool && pool->prev->next == pool));
+}
+#endif
+
+static void
+pool_link(poolp pool)
+{
+    poolp ring = &usedpools[SIZE_TO_INDEX(pool->blocksize)];
+    pool->prev = ring;
+    pool->next = ring->next;
+    ring->next->prev = pool;
+    ring->next = pool;
+}
+
+static void
+pool_unlink(poolp pool)
+{
+    pool->prev->next = pool->next;
+    pool->next->prev = pool->prev;
+}
+
+/* Cut the rest of the current page into free blocks, lowest address first; 0
+ * if there is no more to cut.  The pool has no free block. */
+static int
+pool_cut_blocks(poolp pool)
+{
+    unsigned size = pool->blocksize;
+    unsigned offset = pool->nextoffset;
+    if (offset + size > POOL_SIZE) {
+        return 0;
+    }
+    unsigned page_end = (offset / SYSTEM_PAGE_SIZE + 1) * SYSTEM_PAGE_SIZE;
+    block *bp = pool_address(pool) + offset;
+    pool->freeblock = bp;
+    for (offset += size;
+         offset < page_end && offset + size <= POOL_SIZE;
+         offset += size)
+    {
+        *(block **)bp = bp + size;
+        bp += size;
+    }
+    *(block **)bp = NULL;
+    pool->nextoffset = (uint16_t)offset;
+    return 1;
+}
+
+static void
+pool_became_full(poolp pool)
+{
+    DEBUG_ASSERT(pool->inuse
+                 == blocks_in_pool[SIZE_TO_INDEX(pool->blocksize)]);
+    pool_unlink(pool);
+    pool->next = NULL;
+    pool->inuse = 1;
+    DEBUG_ASSERT(pool_is_valid(pool));
+}
+
+static void
+pool_became_used_again(poolp pool)
+{
+    pool->inuse = (uint16_t)(
+        blocks_in_pool[SIZE_TO_INDEX(pool->blocksize)] - 1);
+    pool_link(pool);
+    DEBUG_ASSERT(pool_is_valid(pool));
+}
+
+/* Pools that are kept though they are empty. */
+
+static void
+pool_release(poolp pool)
+{
+    struct pool_header *header = pool_header_of(pool);
+    DEBUG_ASSERT(pool->inuse == 0 && pool_is_valid(pool));
+    if (header->kept) {
+        header->kept = 0;
+        header->arena->nkeptpools--;
+    }
+    pool_unlink(pool);
+    arena_release_pool(pool);
+}
+
+/* A kept pool is the last in its ring: others are linked in before it. */
+static void
+pools_release_kept(void)
+{
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        poolp pool = usedpools[i].prev;
+        if (pool != &usedpools[i] && pool->inuse == 0) {
+            pool_release(pool);
+        }
+    }
+}
+
+/* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
+ * pools that came into use again too, which malloc does not notice. */
+static int
+arena_may_be_empty(const struct arena_object *arena)
+{
+    return arena->nfreepools + arena->nkeptpools == arena->ntotalpools;
+}
+
+/* Find out: release the kept pools of an arena that are still empty. */
+static COLD void
+arena_release_kept(struct arena_object *arena)
+{
+    for (unsigned i = 0; i < arena->ntotalpools && arena->nkeptpools > 0; i++) {
+        poolp pool = arena_pool(arena, i);
+        if (pool->blocksize == 0 || !pool_header_of(pool)->kept) {
+            continue;
+        }
+        if (pool->inuse == 0) {
+            pool_release(pool);
+        }
+        else {
+            pool_header_of(pool)->kept = 0;
+            arena->nkeptpools--;
+        }
+    }
+}
+
+/* A program that takes and frees one block again and again must not get and
+ * release a pool each time, so the last pool of a class stays, unless an
+ * arena could become empty by it. */
+static void
+pool_became_empty(poolp pool)
+{
+    struct pool_header *header = pool_header_of(pool);
+    struct arena_object *arena = header->arena;
+    if (pool->next != pool->prev) {
+        pool_release(pool);
+    }
+    else if (!header->kept) {
+        header->kept = 1;
+        arena->nkeptpools++;
+    }
+    if (arena_may_be_empty(arena) && arena->nkeptpools > 0
+        && !arena_is_last_in_use(arena))
+    {
+        arena_release_kept(arena);
+    }
+}
+
+/* free() counted inuse down to 0. */
+void
+pool_reached_border(poolp pool)
+{
+    if (pool->next == NULL) {
+        pool_became_used_again(pool);
+    }
+    else {
+        pool_became_empty(pool);
+    }
+}
+
+/* PYTHONMALLOCSTATS: show the state before each arena that is bought. */
+static void
+print_statistics_if_asked(void)
+{
+    static int asked = -1;
+    if (asked < 0) {
+        const char *value = Py_GETENV("PYTHONMALLOCSTATS");
+        asked = value != NULL && *value != '\0';
+    }
+    if (asked) {
+        _PyObject_DebugMallocStats(stderr);
+    }
+}
+
+static COLD poolp
+pool_new(unsigned szidx)
+{
+    if (!arenas_have_free_pool()) {
+        pools_release_kept();
+        if (!arenas_have_free_pool()) {
+            print_statistics_if_asked();
+        }
+    }
+    poolp pool = arenas_take_pool();
+    if (pool == NULL) {
+        return NULL;
+    }
+    pool->freeblock = NULL;
+    pool->inuse = 0;
+    pool->blocksize = (uint16_t)INDEX_TO_SIZE(szidx);
+    pool->nextoffset = (uint16_t)POOL_OVERHEAD;
+    struct pool_header *header = pool_header_of(pool);
+    header->pool = pool;
+    header->kept = 0;
+    pool_link(pool);
+    return pool;
+}
+
+/* The pool that malloc looked at has no free block: cut more from it, go on
+ * to the next one in its class, or get another from an arena.  NULL when the
+ * arena allocator has no more. */
+static void *
+take_block_from_other_pool(size_t nbytes)
+{
+    unsigned szidx = SIZE_TO_INDEX(nbytes);
+    poolp ring = &usedpools[szidx];
+    for (;;) {
+        poolp pool = ring->next;
+        if (pool == ring
+            && (pymalloc_is_off() || (pool = pool_new(szidx)) == NULL))
+        {
+            return NULL;
+        }
+        if (pool->freeblock != NULL || pool_cut_blocks(pool)) {
+            block *bp = pool->freeblock;
+            pool->freeblock = *(block **)bp;
+            pool->inuse++;
+            DEBUG_ASSERT(pool_is_valid(pool));
+            return bp;
+        }
+        pool_became_full(pool);
+    }
+}
+
+/* pymalloc as an allocator.  What is not small, and what no arena could be had
+ * for, is asked of the raw domain, so that its hooks see it. */
+
+static int
+is_small(size_t nbytes)
+{
+    return nbytes - 1 < SMALL_REQUEST_THRESHOLD;
+}
+
+static void *
+counted(void *raw_block)
+{
+    if (raw_block != NULL) {
+        raw_allocated_blocks++;
+    }
+    return raw_block;
+}
+
+NOINLINE void *
+pymalloc_malloc_slowly(size_t nbytes)
+{
+    if (is_small(nbytes)) {
+        void *ptr = take_block_from_other_pool(nbytes);
+        if (ptr != NULL) {
+            return ptr;
+        }
+    }
+    return counted(PyMem_RawMalloc(nbytes));
+}
+
+void *
+_PyObject_Malloc(void *ctx, size_t nbytes)
+{
+    (void)ctx;
+    if (LIKELY(is_small(nbytes))) {
+        void *ptr = pymalloc_take_block(nbytes);
+        if (LIKELY(ptr != NULL)) {
+            return ptr;
+        }
+    }
+    return pymalloc_malloc_slowly(nbytes);
+}
+
+void *
+_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
+    if (LIKELY(is_small(nbytes))) {
+        void *ptr = pymalloc_take_block(nbytes);
+        if (ptr != NULL || (ptr = take_block_from_other_pool(nbytes)) != NULL) {
+            return memset(ptr, 0, nbytes);
+        }
+    }
+    return counted(PyMem_RawCalloc(nelem, elsize));
+}
+
+void
+_PyObject_Free(void *ctx, void *ptr)
+{
+    (void)ctx;
+    if (LIKELY(pymalloc_free(ptr)) || ptr == NULL) {
+        return;
+    }
+    PyMem_RawFree(ptr);
+    raw_allocated_blocks--;
+}
+
+/* A block may stay where it is when it is large enough and at least three
+ * quarters of it are still used. */
+static int
+block_fits(size_t blocksize, size_t nbytes)
+{
+    return nbytes <= blocksize && 4 * nbytes > 3 * blocksize;
+}
+
+void *
+_PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
+{
+    if (ptr == NULL) {
+        return _PyObject_Malloc(ctx, nbytes);
+    }
+    poolp pool = pool_of(ptr);
+    if (pool == NULL) {
+        return PyMem_RawRealloc(ptr, nbytes);
+    }
+    size_t blocksize = pool->blocksize;
+    if (block_fits(blocksize, nbytes)) {
+        return ptr;
+    }
+    void *moved = _PyObject_Malloc(ctx, nbytes);
+    if (moved != NULL) {
+        memcpy(moved, ptr, nbytes < blocksize ? nbytes : blocksize);
+        _PyObject_Free(ctx, ptr);
+    }
+    return moved;
+}

@@ -1,0 +1,109 @@
+/* The raw domain's allocators: malloc, and mimalloc where it is built in.
+ *
+ * Both are thread-safe.  malloc(0) may return NULL and calloc(0, n) too, so
+ * both are asked for a byte instead.  Calls the C library only. */
+
+#include "pycore_pymem.h"
+
+#include <stdlib.h>
+
+void *
+_PyMem_RawMalloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    return malloc(size != 0 ? size : 1);
+}
+
+void *
+_PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    return nelem != 0 && elsize != 0 ? calloc(nelem, elsize) : calloc(1, 1);
+}
+
+void *
+_PyMem_RawRealloc(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    return realloc(ptr, size != 0 ? size : 1);
+}
+
+void
+_PyMem_RawFree(void *ctx, void *ptr)
+{
+    (void)ctx;
+    free(ptr);
+}
+
+#ifdef WITH_MIMALLOC
+
+#include <dlfcn.h>
+#include <stdio.h>
+
+/* mimalloc's shared library also defines malloc.  Linking with it would put it
+ * under every allocator of the process, so it is loaded when it is asked for,
+ * and only its own names are used. */
+static struct {
+    void *(*malloc)(size_t size);
+    void *(*calloc)(size_t count, size_t size);
+    void *(*realloc)(void *ptr, size_t size);
+    void (*free)(void *ptr);
+} mimalloc;
+
+void *
+_PyMem_MiMalloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    return mimalloc.malloc(size != 0 ? size : 1);
+}
+
+void *
+_PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    return nelem != 0 && elsize != 0 ? mimalloc.calloc(nelem, elsize)
+                                     : mimalloc.calloc(1, 1);
+}
+
+void *
+_PyMem_MiRealloc(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    return mimalloc.realloc(ptr, size != 0 ? size : 1);
+}
+
+void
+_PyMem_MiFree(void *ctx, void *ptr)
+{
+    (void)ctx;
+    mimalloc.free(ptr);
+}
+
+int
+_PyMem_LoadMimalloc(void)
+{
+    if (mimalloc.malloc != NULL) {
+        return 0;
+    }
+    void *library = dlopen(MIMALLOC_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        fprintf(stderr, "pymem: mimalloc can't be used: %s\n", dlerror());
+        return -1;
+    }
+    /* Through an object pointer: ISO C has no cast from one to a function. */
+    *(void **)&mimalloc.calloc = dlsym(library, "mi_calloc");
+    *(void **)&mimalloc.realloc = dlsym(library, "mi_realloc");
+    *(void **)&mimalloc.free = dlsym(library, "mi_free");
+    *(void **)&mimalloc.malloc = dlsym(library, "mi_malloc");
+    if (mimalloc.malloc == NULL || mimalloc.calloc == NULL
+        || mimalloc.realloc == NULL || mimalloc.free == NULL)
+    {
+        fprintf(stderr, "pymem: mimalloc can't be used: %s lacks mi_malloc, "
+                "mi_calloc, mi_realloc or mi_free\n", MIMALLOC_LIBRARY);
+        mimalloc.malloc = NULL;
+        return -1;
+    }
+    return 0;
+}
+
+#endif /* WITH_MIMALLOC */

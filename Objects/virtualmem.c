@@ -1,0 +1,144 @@
+/* Memory by the page: the one file that talks to the operating system, and
+ * the arena allocator, which by default is a thin layer over it.
+ *
+ *   arenas.c ---> _PyObject_Arena ---> _PyMem_ArenaAlloc ---> mmap
+ *                 (can be replaced)    the default
+ *
+ * Owns _PyObject_Arena.  Calls nothing of this library. */
+
+#include "pycore_virtualmem.h"
+#include "pycore_compiler.h"
+#include "pycore_geometry.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+
+#include <sys/mman.h>
+
+#ifndef MAP_ANONYMOUS
+#  define MAP_ANONYMOUS MAP_ANON
+#endif
+
+/* Address space is not counted against memory until it is touched. */
+#ifdef MAP_NORESERVE
+#  define MAP_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+#else
+#  define MAP_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS)
+#endif
+
+static void *
+map_pages(size_t size)
+{
+    void *ptr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_FLAGS, -1, 0);
+    return ptr == MAP_FAILED ? NULL : ptr;
+}
+
+void
+virtual_free(void *ptr, size_t size)
+{
+    munmap(ptr, size);
+}
+
+/* Map more than asked for and cut off what lies before and behind. */
+static void *
+map_aligned_pages(size_t size, size_t alignment)
+{
+    uintptr_t start = (uintptr_t)map_pages(size + alignment);
+    if (start == 0) {
+        return NULL;
+    }
+    uintptr_t aligned = (start + alignment - 1) & ~(uintptr_t)(alignment - 1);
+    size_t before = aligned - start;
+    size_t behind = alignment - before;
+    if (before > 0) {
+        virtual_free((void *)start, before);
+    }
+    if (behind > 0) {
+        virtual_free((void *)(aligned + size), behind);
+    }
+    return (void *)aligned;
+}
+
+/* Systems put a mapping right beside the one before, so after a first aligned
+ * one of a size the next are aligned by themselves. */
+void *
+virtual_alloc(size_t size, size_t alignment)
+{
+    void *ptr = map_pages(size);
+    if (ptr == NULL || ((uintptr_t)ptr & (alignment - 1)) == 0) {
+        return ptr;
+    }
+    virtual_free(ptr, size);
+    return map_aligned_pages(size, alignment);
+}
+
+#else /* no mmap */
+
+#include <stdlib.h>
+#include <string.h>
+
+void *
+virtual_alloc(size_t size, size_t alignment)
+{
+    void *ptr = aligned_alloc(alignment, size);
+    if (ptr != NULL) {
+        memset(ptr, 0, size);
+    }
+    return ptr;
+}
+
+void
+virtual_free(void *ptr, size_t size)
+{
+    (void)size;
+    free(ptr);
+}
+
+#endif
+
+/* An arena that is aligned to its size loses no pool at its ends.  Where
+ * address space is so short that it can't be aligned, any place will do. */
+void *
+_PyMem_ArenaAlloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    void *ptr = NULL;
+    if (size == ARENA_SIZE) {
+        ptr = virtual_alloc(size, ARENA_SIZE);
+    }
+    return ptr != NULL ? ptr : virtual_alloc(size, SYSTEM_PAGE_SIZE);
+}
+
+void
+_PyMem_ArenaFree(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    virtual_free(ptr, size);
+}
+
+PyObjectArenaAllocator _PyObject_Arena = {
+    NULL, _PyMem_ArenaAlloc, _PyMem_ArenaFree
+};
+
+void
+PyObject_GetArenaAllocator(PyObjectArenaAllocator *allocator)
+{
+    *allocator = _PyObject_Arena;
+}
+
+void
+PyObject_SetArenaAllocator(PyObjectArenaAllocator *allocator)
+{
+    _PyObject_Arena = *allocator;
+}
+
+void *
+_PyObject_VirtualAlloc(size_t size)
+{
+    return _PyObject_Arena.alloc(_PyObject_Arena.ctx, size);
+}
+
+void
+_PyObject_VirtualFree(void *ptr, size_t size)
+{
+    _PyObject_Arena.free(_PyObject_Arena.ctx, ptr, size);
+}

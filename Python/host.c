@@ -1,0 +1,150 @@
+/* The host of a program that has no interpreter: what pycore_host.h asks for,
+ * and what CPython does at start and end of a process.
+ *
+ * Not part of a substitute: there the host is CPython.
+ *
+ * The GIL is one lock.  It comes to life with the first PyGILState_Ensure():
+ * before that every thread counts as holding it. */
+
+#include "Python.h"
+#include "pycore_compiler.h"
+#include "pycore_deadblocks.h"
+#include "pycore_host.h"
+#include "pycore_pymem.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+
+/* The GIL. */
+
+static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int gil_was_used;
+static _Thread_local int gil_depth;     /* Ensures of this thread not released */
+
+PyGILState_STATE
+PyGILState_Ensure(void)
+{
+    if (gil_depth++ > 0) {
+        return PyGILState_LOCKED;
+    }
+    atomic_store(&gil_was_used, 1);
+    pthread_mutex_lock(&gil);
+    return PyGILState_UNLOCKED;
+}
+
+void
+PyGILState_Release(PyGILState_STATE state)
+{
+    if (gil_depth == 0) {
+        Py_FatalError("this thread does not hold the GIL");
+    }
+    if ((gil_depth == 1) != (state == PyGILState_UNLOCKED)) {
+        Py_FatalError("the state is not that of the matching "
+                      "PyGILState_Ensure()");
+    }
+    if (--gil_depth == 0) {
+        pthread_mutex_unlock(&gil);
+    }
+}
+
+int
+PyGILState_Check(void)
+{
+    return gil_depth > 0 || !atomic_load(&gil_was_used);
+}
+
+/* Strings and errors. */
+
+char *
+Py_GETENV(const char *name)
+{
+    return getenv(name);
+}
+
+int
+PyOS_snprintf(char *str, size_t size, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(str, size, format, args);
+    va_end(args);
+    return length;
+}
+
+static COLD void _Py_NO_RETURN
+fatal_error(const char *func, const char *format, va_list args)
+{
+    fflush(stdout);
+    fprintf(stderr, "Fatal Python error: %s: ", func);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    fflush(stderr);
+    abort();
+}
+
+void
+_Py_FatalErrorFormat(const char *func, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fatal_error(func, format, args);
+}
+
+void
+_Py_FatalErrorFunc(const char *func, const char *message)
+{
+    _Py_FatalErrorFormat(func, "%s", message);
+}
+
+/* Start and end of the process. */
+
+static void
+print_statistics(void)
+{
+    _PyObject_DebugMallocStats(stderr);
+}
+
+#ifdef Py_STATS
+static void
+print_object_statistics(void)
+{
+    _PyMem_PrintObjectStats(stderr);
+}
+#endif
+
+static int
+variable_is_set(const char *name)
+{
+    const char *value = Py_GETENV(name);
+    return value != NULL && *value != '\0';
+}
+
+/* Before main(), and before any block exists: PYTHONMALLOC decides where they
+ * come from. */
+__attribute__((constructor)) static void
+setup_from_environment(void)
+{
+    const char *value = Py_GETENV("PYTHONMALLOC");
+    PyMemAllocatorName name = PYMEM_ALLOCATOR_NOT_SET;
+    if (value != NULL && *value != '\0'
+        && _PyMem_GetAllocatorName(value, &name) < 0)
+    {
+        _Py_FatalErrorFormat(__func__, "PYTHONMALLOC: unknown allocator "
+                             "\"%s\"; this build knows %s",
+                             value, _PyMem_AllocatorNames);
+    }
+    if (_PyMem_SetupAllocators(name) < 0) {
+        _Py_FatalErrorFormat(__func__, "PYTHONMALLOC: the allocator \"%s\" "
+                             "can't be used on this machine", value);
+    }
+    atexit(dead_blocks_check_all);
+    if (variable_is_set("PYTHONMALLOCSTATS")) {
+        atexit(print_statistics);
+    }
+#ifdef Py_STATS
+    if (variable_is_set("PYTHONSTATS")) {
+        atexit(print_object_statistics);
+    }
+#endif
+}
