@@ -12,7 +12,7 @@
  *
  * Giving an arena back and buying it again costs a page fault for each of its
  * pages, a hundred times more than all the bookkeeping here, so some empty
- * arenas are kept: see arena_became_empty().
+ * arenas are kept: see arenas_to_keep().
  *
  * Owns arena objects and the pool map's leaves.  Calls the arena allocator
  * and virtualmem.c. */
@@ -228,8 +228,8 @@ arenas_to_keep(void)
     return KEPT_ARENAS_MIN + arenas_in_use() / KEPT_ARENAS_SHARE;
 }
 
-static COLD void
-arena_became_empty(void)
+void
+arenas_return_surplus(void)
 {
     size_t keep = arenas_to_keep();
     while (nempty_arenas > keep) {
@@ -291,7 +291,7 @@ arena_release_pool(poolp pool)
     arena_file(arena);
     DEBUG_ASSERT(arena_is_valid(arena));
     if (arena->nfreepools == arena->ntotalpools) {
-        arena_became_empty();
+        arenas_return_surplus();
     }
 }
 

@@ -18,6 +18,7 @@
 #include "pycore_compiler.h"
 #include "pycore_deadblocks.h"
 #include "pycore_host.h"
+#include "pycore_virtualmem.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -122,6 +123,19 @@ block_size(const uint8_t *data)
     return read_size_t(data - HEAD_SIZE);
 }
 
+/* A size that was written over is not followed to where no memory is.  Nearly
+ * all blocks are so small that asking the system would cost more than all
+ * other checks; a large one is filled from end to end anyway. */
+#define ASK_FROM_SIZE ((size_t)1 << 16)
+static int
+size_can_be(const uint8_t *data)
+{
+    size_t nbytes = block_size(data);
+    return nbytes < ASK_FROM_SIZE
+        || (nbytes <= MAX_REQUEST && virtual_is_mapped(data + nbytes)
+            && virtual_is_mapped(data + nbytes + TAIL_SIZE - 1));
+}
+
 static int
 is_forbidden(const uint8_t *p, size_t n)
 {
@@ -205,8 +219,8 @@ block_dump(const uint8_t *data)
         fputs("    The block looks freed already: its head is DEADBYTE (0xdd).\n",
               stderr);
     }
-    else if (nbytes > MAX_REQUEST) {
-        fputs("    No block is that large: its tail and data are not read.\n",
+    else if (!size_can_be(data)) {
+        fputs("    No block is that large: the tail and the data are not read.\n",
               stderr);
     }
     else {
@@ -251,8 +265,8 @@ block_check(const char *func, char api_id, const uint8_t *data)
     if (!is_forbidden(data - (SST - 1), SST - 1)) {
         block_fault(func, data, "bad leading pad byte");
     }
-    if (block_size(data) > MAX_REQUEST) {
-        block_fault(func, data, "bad size: larger than any block");
+    if (!size_can_be(data)) {
+        block_fault(func, data, "bad size: no block is that large");
     }
     if (!is_forbidden(data + block_size(data), SST)) {
         block_fault(func, data, "bad trailing pad byte");

@@ -232,9 +232,13 @@ pool_became_empty(poolp pool)
         header->kept = 1;
         arena->nkeptpools++;
     }
-    if (arena_may_be_empty(arena) && arena->nkeptpools > 0
-        && !arena_is_last_in_use(arena))
-    {
+    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
+        return;
+    }
+    if (arena_is_last_in_use(arena)) {
+        arenas_return_surplus();
+    }
+    else {
         arena_release_kept(arena);
     }
 }

@@ -40,6 +40,9 @@ poolp arenas_take_pool(void);
 /* Give a pool back. */
 void arena_release_pool(poolp pool);
 
+/* Give back the empty arenas that are more than may stay. */
+void arenas_return_surplus(void);
+
 /* Is this the only arena that has a pool in use? */
 int arena_is_last_in_use(const struct arena_object *arena);
 

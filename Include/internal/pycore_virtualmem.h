@@ -11,6 +11,9 @@
 void *virtual_alloc(size_t size, size_t alignment);
 void virtual_free(void *ptr, size_t size);
 
+/* Can a byte be read there?  For diagnostics. */
+int virtual_is_mapped(const void *ptr);
+
 /* The default arena allocator. */
 void *_PyMem_ArenaAlloc(void *ctx, size_t size);
 void _PyMem_ArenaFree(void *ctx, void *ptr, size_t size);

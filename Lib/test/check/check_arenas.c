@@ -1,0 +1,320 @@
+/* Objects/arenas.c: how arenas are bought, told apart, kept and returned. */
+
+#include "support.h"
+#include "pycore_arenas.h"
+#include "pycore_pymem.h"
+
+#include <sys/mman.h>
+
+static struct arena_source source;
+enum { MANY = 40000 };
+static void *blocks[MANY * 4];
+static size_t nblocks;
+
+static void
+use_pymalloc(void)
+{
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
+}
+
+/* Take blocks of 512 bytes until the source has given n arenas. */
+static void
+fill_arenas(size_t n)
+{
+    while (source.nalloc < n) {
+        ck_assert_uint_lt(nblocks, MANY);
+        ck_assert_ptr_nonnull(blocks[nblocks++] = PyObject_Malloc(512));
+    }
+}
+
+static void
+free_blocks(void)
+{
+    while (nblocks > 0) {
+        PyObject_Free(blocks[--nblocks]);
+    }
+}
+
+START_TEST(an_installed_allocator_is_asked_for_arenas_of_one_size)
+{
+    arena_source_install(&source);
+    fill_arenas(5);
+    ck_assert_uint_eq(source.bad_size, 0);
+    ck_assert_uint_eq(source.nlive, 5);
+    ck_assert_uint_eq(arena_counts.ncurrent, 5);
+    free_blocks();
+    ck_assert_uint_eq(source.bad_size, 0);
+}
+END_TEST
+
+START_TEST(an_installed_allocator_gets_all_arenas_back_but_one)
+{
+    arena_source_install(&source);
+    fill_arenas(8);
+    free_blocks();
+    ck_assert_uint_eq(source.nlive, 1);
+    ck_assert_uint_eq(source.nfree, 7);
+    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+}
+END_TEST
+
+/* One size class each: the last pool of a class is kept in its list, and must
+ * not hold on to an arena. */
+START_TEST(kept_pools_hold_no_arena)
+{
+    arena_source_install(&source);
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        for (unsigned k = 0; k < ARENA_SIZE / 512; k++) {
+            ck_assert_uint_lt(nblocks, MANY * 4);
+            blocks[nblocks++] = PyObject_Malloc(INDEX_TO_SIZE(i));
+        }
+    }
+    ck_assert_uint_gt(source.nlive, 8);
+    free_blocks();
+    ck_assert_uint_eq(source.nlive, 1);
+}
+END_TEST
+
+START_TEST(a_default_arena_allocator_keeps_a_few_arenas)
+{
+    for (int i = 0; i < MANY; i++) {
+        blocks[i] = PyObject_Malloc(512);
+    }
+    nblocks = MANY;
+    ck_assert_uint_ge(arena_counts.ncurrent, MANY * 512 / ARENA_SIZE);
+    free_blocks();
+    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)17 << 20);
+    size_t bought = arena_counts.ntimes_allocated;
+    for (int i = 0; i < 1000; i++) {
+        blocks[i] = PyObject_Malloc(512);
+    }
+    ck_assert_uint_eq(arena_counts.ntimes_allocated, bought);
+}
+END_TEST
+
+START_TEST(the_next_pool_comes_from_the_fullest_arena)
+{
+    arena_source_install(&source);
+    fill_arenas(3);
+    /* Empty most of the first arena and one pool of the second. */
+    block *in_first = blocks[0];
+    block *in_second = blocks[MAX_POOLS_IN_ARENA * NUMBLOCKS(512) + 5];
+    const struct arena_object *first = pool_header_of(pool_of(in_first))->arena;
+    const struct arena_object *second =
+        pool_header_of(pool_of(in_second))->arena;
+    ck_assert_ptr_ne(first, second);
+    poolp second_pool = pool_of(in_second);
+    for (size_t i = 0; i < nblocks; i++) {
+        poolp pool = pool_of(blocks[i]);
+        if ((pool_header_of(pool)->arena == first && pool != pool_of(in_first))
+            || pool == second_pool)
+        {
+            PyObject_Free(blocks[i]);
+            blocks[i] = NULL;
+        }
+    }
+    ck_assert_uint_eq(second->nfreepools, 1);
+    ck_assert_uint_gt(first->nfreepools, 1);
+    void *p = PyObject_Malloc(16);
+    ck_assert_ptr_eq(pool_header_of(pool_of(p))->arena, second);
+}
+END_TEST
+
+START_TEST(unaligned_arenas_lose_a_pool_and_nothing_else)
+{
+    static const size_t offsets[] = {1, 8, 4096, 16384, 16385, 100000};
+    source.offset = offsets[_i];
+    arena_source_install(&source);
+    fill_arenas(3);
+    for (size_t i = 0; i < nblocks; i++) {
+        poolp pool = pool_of(blocks[i]);
+        ck_assert_ptr_nonnull(pool);
+        ck_assert(arena_is_valid(pool_header_of(pool)->arena));
+        ck_assert_uint_eq(pool_header_of(pool)->arena->ntotalpools,
+                          MAX_POOLS_IN_ARENA
+                          - (offsets[_i] % POOL_SIZE != 0 ? 1 : 0));
+        uintptr_t start = pool_header_of(pool)->arena->address;
+        ck_assert_uint_ge((uintptr_t)blocks[i], start);
+        ck_assert_uint_le((uintptr_t)blocks[i] + 512, start + ARENA_SIZE);
+    }
+    free_blocks();
+    ck_assert_uint_eq(source.nlive, 1);
+}
+END_TEST
+
+/* Addresses right before and behind each border of an arena and of its pools
+ * are told apart, and nothing beside it is read: the neighbours have no access
+ * at all. */
+static void *
+guarded_alloc(void *ctx, size_t size)
+{
+    char *memory = mmap(NULL, size + 2 * POOL_SIZE, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert_ptr_ne(memory, MAP_FAILED);
+    memory += POOL_SIZE;
+    ck_assert_int_eq(mprotect(memory, size, PROT_READ | PROT_WRITE), 0);
+    *(char **)ctx = memory;
+    return memory;
+}
+
+static void
+guarded_free(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    munmap((char *)ptr - POOL_SIZE, size + 2 * POOL_SIZE);
+}
+
+START_TEST(addresses_beside_an_arena_are_not_its_blocks)
+{
+    char *arena;
+    PyObjectArenaAllocator guarded = {&arena, guarded_alloc, guarded_free};
+    PyObject_SetArenaAllocator(&guarded);
+    block *p = PyObject_Malloc(16);
+    const struct arena_object *object = pool_header_of(pool_of(p))->arena;
+    while (object->nfreepools > 0) {
+        ck_assert_ptr_nonnull(PyObject_Malloc(512));
+    }
+    char *first = (char *)object->pool_address;
+    char *end = first + object->ntotalpools * POOL_SIZE;
+    ck_assert_ptr_eq((char *)object->address, arena);
+    ck_assert_ptr_nonnull(pool_of(first));
+    ck_assert_ptr_nonnull(pool_of(end - 1));
+    ck_assert_ptr_null(pool_of(first - 1));
+    ck_assert_ptr_null(pool_of(end));
+    ck_assert_ptr_null(pool_of(arena - 1));
+    ck_assert_ptr_null(pool_of(arena + ARENA_SIZE));
+    ck_assert_ptr_null(pool_of(NULL));
+    ck_assert_ptr_null(pool_of((void *)1));
+    ck_assert_ptr_null(pool_of((void *)UINTPTR_MAX));
+    ck_assert_ptr_null(pool_of(&arena));
+    ck_assert_ptr_null(pool_of((void *)((uintptr_t)first ^ (UINTPTR_MAX / 2 + 1))));
+}
+END_TEST
+
+START_TEST(a_free_pool_owns_no_address)
+{
+    void *keep = PyObject_Malloc(512);
+    block *p = PyObject_Malloc(16);
+    ck_assert_ptr_nonnull(pool_of(p));
+    void *first = p, *other;
+    do {                    /* until the class goes on to a second pool */
+        other = PyObject_Malloc(16);
+    } while (pool_of(other) == pool_of(first));
+    poolp pool = pool_of(first);
+    for (unsigned i = 0; i < NUMBLOCKS(16); i++) {
+        PyObject_Free(p + i * 16);
+    }
+    ck_assert_uint_eq(pool->blocksize, 0);
+    ck_assert_ptr_null(pool_of(first));
+    PyObject_Free(keep);
+}
+END_TEST
+
+START_TEST(without_arenas_blocks_come_from_the_raw_domain)
+{
+    static struct recorder raw;
+    source.fail_at = 1;
+    source.fail_on = 1;
+    arena_source_install(&source);
+    recorder_install(&raw, PYMEM_DOMAIN_RAW);
+    char *p = PyObject_Malloc(30);
+    char *q = PyMem_Calloc(3, 10);
+    ck_assert_ptr_nonnull(p);
+    ck_assert_ptr_null(pool_of(p));
+    ck_assert_uint_eq(raw.ncalls, 2);
+    ck_assert_int_eq(raw.calls[0].what, 'm');
+    ck_assert_int_eq(raw.calls[1].what, 'c');
+    ck_assert_int_eq(q[29], 0);
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), 2);
+    p = PyObject_Realloc(p, 60);
+    ck_assert_int_eq(raw.calls[2].what, 'r');
+    PyObject_Free(p);
+    PyMem_Free(q);
+    recorder_remove(&raw);
+    ck_assert_uint_ge(source.nalloc, 2);
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
+    ck_assert_uint_eq(arena_counts.ncurrent, 0);
+}
+END_TEST
+
+START_TEST(the_kth_arena_fails_and_nothing_is_lost)
+{
+    source.fail_at = _i + 1;
+    arena_source_install(&source);
+    while (source.nalloc < 9) {
+        ck_assert_uint_lt(nblocks, MANY);
+        blocks[nblocks] = PyObject_Malloc(500);
+        ck_assert_ptr_nonnull(blocks[nblocks]);
+        memset(blocks[nblocks], (int)(nblocks & 0xff), 500);
+        nblocks++;
+    }
+    for (size_t i = 0; i < nblocks; i++) {
+        ck_assert_uint_eq(*(unsigned char *)blocks[i], i & 0xff);
+        ck_assert_uint_eq(((unsigned char *)blocks[i])[499], i & 0xff);
+    }
+    ck_assert_uint_eq(source.nlive, 8);
+    free_blocks();
+    ck_assert_uint_eq(source.nlive, 1);
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
+}
+END_TEST
+
+static int
+count_arena(const struct arena_object *arena, void *arg)
+{
+    ck_assert(arena_is_valid(arena));
+    return ++*(int *)arg == 3 ? 7 : 0;
+}
+
+START_TEST(a_visit_ends_when_it_is_told)
+{
+    arena_source_install(&source);
+    fill_arenas(5);
+    int n = 0;
+    ck_assert_int_eq(arenas_visit(count_arena, &n), 7);
+    ck_assert_int_eq(n, 3);
+}
+END_TEST
+
+START_TEST(more_arenas_than_one_chunk_of_objects_describes)
+{
+    enum { N = 700 };
+    static void *p[N * 64];
+    size_t n = 0;
+    while (arena_counts.ncurrent < N / 2) {
+        ck_assert_uint_lt(n, N * 64);
+        void *pool_filler = PyObject_Malloc(512);
+        p[n++] = pool_filler;
+        for (unsigned i = 1; i < NUMBLOCKS(512); i++) {
+            PyObject_Malloc(512);
+        }
+    }
+    ck_assert_uint_ge(arena_counts.nchunks, 2);
+    for (size_t i = 0; i < n; i++) {
+        ck_assert(arena_is_valid(pool_header_of(pool_of(p[i]))->arena));
+    }
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("arenas");
+    TCase *tc = tcase_create("arenas");
+    tcase_set_timeout(tc, 120);
+    tcase_add_checked_fixture(tc, use_pymalloc, NULL);
+    suite_add_tcase(suite, tc);
+    tcase_add_test(tc, an_installed_allocator_is_asked_for_arenas_of_one_size);
+    tcase_add_test(tc, an_installed_allocator_gets_all_arenas_back_but_one);
+    tcase_add_test(tc, kept_pools_hold_no_arena);
+    tcase_add_test(tc, a_default_arena_allocator_keeps_a_few_arenas);
+    tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);
+    tcase_add_loop_test(tc, unaligned_arenas_lose_a_pool_and_nothing_else, 0, 6);
+    tcase_add_test(tc, addresses_beside_an_arena_are_not_its_blocks);
+    tcase_add_test(tc, a_free_pool_owns_no_address);
+    tcase_add_test(tc, without_arenas_blocks_come_from_the_raw_domain);
+    tcase_add_loop_test(tc, the_kth_arena_fails_and_nothing_is_lost, 0, 9);
+    tcase_add_test(tc, a_visit_ends_when_it_is_told);
+    tcase_add_test(tc, more_arenas_than_one_chunk_of_objects_describes);
+    return run_suite(suite);
+}

@@ -1,0 +1,116 @@
+/* Objects/deadblocks.c: writing into a block after it was freed. */
+
+#include "support.h"
+#include "pycore_deadblocks.h"
+#include "pycore_pymem.h"
+
+static void
+use_debug_hooks(void)
+{
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_DEBUG), 0);
+}
+
+static const struct family *victim;
+
+static void
+work(int n)
+{
+    for (int i = 0; i < n; i++) {
+        PyMem_Free(PyMem_Malloc(24));
+    }
+}
+
+static void
+write_after_free(void *offset)
+{
+    char *p = victim->malloc(40);
+    victim->free(p);
+    p[*(int *)offset] = 'x';
+    work(200);
+}
+
+START_TEST(a_write_after_free_is_found_within_some_calls)
+{
+    victim = &families[_i];
+    const int offsets[] = {-16, -1, 0, 7, 39, 47};
+    for (int i = 0; i < 6; i++) {
+        int offset = offsets[i];
+        if (offset < -(int)(2 * sizeof(size_t))
+            || offset >= 40 + (int)sizeof(size_t)) {
+            continue;
+        }
+        struct child child = run_child(write_after_free, &offset);
+        char text[200];
+        snprintf(text, sizeof(text), ": API '%c'\n"
+                 "    40 bytes originally requested\n"
+                 "    The block was freed, and then written to. Not all of it "
+                 "is DEADBYTE (0xdd):\n"
+                 "        at p%+d: 0x78 *** OUCH\n\n"
+                 "Fatal Python error: _PyMem_DebugRawFree: "
+                 "block was written to after free\n", victim->api_id, offset);
+        assert_fatal(child, text);
+    }
+}
+END_TEST
+
+static void
+write_and_check_all(void *unused)
+{
+    (void)unused;
+    char *p = victim->malloc(40);
+    victim->free(p);
+    p[3] = 'x';
+    dead_blocks_check_all();
+}
+
+START_TEST(the_check_of_all_finds_it_at_once)
+{
+    victim = &families[_i];
+    struct child child = run_child(write_and_check_all, NULL);
+    assert_fatal(child, "block was written to after free");
+}
+END_TEST
+
+START_TEST(dead_blocks_come_back_to_their_allocator)
+{
+    work(100);
+    Py_ssize_t before = _Py_GetAllocatedBlocks();
+    for (int i = 0; i < 10000; i++) {
+        victim = &families[i % 3];
+        victim->free(victim->malloc((size_t)i % 3000));
+    }
+    dead_blocks_check_all();
+    Py_ssize_t grown = _Py_GetAllocatedBlocks() - before;
+    ck_assert_int_le(grown < 0 ? -grown : grown, 64);
+}
+END_TEST
+
+START_TEST(an_installed_allocator_sees_each_free_at_once)
+{
+    static struct recorder below;
+    const struct family *f = &families[_i];
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_MALLOC);
+    recorder_install(&below, (PyMemAllocatorDomain)_i);
+    PyMem_SetupDebugHooks();
+    void *p = f->malloc(20);
+    ck_assert_uint_eq(below.ncalls, 1);
+    f->free(p);
+    ck_assert_uint_eq(below.ncalls, 2);
+    ck_assert_int_eq(below.calls[1].what, 'f');
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("deadblocks");
+    TCase *tc = tcase_create("deadblocks");
+    tcase_set_timeout(tc, 60);
+    tcase_add_checked_fixture(tc, use_debug_hooks, NULL);
+    suite_add_tcase(suite, tc);
+    tcase_add_loop_test(tc, a_write_after_free_is_found_within_some_calls, 0, 3);
+    tcase_add_loop_test(tc, the_check_of_all_finds_it_at_once, 0, 3);
+    tcase_add_test(tc, dead_blocks_come_back_to_their_allocator);
+    tcase_add_loop_test(tc, an_installed_allocator_sees_each_free_at_once, 0, 3);
+    return run_suite(suite);
+}

@@ -1,0 +1,207 @@
+/* See support.h. */
+
+#include "support.h"
+#include "pycore_geometry.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+const struct family families[3] = {
+    {"raw", 'r', PyMem_RawMalloc, PyMem_RawCalloc, PyMem_RawRealloc,
+     PyMem_RawFree},
+    {"mem", 'm', PyMem_Malloc, PyMem_Calloc, PyMem_Realloc, PyMem_Free},
+    {"object", 'o', PyObject_Malloc, PyObject_Calloc, PyObject_Realloc,
+     PyObject_Free},
+};
+
+/* Recorder. */
+
+static int
+fails(size_t ncalls, long fail_at, int fail_on)
+{
+    long n = (long)ncalls;
+    return fail_at > 0 && (n == fail_at || (fail_on && n > fail_at));
+}
+
+static struct call *
+recorder_add(struct recorder *recorder, char what, void *ptr, size_t size)
+{
+    static struct call dropped;
+    size_t i = recorder->ncalls++;
+    size_t room = sizeof(recorder->calls) / sizeof(recorder->calls[0]);
+    struct call *call = i < room ? &recorder->calls[i] : &dropped;
+    *call = (struct call){what, ptr, size, NULL};
+    return call;
+}
+
+static int
+recorder_fails(const struct recorder *recorder)
+{
+    return fails(recorder->ncalls, recorder->fail_at, recorder->fail_on);
+}
+
+static void *
+recorder_malloc(void *ctx, size_t size)
+{
+    struct recorder *recorder = ctx;
+    struct call *call = recorder_add(recorder, 'm', NULL, size);
+    if (!recorder_fails(recorder)) {
+        call->result = recorder->wrapped.malloc(recorder->wrapped.ctx, size);
+    }
+    return call->result;
+}
+
+static void *
+recorder_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    struct recorder *recorder = ctx;
+    struct call *call = recorder_add(recorder, 'c', NULL, nelem * elsize);
+    if (!recorder_fails(recorder)) {
+        call->result = recorder->wrapped.calloc(recorder->wrapped.ctx, nelem,
+                                                elsize);
+    }
+    return call->result;
+}
+
+static void *
+recorder_realloc(void *ctx, void *ptr, size_t size)
+{
+    struct recorder *recorder = ctx;
+    struct call *call = recorder_add(recorder, 'r', ptr, size);
+    if (!recorder_fails(recorder)) {
+        call->result = recorder->wrapped.realloc(recorder->wrapped.ctx, ptr,
+                                                 size);
+    }
+    return call->result;
+}
+
+static void
+recorder_free(void *ctx, void *ptr)
+{
+    struct recorder *recorder = ctx;
+    recorder_add(recorder, 'f', ptr, 0);
+    recorder->wrapped.free(recorder->wrapped.ctx, ptr);
+}
+
+void
+recorder_install(struct recorder *recorder, PyMemAllocatorDomain domain)
+{
+    recorder->domain = domain;
+    recorder->ncalls = 0;
+    PyMem_GetAllocator(domain, &recorder->wrapped);
+    PyMemAllocatorEx alloc = {recorder, recorder_malloc, recorder_calloc,
+                              recorder_realloc, recorder_free};
+    PyMem_SetAllocator(domain, &alloc);
+}
+
+void
+recorder_remove(struct recorder *recorder)
+{
+    PyMem_SetAllocator(recorder->domain, &recorder->wrapped);
+}
+
+/* Arena source: twice the memory, so that any offset fits. */
+
+static void *
+arena_source_alloc(void *ctx, size_t size)
+{
+    struct arena_source *source = ctx;
+    source->nalloc++;
+    if (size != ARENA_SIZE) {
+        source->bad_size++;
+    }
+    if (fails(source->nalloc, source->fail_at, source->fail_on)) {
+        return NULL;
+    }
+    char *memory = aligned_alloc(ARENA_SIZE, 2 * ARENA_SIZE);
+    ck_assert_ptr_nonnull(memory);
+    source->nlive++;
+    source->last = memory + source->offset;
+    return source->last;
+}
+
+static void
+arena_source_free(void *ctx, void *ptr, size_t size)
+{
+    struct arena_source *source = ctx;
+    if (size != ARENA_SIZE) {
+        source->bad_size++;
+    }
+    source->nfree++;
+    source->nlive--;
+    free((char *)ptr - source->offset);
+}
+
+void
+arena_source_install(struct arena_source *source)
+{
+    PyObject_GetArenaAllocator(&source->replaced);
+    PyObjectArenaAllocator alloc = {source, arena_source_alloc,
+                                    arena_source_free};
+    PyObject_SetArenaAllocator(&alloc);
+}
+
+void
+arena_source_remove(struct arena_source *source)
+{
+    PyObject_SetArenaAllocator(&source->replaced);
+}
+
+/* Children. */
+
+struct child
+run_child(void (*function)(void *), void *arg)
+{
+    struct child child = {0, 0, ""};
+    int fds[2];
+    ck_assert_int_eq(pipe(fds), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        dup2(fds[1], STDERR_FILENO);
+        close(fds[0]);
+        function(arg);
+        fflush(NULL);
+        _exit(0);
+    }
+    close(fds[1]);
+    size_t length = 0;
+    ssize_t n;
+    while ((n = read(fds[0], child.text + length,
+                     sizeof(child.text) - 1 - length)) > 0)
+    {
+        length += (size_t)n;
+    }
+    child.text[length] = '\0';
+    close(fds[0]);
+    int status;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    if (WIFSIGNALED(status)) {
+        child.signal = WTERMSIG(status);
+    }
+    else {
+        child.status = WEXITSTATUS(status);
+    }
+    return child;
+}
+
+unsigned
+random_below(unsigned n)
+{
+    static uint64_t state = 88172645463325252u;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 32) % n;
+}
+
+int
+run_suite(Suite *suite)
+{
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
