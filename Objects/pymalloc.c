@@ -101,14 +101,17 @@ pool_is_valid(poolp pool)
 }
 #endif
 
+/* A pool comes in last.  While it waits for its turn more of its blocks are
+ * freed, so that malloc finds several in it: with the first place it would find
+ * one, and every other call would move a pool out of the ring or back. */
 static void
 pool_link(poolp pool)
 {
     poolp ring = &usedpools[SIZE_TO_INDEX(pool->blocksize)];
-    pool->prev = ring;
-    pool->next = ring->next;
-    ring->next->prev = pool;
-    ring->next = pool;
+    pool->next = ring;
+    pool->prev = ring->prev;
+    ring->prev->next = pool;
+    ring->prev = pool;
 }
 
 static void
@@ -178,12 +181,13 @@ pool_release(poolp pool)
     arena_release_pool(pool);
 }
 
-/* A kept pool is the last in its ring: others are linked in before it. */
+/* A kept pool was alone in its ring when it became empty, and others are linked
+ * in behind it. */
 static void
 pools_release_kept(void)
 {
     for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
-        poolp pool = usedpools[i].prev;
+        poolp pool = usedpools[i].next;
         if (pool != &usedpools[i] && pool->inuse == 0) {
             pool_release(pool);
         }

@@ -1,0 +1,139 @@
+"""Each misuse is provoked in a child; the text is CPython's."""
+
+import pytest
+
+from conftest import DOMAINS, LETTERS, MEM, OBJ, Child
+
+SIZES = [0, 1, 16, 17, 5000]
+
+# Misuses as code; domain and size are filled in.
+MISUSES = {
+    "overflow by 1": "api.write(p + size, b'x'); api.free(domain, p)",
+    "overflow by 8": "api.write(p + size, b'ABCDEFGH'); api.free(domain, p)",
+    "underflow by 1": "api.write(p - 1, b'x'); api.free(domain, p)",
+    "underflow by 7": "api.write(p - 7, b'ABCDEFG'); api.free(domain, p)",
+    "underflow by 8": "api.write(p - 8, b'ABCDEFGH'); api.free(domain, p)",
+    "overflow, realloc": "api.write(p + size + 2, b'x'); "
+                         "api.realloc(domain, p, 40)",
+    "wrong domain": "api.free((domain + 1) % 3, p)",
+    "wrong domain, realloc": "api.realloc((domain + 2) % 3, p, 40)",
+}
+
+
+# From the start: an interpreter has blocks that later hooks would not know.
+HOOKS = {"PYTHONMALLOC": "debug"}
+
+
+def code_for(misuse, domain, size):
+    return (f"domain, size = {domain}, {size}\n"
+            f"p = api.malloc(domain, size)\n{misuse}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("misuse", list(MISUSES))
+def test_text_is_cpythons(misuse, domain, size):
+    code = code_for(MISUSES[misuse], domain, size)
+    ours, cpython = (Child(name).fatal(code, **HOOKS) for name in ("ours", "cpython"))
+    assert ours == cpython
+    assert f"API '{LETTERS[domain]}'" in ours or "underflow by 8" == misuse
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_long_overflow_text(domain, child):
+    text = child.fatal(code_for(MISUSES["overflow by 1"], domain, 16), **HOOKS)
+    assert text == (
+        f"Debug memory block at address p=0x...: API '{LETTERS[domain]}'\n"
+        "    16 bytes originally requested\n"
+        "    The 7 pad bytes at p-7 are FORBIDDENBYTE, as expected.\n"
+        "    The 8 pad bytes at tail=0x... are not all FORBIDDENBYTE (0xfd):\n"
+        "        at tail+0: 0x78 *** OUCH\n"
+        + "".join(f"        at tail+{i}: 0xfd\n" for i in range(1, 8)) +
+        "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n\n"
+        "Enable tracemalloc to get the memory block allocation traceback\n\n"
+        "Fatal Python error: _PyMem_DebugRawFree: bad trailing pad byte\n")
+
+
+@pytest.mark.parametrize("domain", [MEM, OBJ])
+def test_without_gil(domain, child):
+    text = child.fatal(f"api.malloc_without_gil({domain})", **HOOKS)
+    assert text == ("Fatal Python error: _PyMem_DebugMalloc: Python memory "
+                    "allocator called without holding the GIL\n")
+
+
+def test_raw_needs_no_gil(child):
+    result = child.run("api.malloc_without_gil(0)", **HOOKS)
+    assert result.returncode == 0, result.stderr
+
+
+# Where ours goes on and CPython's crashes or says nothing: Doc/differences.rst.
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("second", ["free(domain, p)", "realloc(domain, p, 40)"])
+def test_dead_block_is_told(domain, size, second):
+    text = Child("ours").fatal(code_for(
+        f"api.free(domain, p); api.{second}", domain, size), **HOOKS)
+    assert text.startswith("Debug memory block at address p=0x...: API '")
+    assert ("The block looks freed already: its head is DEADBYTE (0xdd)."
+            in text) or size > 1000     # malloc may have given its page back
+    assert "Fatal Python error: _PyMem_DebugRaw" in text
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_write_after_free_is_told(domain):
+    text = Child("ours").fatal(code_for(
+        "api.free(domain, p); api.write(p + 5, b'x')\n"
+        "for i in range(200): api.free(1, api.malloc(1, 9))", domain, 20), **HOOKS)
+    assert text == (
+        f"Debug memory block at address p=0x...: API '{LETTERS[domain]}'\n"
+        "    20 bytes originally requested\n"
+        "    The block was freed, and then written to. "
+        "Not all of it is DEADBYTE (0xdd):\n"
+        "        at p+5: 0x78 *** OUCH\n\n"
+        "Fatal Python error: _PyMem_DebugRawFree: "
+        "block was written to after free\n")
+
+
+# What the hooks write around a block, equal on both.
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_layout(domain, size, child):
+    result = child.run(f"""
+p = api.malloc({domain}, {size})
+head, data, tail = (api.read(p - 16, 16), api.read(p, {size}),
+                    api.read(p + {size}, 8))
+assert head == ({size}).to_bytes(8, "big") + b"{LETTERS[domain]}" + b"\\xfd" * 7
+assert data == b"\\xcd" * {size}
+assert tail == b"\\xfd" * 8
+q = api.calloc({domain}, 1, {size})
+assert api.read(q, {size}) == bytes({size})
+r = api.realloc({domain}, q, {size} + 100)
+assert api.read(r, {size}) == bytes({size})
+assert api.read(r + {size}, 108) == b"\\xcd" * 100 + b"\\xfd" * 8
+api.free({domain}, p)
+api.free({domain}, r)
+""", **HOOKS)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_hooks_below_are_asked_for_three_words_more(domain):
+    result = Child("ours").run(f"""
+api.hook({domain})
+api.setup_debug_hooks()
+api.setup_debug_hooks()
+api.take_calls()
+p = api.realloc({domain}, api.malloc({domain}, 10), 20)
+api.free({domain}, p)
+print([(what, size) for _, what, _, size, _ in api.take_calls()])
+""")
+    assert result.stdout == "[('malloc', 34), ('realloc', 44), ('free', 0)]\n"
+
+
+@pytest.mark.parametrize("name", ["debug", "malloc_debug", "pymalloc_debug"])
+def test_names_with_debug(name, child):
+    result = child.run("print(api.current_name())", PYTHONMALLOC=name)
+    expected = "pymalloc_debug" if name == "debug" else name
+    assert result.stdout == expected + "\n"

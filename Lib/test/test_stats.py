@@ -1,0 +1,107 @@
+"""The statistics text: CPython's, to the column."""
+
+import re
+
+import pytest
+
+from conftest import run as run_command
+
+NUMBER = r"[\d,]+"
+
+
+def stats(child, tmp_path, code):
+    path = tmp_path / "stats"
+    result = child.run(f"path = {str(path)!r}\n{code}")
+    assert result.returncode == 0, result.stderr
+    return path.read_text(), result.stdout
+
+
+def skeleton(text):
+    """The text with numbers masked and rows of size classes left out."""
+    text = text.split("arena map counts")[0]
+    lines = [line for line in text.splitlines()
+             if not re.match(r" +\d+ +\d+ +\d+ +\d+ +\d+$", line)]
+    return [re.sub(r" *[\d,]+| +=", " N", line) for line in lines]
+
+
+def rows(text):
+    return {int(size): tuple(map(int, rest.split())) for size, rest in
+            re.findall(r"^ +\d+ +(\d+) +(\d+ +\d+ +\d+)$", text, re.M)}
+
+
+def test_lines_have_one_form(child, tmp_path):
+    text, _ = stats(child, tmp_path, "print(api.malloc_stats(path))")
+    labels = re.findall(r"^(.{35})= *([\d,]+)$", text, re.M)
+    assert len(labels) >= 12
+    for line in text.splitlines()[1:]:
+        assert "=" not in line or len(line) == 57, line
+
+
+def test_form_is_cpythons(tmp_path):
+    from conftest import Child
+    texts = [stats(Child(name), tmp_path / name, "api.malloc_stats(path)")[0]
+             for name in ("ours", "cpython")
+             if (tmp_path / name).mkdir() is None]
+    assert skeleton(texts[0]) == skeleton(texts[1])
+
+
+def test_result_says_whether_it_printed(child, tmp_path):
+    _, out = stats(child, tmp_path, "print(api.malloc_stats(path))")
+    assert out == "1\n"
+    (tmp_path / "stats").unlink()
+    result = child.run(f"print(api.malloc_stats({str(tmp_path / 'stats')!r}))",
+                       PYTHONMALLOC="malloc")
+    assert result.stdout == "0\n"
+    assert (tmp_path / "stats").read_text() == ""
+
+
+@pytest.mark.parametrize("size, count", [(16, 1), (16, 1021), (16, 1022),
+                                         (48, 2000), (512, 31), (512, 100),
+                                         (496, 32), (272, 700)])
+def test_rows_after_the_same_requests(tmp_path, size, count):
+    """Blocks of one size more, in a process of its own: the row's pools, blocks
+    in use and available are as many more as in CPython."""
+    from conftest import Child
+    grown = []
+    for name in ("ours", "cpython"):
+        (tmp_path / name).mkdir()
+        text, _ = stats(Child(name), tmp_path / name, f"""
+fill = [api.malloc(2, {size}) for _ in range(20000)]  # what pools have left
+for p in fill[10000:]:
+    api.free(2, p)
+api.malloc_stats(path)
+more = [api.malloc(2, {size}) for _ in range(10000 + {count})]
+api.malloc_stats(path)
+""")
+        first, second = text.split("Small block threshold")[1:]
+        before, after = rows(first)[size], rows(second)[size]
+        grown.append((after[0] - before[0], after[1] - before[1]))
+        assert after[1] + after[2] == after[0] * ((16384 - 48) // size)
+    assert grown[0][1] >= 10000 + count - 1
+    per_pool = (16384 - 48) // size
+    assert abs(grown[0][0] - grown[1][0]) <= 1 + 20 // per_pool
+
+
+def test_lines_add_up(child, tmp_path):
+    text, _ = stats(child, tmp_path, """
+blocks = [api.malloc(2, i % 512 + 1) for i in range(30000)]
+for p in blocks[::3]:
+    api.free(2, p)
+api.malloc_stats(path)
+""")
+    def number(label):
+        found = re.search(rf"{label}.*= *({NUMBER})$", text, re.M)
+        return int(found.group(1).replace(",", ""))
+    parts = sum(map(number, ["# bytes in allocated", "# bytes in available",
+                             "unused pools", "lost to pool headers",
+                             "lost to quantization", "lost to arena"]))
+    assert parts == number(r"^Total")
+    assert parts == number(r"arenas \* 1048576 bytes/arena")
+
+
+def test_pythonmallocstats(python):
+    result = run_command("env", "PYTHONMALLOCSTATS=1", python, "-c", "pass")
+    assert result.stderr.count("Small block threshold") >= 2
+    assert result.stderr.startswith("Small block threshold = 512, in 32 size")
+    result = run_command("env", "PYTHONMALLOCSTATS=", python, "-c", "pass")
+    assert result.stderr == ""
