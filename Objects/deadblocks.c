@@ -15,6 +15,10 @@
  * library brings along are held: an allocator that somebody installed sees
  * each free() at once.
  *
+ * Each domain has a ring of its own.  A block leaves it during a free() of the
+ * same domain, so what holds then holds for its allocator as well: the GIL is
+ * held, or need not be.
+ *
  * The raw domain's hooks come here from any thread.  Who finds the lock taken
  * goes without: it is never waited for, so a fork can't leave it behind. */
 
@@ -29,21 +33,23 @@
 #define HELD_BLOCKS 64      /* a power of two */
 #define HELD_SIZE_MAX 1024  /* bytes of a block; checking it must be cheap */
 
-static struct dead_block held[HELD_BLOCKS];
-static unsigned next_in;        /* the oldest block, where there are as many */
-static unsigned next_checked;
-static atomic_flag busy = ATOMIC_FLAG_INIT;
+static struct ring {
+    struct dead_block held[HELD_BLOCKS];
+    unsigned next_in;       /* the oldest block, where there are as many */
+    unsigned next_checked;
+    atomic_bool busy;
+} rings[NB_DOMAINS];
 
 static int
-try_lock(void)
+try_lock(struct ring *ring)
 {
-    return !atomic_flag_test_and_set_explicit(&busy, memory_order_acquire);
+    return !atomic_exchange_explicit(&ring->busy, 1, memory_order_acquire);
 }
 
 static void
-unlock(void)
+unlock(struct ring *ring)
 {
-    atomic_flag_clear_explicit(&busy, memory_order_release);
+    atomic_store_explicit(&ring->busy, 0, memory_order_release);
 }
 
 static COLD void _Py_NO_RETURN
@@ -92,16 +98,17 @@ is_own_allocator(const PyMemAllocatorEx *alloc)
 }
 
 void
-dead_block_add(const struct dead_block *dead)
+dead_block_add(PyMemAllocatorDomain domain, const struct dead_block *dead)
 {
+    struct ring *ring = &rings[domain];
     struct dead_block oldest = *dead;
     if (dead->size <= HELD_SIZE_MAX && is_own_allocator(&dead->alloc)
-        && try_lock())
+        && try_lock(ring))
     {
-        struct dead_block *place = &held[next_in++ % HELD_BLOCKS];
+        struct dead_block *place = &ring->held[ring->next_in++ % HELD_BLOCKS];
         oldest = *place;
         *place = *dead;
-        unlock();
+        unlock(ring);
         if (oldest.memory == NULL) {
             return;
         }
@@ -111,21 +118,24 @@ dead_block_add(const struct dead_block *dead)
 }
 
 void
-dead_blocks_check_next(void)
+dead_blocks_check_next(PyMemAllocatorDomain domain)
 {
-    if (try_lock()) {
-        dead_block_check(&held[next_checked++ % HELD_BLOCKS]);
-        unlock();
+    struct ring *ring = &rings[domain];
+    if (try_lock(ring)) {
+        dead_block_check(&ring->held[ring->next_checked++ % HELD_BLOCKS]);
+        unlock(ring);
     }
 }
 
 void
 dead_blocks_check_all(void)
 {
-    if (try_lock()) {
-        for (size_t i = 0; i < HELD_BLOCKS; i++) {
-            dead_block_check(&held[i]);
+    for (struct ring *ring = rings; ring < rings + NB_DOMAINS; ring++) {
+        if (try_lock(ring)) {
+            for (size_t i = 0; i < HELD_BLOCKS; i++) {
+                dead_block_check(&ring->held[i]);
+            }
+            unlock(ring);
         }
-        unlock();
     }
 }

@@ -47,6 +47,12 @@ struct debug_hooks _PyMem_Debug[NB_DOMAINS] = {
     [PYMEM_DOMAIN_OBJ] = {'o', SMALL_ALLOC},
 };
 
+static PyMemAllocatorDomain
+hooks_domain(const struct debug_hooks *hooks)
+{
+    return (PyMemAllocatorDomain)(hooks - _PyMem_Debug);
+}
+
 /* Head and tail. */
 
 static size_t
@@ -288,7 +294,7 @@ void *
 _PyMem_DebugRawMalloc(void *ctx, size_t nbytes)
 {
     struct debug_hooks *hooks = ctx;
-    dead_blocks_check_next();
+    dead_blocks_check_next(hooks_domain(hooks));
     if (nbytes > MAX_REQUEST) {
         return NULL;
     }
@@ -335,7 +341,7 @@ _PyMem_DebugRawFree(void *ctx, void *ptr)
         .alloc = hooks->alloc,
     };
     memset(dead.memory, DEADBYTE, dead.size);
-    dead_block_add(&dead);
+    dead_block_add(hooks_domain(hooks), &dead);
 }
 
 /* What realloc erases before it calls the allocator below: head, tail, and up

@@ -18,12 +18,12 @@ struct dead_block {
     PyMemAllocatorEx alloc;
 };
 
-/* Free a block now or later. */
-void dead_block_add(const struct dead_block *dead);
+/* Free a block of a domain now or later. */
+void dead_block_add(PyMemAllocatorDomain domain, const struct dead_block *dead);
 
 /* End the program if somebody wrote into one of the blocks that are held: the
- * next one in turn, or any of them. */
-void dead_blocks_check_next(void);
+ * next one of a domain in turn, or any of them. */
+void dead_blocks_check_next(PyMemAllocatorDomain domain);
 void dead_blocks_check_all(void);
 
 #endif /* !Py_INTERNAL_DEADBLOCKS_H */

@@ -35,7 +35,7 @@ def clean_environment(**variables):
 def run(*command, environment=None, **options):
     return subprocess.run([str(word) for word in command], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          errors="replace", timeout=300,
+                          errors="replace", timeout=60,
                           env=environment or clean_environment(), **options)
 
 

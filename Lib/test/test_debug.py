@@ -84,7 +84,7 @@ def test_dead_block_is_told(domain, size, second):
 def test_write_after_free_is_told(domain):
     text = Child("ours").fatal(code_for(
         "api.free(domain, p); api.write(p + 5, b'x')\n"
-        "for i in range(200): api.free(1, api.malloc(1, 9))", domain, 20), **HOOKS)
+        "for i in range(200): api.free(domain, api.malloc(domain, 9))", domain, 20), **HOOKS)
     assert text == (
         f"Debug memory block at address p=0x...: API '{LETTERS[domain]}'\n"
         "    20 bytes originally requested\n"

@@ -96,7 +96,7 @@ END_TEST
 
 START_TEST(a_full_pool_gives_the_block_that_is_freed_in_it)
 {
-    enum { N = 5000 };
+    enum { N = 20 * NUMBLOCKS(64) };
     static void *p[N];
     for (int i = 0; i < N; i++) {
         p[i] = PyObject_Malloc(64);

@@ -112,7 +112,7 @@ main(void)
     Py_ssize_t left = _Py_GetAllocatedBlocks() - before;
     /* Debug hooks hold a few freed blocks back. */
     CHECK(left == 0 || (strstr(_PyMem_GetCurrentAllocatorName(), "debug")
-                        && left <= 64));
+                        && left <= 128));
     PyMem_SetupDebugHooks();
     void *p = PyObject_Malloc(10);
     CHECK(p != NULL && is_filled(p, 10, 0xcd));

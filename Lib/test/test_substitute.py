@@ -1,0 +1,249 @@
+"""build/python and build/libpython3.11.so.1.0: a real CPython on our objects."""
+
+import re
+import shutil
+import sys
+
+import pytest
+
+from conftest import BUILD, clean_environment, run
+
+LIBRARY = BUILD / "libpython3.11.so.1.0"
+
+
+def test_symbols_come_from_our_objects(python):
+    """Static symbols of obmalloc.o are gone, ours are there."""
+    for product in (python, LIBRARY):
+        symbols = run("nm", product).stdout
+        assert "pymalloc_malloc_slowly" in symbols
+        assert "arena_map_root" not in symbols
+        assert "_PyObject_DebugDumpAddress" not in symbols
+    assert "arena_map_root" in run("nm", BUILD / "python-stock").stdout
+
+
+def test_exported_symbols_are_those_of_stock(python):
+    """Nothing that stock exports is lost, and nothing internal is added."""
+    def exported(path):
+        return {line.split()[-1] for line in
+                run("nm", "-D", "--defined-only", path).stdout.splitlines()}
+    ours, stock = exported(python), exported(BUILD / "python-stock")
+    assert stock - ours == set()
+    added = {name for name in ours - stock}
+    assert all(name.startswith(("_PyMem_", "_PyObject_")) for name in added), added
+
+
+def test_statistics_are_ours(python):
+    result = run(python, "-c", "import sys; sys._debugmallocstats()")
+    assert "# pool map leaves" in result.stderr
+    assert "free PyDictObjects * 48 bytes each" in result.stderr
+
+
+def test_allocated_blocks(python):
+    code = """
+import sys
+before = sys.getallocatedblocks()
+kept = [object() for _ in range(10000)] + [bytes(1000) for _ in range(1000)]
+grown = sys.getallocatedblocks() - before
+assert 11000 <= grown <= 11100, grown
+del kept
+assert abs(sys.getallocatedblocks() - before) < 100
+"""
+    assert run(python, "-c", code).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["malloc", "malloc_debug", "pymalloc",
+                                  "pymalloc_debug", "default", "debug",
+                                  "mimalloc", "mimalloc_debug"])
+def test_pythonmalloc(python, name):
+    if name.startswith("mimalloc"):
+        config = (BUILD / "pyconfig.h").read_text()
+        assert "#define WITH_MIMALLOC 1" in config
+    code = """
+import _testcapi, json
+print(_testcapi.pymem_getallocatorsname())
+kept = [json.loads('{"a": [1, 2.5, "x"]}') for _ in range(1000)]
+"""
+    result = run(python, "-c", code,
+                 environment=clean_environment(PYTHONMALLOC=name))
+    expected = {"default": "pymalloc", "debug": "pymalloc_debug"}
+    assert result.stdout.strip() == expected.get(name, name), result.stderr
+
+
+def test_unknown_pythonmalloc_is_cpythons_error(python):
+    for program in (python, BUILD / "python-stock"):
+        result = run(program, "-c", "pass",
+                     environment=clean_environment(PYTHONMALLOC="jemalloc"))
+        assert result.returncode != 0
+        assert result.stderr.startswith(
+            "Fatal Python error: preconfig_init_allocator: "
+            "PYTHONMALLOC: unknown allocator\n")
+
+
+def test_isolated_ignores_pythonmalloc(python):
+    result = run(python, "-I", "-c", "print('fine')",
+                 environment=clean_environment(PYTHONMALLOC="jemalloc"))
+    assert result.stdout == "fine\n"
+
+
+def test_dev_mode_uses_debug_hooks(python):
+    code = ("import _testcapi as t; "
+            "print(t.pymem_getallocatorsname())")
+    assert run(python, "-X", "dev", "-c", code).stdout == "pymalloc_debug\n"
+
+
+FAULTS = {
+    "pymem_buffer_overflow": "bad trailing pad byte",
+    "pymem_api_misuse": "bad ID: Allocated using API 'm', verified using API 'r'",
+    "pymem_malloc_without_gil": "called without holding the GIL",
+    "pyobject_malloc_without_gil": "called without holding the GIL",
+}
+
+
+@pytest.mark.parametrize("tracing", ["0", "5"])
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_faults_have_the_text_of_stock(python, fault, tracing, tmp_path):
+    """The whole of stderr, with CPython's traceback of the block."""
+    script = tmp_path / "fault.py"
+    script.write_text(f"import _testcapi\n_testcapi.{fault}()\n")
+    texts = []
+    for program in (python, BUILD / "python-stock"):
+        result = run(program, script, environment=clean_environment(
+            PYTHONMALLOC="debug", PYTHONTRACEMALLOC=tracing))
+        assert result.returncode == -6
+        texts.append(re.sub(r"0x[0-9a-f]{6,}", "0x...", result.stderr))
+    assert texts[0] == texts[1]
+    assert FAULTS[fault] in texts[0]
+
+
+def test_standard_library_runs(python, tmp_path):
+    """C extension modules, subprocesses, threads, compression, databases."""
+    code = """
+import ctypes, hashlib, json, sqlite3, ssl, subprocess, sys, threading, zlib
+assert ctypes.CDLL(None).strlen(b"four") == 4
+pointer = ctypes.pythonapi.PyMem_Malloc
+pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+free = ctypes.pythonapi.PyMem_Free
+free.argtypes = [ctypes.c_void_p]
+block = pointer(100)
+ctypes.memset(block, 1, 100)
+free(block)
+database = sqlite3.connect(":memory:")
+database.execute("create table t (x)")
+database.executemany("insert into t values (?)", [(i,) for i in range(1000)])
+assert database.execute("select sum(x) from t").fetchone() == (499500,)
+ssl.create_default_context()
+data = zlib.decompress(zlib.compress(json.dumps(list(range(9999))).encode()))
+assert hashlib.sha256(data).hexdigest()
+results = []
+threads = [threading.Thread(target=lambda: results.append(
+    sum(len(str(i)) for i in range(20000)))) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(set(results)) == 1
+child = subprocess.run([sys.executable, "-c", "print(6 * 7)"],
+                       capture_output=True, text=True)
+assert child.stdout == "42\\n"
+print("all of it")
+"""
+    result = run(python, "-c", code)
+    assert result.stdout == "all of it\n", result.stderr
+
+
+@pytest.mark.parametrize("tool", [["json.tool", "--help"], ["pydoc", "json"],
+                                  ["timeit", "-n1", "-r1", "pass"],
+                                  ["compileall", "--help"], ["sysconfig"]])
+def test_m_tools(python, tool):
+    result = run(python, "-m", *tool)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_venv(python, tmp_path):
+    """A virtual environment made from it runs on our objects, too."""
+    result = run(python, "-m", "venv", "--without-pip", tmp_path / "venv")
+    assert result.returncode == 0, result.stderr
+    result = run(tmp_path / "venv" / "bin" / "python", "-c",
+                 "import sys; sys._debugmallocstats(); print(sys.prefix)")
+    assert result.stdout.strip() == str(tmp_path / "venv")
+    assert "# pool map leaves" in result.stderr
+
+
+def test_a_program_that_embeds_python(python):
+    """gdb's own Python, through LD_LIBRARY_PATH."""
+    gdb = shutil.which("gdb", path="/usr/bin:/bin")
+    assert gdb, "gdb is missing (Debian: gdb)"
+    result = run(gdb, "-nx", "-batch", "-ex",
+                 "python import sys, json; json.loads('[1, 2]'); "
+                 "sys._debugmallocstats()",
+                 environment=clean_environment(LD_LIBRARY_PATH=str(BUILD)))
+    assert "# pool map leaves" in result.stdout + result.stderr, result.stderr
+    plain = run(gdb, "-nx", "-batch", "-ex",
+                "python import sys; sys._debugmallocstats()")
+    assert "# arena map mid nodes" in plain.stdout + plain.stderr
+
+
+def test_a_program_linked_with_libpython(python, tmp_path):
+    """Compiled against Debian's headers and library, run on ours."""
+    source = tmp_path / "embed.c"
+    source.write_text("""
+#include <Python.h>
+int main(void)
+{
+    Py_Initialize();
+    PyRun_SimpleString("import sys; sys._debugmallocstats()");
+    return Py_FinalizeEx();
+}
+""")
+    program = tmp_path / "embed"
+    result = run("cc", source, "-o", program, "-I/usr/include/python3.11",
+                 "-lpython3.11")
+    assert result.returncode == 0, result.stderr
+    result = run(program, environment=clean_environment(
+        LD_LIBRARY_PATH=str(BUILD)))
+    assert "# pool map leaves" in result.stderr
+    assert "# arena map mid nodes" in run(program).stderr
+
+
+def test_address_space_limit(python):
+    """A limit ends in MemoryError, and the program goes on."""
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+kept = []
+try:
+    while True:
+        kept.append([object() for _ in range(10000)])
+except MemoryError:
+    n = len(kept)
+    kept.clear()
+    print(n > 10, sum(range(1000)), len([str(i) for i in range(10000)]))
+"""
+    result = run(python, "-c", code)
+    assert result.stdout == "True 499500 10000\n", result.stderr
+
+
+def test_fork_in_the_middle(python):
+    code = """
+import os, threading
+stop = False
+def work():
+    while not stop:
+        [bytes(i) for i in range(600)]
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        [bytes(i) for i in range(2000)]
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+stop = True
+for thread in threads: thread.join()
+print("done")
+"""
+    assert run(python, "-c", code).stdout == "done\n"
+
+
+def test_versions_agree(python):
+    assert (run(python, "--version").stdout
+            == run(sys.executable, "--version").stdout)

@@ -1,0 +1,92 @@
+#!/bin/sh
+# The set-up of try.sh, then every test.
+#
+#   sh Tools/check.sh
+#
+# Prints a line for each part, and at the end one that counts them.
+
+set -eu
+case ${1-} in
+-h | --help)
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+?*)
+    echo "check.sh: unknown option $1" >&2
+    echo "usage: sh Tools/check.sh" >&2
+    exit 2
+    ;;
+esac
+. "$(dirname "$0")/setup.sh"
+
+multilib=
+case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
+need_packages $build_packages check python3-pytest python3-venv g++ gdb \
+    libpython3.11-testsuite valgrind clang $multilib
+build_default
+
+parts=0
+failed=
+# part NAME COMMAND...: run it, say how it went.
+part() {
+    name=$1
+    shift
+    started=$(date +%s)
+    log=$top/build/check-$(echo "$name" | tr -c 'a-zA-Z0-9\n' '-').log
+    parts=$((parts + 1))
+    if "$@" >"$log" 2>&1; then
+        result=ok
+    else
+        result=FAILED
+        failed="$failed, $name"
+        tail -n 60 "$log"
+    fi
+    printf '%-60s %s (%s s)\n' "$name" "$result" $(($(date +%s) - started))
+}
+
+# c_tests DIR OPTION...: configure in build/DIR, compile without a warning, run
+# the C tests.
+c_tests() {
+    directory=$top/build/$1
+    shift
+    configure_in "$directory" "$@"
+    make -s -j"$(nproc)" -C "$directory" clean
+    make -s -j"$(nproc)" -C "$directory" check >"$directory/make.log" 2>&1 || {
+        cat "$directory/make.log"
+        grep -h ':[FE]:' "$directory"/*.log
+        return 1
+    }
+    ! grep 'warning:' "$directory/make.log"
+}
+
+part "C tests: default" c_tests default
+part "C tests: classic geometry" c_tests classic \
+    --with-arena-bits=18 --with-pool-bits=12
+part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
+part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
+part "C tests: pystats, serial numbers, valgrind" c_tests extras \
+    --enable-pystats --with-valgrind CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
+part "C tests: clang, without mimalloc" c_tests clang \
+    CC=clang --without-mimalloc
+if [ -n "$multilib" ]; then
+    part "contract: 32-bit" "$top/Tools/contract-32bit.sh"
+fi
+part "contract: under Valgrind" valgrind -q --error-exitcode=1 --leak-check=full \
+    "$top/build/extras/contract"
+part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q Lib/test"
+tail -n 1 "$top/build/check-pytest.log"
+part "CPython's own tests, ours against stock" "$top/Tools/regrtest"
+tail -n 1 "$top/build/check-CPython-s-own-tests--ours-against-stock.log"
+for name in debug malloc malloc_debug; do
+    part "CPython's own tests, PYTHONMALLOC=$name" \
+        "$top/Tools/regrtest" --quick --malloc="$name"
+done
+part "make distcheck" make -s -C "$top/build" distcheck
+
+if [ -n "$failed" ]; then
+    printf 'failed: %s\n' "${failed#, }"
+    nfailed=$(printf '%s' "$failed" | tr -cd ',' | wc -c)
+    printf '%s passed, %s failed\n' $((parts - nfailed)) "$nfailed"
+    exit 1
+fi
+printf '%s passed, 0 failed\n' "$parts"
