@@ -1,0 +1,171 @@
+#!/usr/bin/python3
+"""Time allocators side by side on what Python programs ask for.
+
+    bench.py [--quick] [--rounds=N] [--json=FILE] [WORKLOAD...]
+
+Every round runs each workload once on each allocator, in a process of its own
+and in an order that changes, so that what else the machine does hits all of
+them alike.  Printed are medians: nanoseconds an operation, the ratio to
+CPython's own allocator (over 1 is faster), peak memory and page faults.
+"""
+
+import argparse
+import ctypes.util
+import json
+import os
+import subprocess
+import sys
+from math import exp, log
+from pathlib import Path
+from statistics import median
+
+TOP = Path(__file__).resolve().parent.parent.parent
+OURS, STOCK = "pymem", "CPython"
+
+# name: (workload of worker.c, its number, in --quick)
+WORKLOADS = {
+    "replace 1,000": ("replace", 1_000, True),
+    "replace 100,000": ("replace", 100_000, True),
+    "replace 2,000,000": ("replace", 2_000_000, False),
+    "batch 1,000": ("batch", 1_000, True),
+    "build 100,000": ("build", 100_000, True),
+    "build 3,000,000": ("build", 3_000_000, False),
+    "pairs": ("pairs", 1_000, True),
+    "grow to 100,000": ("grow", 100_000, True),
+    "large to 4,000": ("large", 4_000, True),
+}
+
+
+def find_library(*names):
+    """A shared library as the dynamic linker finds it, or None."""
+    for name in names:
+        for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib",
+                          "/usr/lib/aarch64-linux-gnu"):
+            path = Path(directory) / name
+            if path.exists():
+                return str(path)
+        found = ctypes.util.find_library(name.split(".so")[0][3:])
+        if found:
+            return found
+    return None
+
+
+def find_allocators(build):
+    """name: (library, prefix, preloaded library)"""
+    allocators = {OURS: (str(build / ".libs" / "libpymem.so"), "PyObject_",
+                         None)}
+    python = find_library("libpython3.11.so.1.0")
+    if python is None:
+        sys.exit("bench: libpython3.11.so.1.0 is missing (Debian: "
+                 "libpython3.11); ratios are to its allocator")
+    allocators[STOCK] = (python, "PyObject_", None)
+    allocators["glibc"] = ("-", "-", None)
+    for name, libraries in {
+            "mimalloc": ("libmimalloc.so.2", "libmimalloc.so.2.0"),
+            "jemalloc": ("libjemalloc.so.2",),
+            "tcmalloc": ("libtcmalloc_minimal.so.4",)}.items():
+        library = find_library(*libraries)
+        if library is not None:
+            allocators[name] = ("-", "-", library)
+    return allocators
+
+
+def run_worker(worker, allocator, workload, number):
+    library, prefix, preloaded = allocator
+    environment = {"PATH": os.environ.get("PATH", "")}
+    if preloaded:
+        environment["LD_PRELOAD"] = preloaded
+    result = subprocess.run([worker, library, prefix, workload, str(number)],
+                            env=environment, text=True,
+                            stdout=subprocess.PIPE)
+    if result.returncode != 0:
+        sys.exit(f"bench: {workload} {number} on {library} failed")
+    return json.loads(result.stdout)
+
+
+def progress(text):
+    """One line that changes, where a person looks on."""
+    if sys.stderr.isatty():
+        print(f"\r{text:72}\r", end="", file=sys.stderr, flush=True)
+
+
+def geometric_mean(values):
+    values = list(values)
+    return exp(sum(map(log, values)) / len(values))
+
+
+def measure(worker, allocators, workloads, rounds):
+    """{workload: {allocator: {figure: median}}}"""
+    samples = {name: {allocator: [] for allocator in allocators}
+               for name in workloads}
+    names = list(allocators)
+    for turn in range(rounds):
+        for number, name in enumerate(workloads):
+            progress(f"round {turn + 1} of {rounds}, workload {number + 1} of "
+                     f"{len(workloads)}: {name}")
+            start = (turn + number) % len(names)
+            for allocator in names[start:] + names[:start]:
+                samples[name][allocator].append(run_worker(
+                    worker, allocators[allocator], *WORKLOADS[name][:2]))
+    progress("")
+    return {name: {allocator: {figure: median(run[figure] for run in runs)
+                               for figure in ("ns", "rss_kib", "faults")}
+                   for allocator, runs in by_allocator.items()}
+            for name, by_allocator in samples.items()}
+
+
+def print_table(title, results, allocators, cell):
+    print(title)
+    print(f"{'':20}" + "".join(f"{name:>12}" for name in allocators))
+    for name, figures in results.items():
+        print(f"{name:20}" + "".join(
+            f"{cell(figures, allocator):>12}" for allocator in allocators))
+
+
+def report(results, allocators):
+    def ratio(figures, allocator, figure="ns"):
+        return figures[STOCK][figure] / figures[allocator][figure]
+
+    print_table("nanoseconds an operation", results, allocators,
+                lambda f, a: f"{f[a]['ns']:.2f}")
+    print_table(f"\nspeed, {STOCK}'s own = 1", results, allocators,
+                lambda f, a: f"{ratio(f, a):.2f}")
+    print(f"{'geometric mean':20}" + "".join(
+        f"{geometric_mean(ratio(f, a) for f in results.values()):12.2f}"
+        for a in allocators))
+    print_table("\npeak memory, MiB", results, allocators,
+                lambda f, a: f"{f[a]['rss_kib'] / 1024:.1f}")
+    print_table("\npage faults", results, allocators,
+                lambda f, a: f"{f[a]['faults']:,.0f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="bench.py", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true",
+                        help="small workloads, three rounds")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--build", type=Path, default=TOP / "build")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD",
+                        help=", ".join(WORKLOADS))
+    options = parser.parse_args()
+    unknown = [name for name in options.workloads if name not in WORKLOADS]
+    if unknown:
+        parser.error(f"unknown workload {unknown[0]!r}; there are: "
+                     + ", ".join(WORKLOADS))
+    workloads = options.workloads or [
+        name for name, (_, _, quick) in WORKLOADS.items()
+        if quick or not options.quick]
+    build = options.build.resolve()
+    allocators = find_allocators(build)
+    results = measure(build / "bench-worker", allocators, workloads,
+                      options.rounds or (3 if options.quick else 5))
+    report(results, list(allocators))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
