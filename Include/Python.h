@@ -18,6 +18,7 @@
 #include "pyport.h"
 #include "pymem.h"
 #include "objimpl.h"
+#include "object.h"
 #include "tracemalloc.h"
 #include "pystate.h"
 #include "pyerrors.h"

@@ -326,6 +326,8 @@ static struct PyModuleDef definition = {
     NULL, NULL, NULL, NULL,
 };
 
+PyMODINIT_FUNC INIT_OF(TESTPYMEM_MODULE)(void);
+
 PyMODINIT_FUNC
 INIT_OF(TESTPYMEM_MODULE)(void)
 {

@@ -19,9 +19,9 @@ use_debug_hooks(void)
 static void
 assert_all(const unsigned char *p, size_t n, unsigned char value)
 {
-    for (size_t i = 0; i < n; i++) {
-        ck_assert_msg(p[i] == value, "byte %zu is 0x%02x, not 0x%02x", i, p[i],
-                      value);
+    if (!is_filled(p, n, value)) {
+        ck_abort_msg("%zu bytes from %p are not all 0x%02x", n, (void *)p,
+                     value);
     }
 }
 
@@ -131,13 +131,9 @@ START_TEST(realloc_keeps_data_and_fills_the_rest)
         for (int to = 0; to < 11; to++) {
             size_t n = sizes[from], m = sizes[to];
             unsigned char *p = f->malloc(n);
-            for (size_t i = 0; i < n; i++) {
-                p[i] = (unsigned char)(i + 1);
-            }
+            fill_pattern(p, n, 1);
             p = f->realloc(p, m);
-            for (size_t i = 0; i < n && i < m; i++) {
-                ck_assert_uint_eq(p[i], (unsigned char)(i + 1));
-            }
+            ck_assert(has_pattern(p, n < m ? n : m, 1));
             if (m > n) {
                 assert_all(p + n, m - n, 0xcd);
             }
@@ -162,9 +158,7 @@ START_TEST(realloc_that_fails_puts_everything_back)
         PyMem_SetupDebugHooks();
         unsigned char *p = f->malloc(n);
         unsigned char image[512];
-        for (size_t i = 0; i < n; i++) {
-            p[i] = (unsigned char)(i * 3 + 1);
-        }
+        fill_pattern(p, n, 3);
         memcpy(image, p - 2 * S, n + EXTRA);
         ck_assert_ptr_null(f->realloc(p, 5000));
         ck_assert_mem_eq(image, p - 2 * S, n + EXTRA);

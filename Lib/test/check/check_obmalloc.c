@@ -43,9 +43,7 @@ START_TEST(calloc_zeroes_used_memory)
         f->free(dirty);
         unsigned char *p = f->calloc(sizes[i], 1);
         ck_assert_ptr_nonnull(p);
-        for (size_t k = 0; k < sizes[i]; k++) {
-            ck_assert_uint_eq(p[k], 0);
-        }
+        ck_assert(is_filled(p, sizes[i], 0));
         f->free(p);
     }
 }
@@ -93,16 +91,12 @@ START_TEST(realloc_keeps_what_fits)
     for (size_t i = 0; i < NSIZES; i++) {
         for (size_t k = 0; k < NSIZES; k++) {
             unsigned char *p = f->malloc(sizes[i]);
-            for (size_t n = 0; n < sizes[i]; n++) {
-                p[n] = (unsigned char)(n * 7 + i);
-            }
+            fill_pattern(p, sizes[i], (unsigned)i);
             p = f->realloc(p, sizes[k]);
             ck_assert_ptr_nonnull(p);
             ck_assert_uint_eq((uintptr_t)p % ALIGNMENT, 0);
             size_t kept = sizes[i] < sizes[k] ? sizes[i] : sizes[k];
-            for (size_t n = 0; n < kept; n++) {
-                ck_assert_uint_eq(p[n], (unsigned char)(n * 7 + i));
-            }
+            ck_assert(has_pattern(p, kept, (unsigned)i));
             f->free(p);
         }
     }

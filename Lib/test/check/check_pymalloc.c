@@ -71,9 +71,11 @@ START_TEST(blocks_of_a_pool_have_cpythons_addresses)
         unsigned n = (unsigned)((POOL_SIZE - POOL_OVERHEAD) / size);
         block *first = PyObject_Malloc(size);
         ck_assert_uint_eq((uintptr_t)first & POOL_SIZE_MASK, POOL_OVERHEAD);
-        for (unsigned i = 1; i < n; i++) {
-            ck_assert_ptr_eq(PyObject_Malloc(size), first + i * size);
+        unsigned in_order = 1;
+        while (in_order < n && PyObject_Malloc(size) == first + in_order * size) {
+            in_order++;
         }
+        ck_assert_uint_eq(in_order, n);
         block *other = PyObject_Malloc(size);
         ck_assert_ptr_ne(pool_of(other), pool_of(first));
         ck_assert_uint_eq(pool_count_blocks(pool_of(first)), n);
@@ -101,7 +103,7 @@ START_TEST(a_full_pool_gives_the_block_that_is_freed_in_it)
     for (int i = 0; i < N; i++) {
         p[i] = PyObject_Malloc(64);
     }
-    for (int i = 0; i < N; i += 7) {
+    for (int i = 0; i < N; i += 70) {
         poolp pool = pool_of(p[i]);
         unsigned before = pool_count_blocks(pool);
         PyObject_Free(p[i]);
@@ -183,9 +185,7 @@ START_TEST(realloc_across_the_threshold_moves_between_domains)
     ck_assert_uint_eq(raw.ncalls, 1);
     ck_assert_int_eq(raw.calls[0].what, 'm');
     ck_assert_uint_eq(raw.calls[0].size, 1000);
-    for (int i = 0; i < 500; i++) {
-        ck_assert_int_eq(p[i], 'x');
-    }
+    ck_assert(is_filled(p, 500, 'x'));
     p = PyObject_Realloc(p, 100);           /* a raw block stays one */
     ck_assert_ptr_null(pool_of(p));
     ck_assert_int_eq(raw.calls[1].what, 'r');
@@ -206,9 +206,7 @@ START_TEST(realloc_that_fails_keeps_the_block)
     ck_assert_ptr_null(PyObject_Realloc(p, 1000));
     ck_assert_ptr_null(PyObject_Realloc(p, 0));
     ck_assert_ptr_nonnull(pool_of(p));
-    for (int i = 0; i < 300; i++) {
-        ck_assert_int_eq(p[i], 'x');
-    }
+    ck_assert(is_filled(p, 300, 'x'));
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), before);
     recorder_remove(&raw);
 }
@@ -249,8 +247,8 @@ slot_fill(struct slot *slot)
 static void
 slot_check(const struct slot *slot, size_t size)
 {
-    for (size_t i = 0; i < size; i++) {
-        ck_assert_uint_eq(slot->ptr[i], slot->fill);
+    if (!is_filled(slot->ptr, size, slot->fill)) {
+        ck_abort_msg("a block of %zu bytes has changed", slot->size);
     }
 }
 
@@ -287,8 +285,9 @@ slot_step(struct slot *slot)
         slot_check(slot, size < slot->size ? size : slot->size);
         slot->size = size;
     }
-    ck_assert_ptr_nonnull(slot->ptr);
-    ck_assert_uint_eq((uintptr_t)slot->ptr % ALIGNMENT, 0);
+    if (slot->ptr == NULL || (uintptr_t)slot->ptr % ALIGNMENT != 0) {
+        ck_abort_msg("%zu bytes at %p", size, (void *)slot->ptr);
+    }
     slot_fill(slot);
 }
 

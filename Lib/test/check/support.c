@@ -186,6 +186,37 @@ run_child(void (*function)(void *), void *arg)
     return child;
 }
 
+int
+is_filled(const void *ptr, size_t n, unsigned char value)
+{
+    const unsigned char *p = ptr;
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] != value) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+void
+fill_pattern(void *ptr, size_t n, unsigned seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        ((unsigned char *)ptr)[i] = (unsigned char)(i * 7 + seed);
+    }
+}
+
+int
+has_pattern(const void *ptr, size_t n, unsigned seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (((const unsigned char *)ptr)[i] != (unsigned char)(i * 7 + seed)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 unsigned
 random_below(unsigned n)
 {

@@ -67,6 +67,14 @@ struct child run_child(void (*function)(void *), void *arg);
                       "no \"%s\" in:\n%s", (expected), (child).text);       \
     } while (0)
 
+/* Are n bytes all of one value?  One assertion for all of them: each one that
+ * Check makes costs a system call. */
+int is_filled(const void *ptr, size_t n, unsigned char value);
+
+/* A pattern that tells where a byte was, and whether n bytes still have it. */
+void fill_pattern(void *ptr, size_t n, unsigned seed);
+int has_pattern(const void *ptr, size_t n, unsigned seed);
+
 /* A pseudo-random number below n, the same sequence each time. */
 unsigned random_below(unsigned n);
 
