@@ -26,6 +26,7 @@
 #include "pycore_compiler.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
+#include "pycore_valgrind.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -97,14 +98,20 @@ is_own_allocator(const PyMemAllocatorEx *alloc)
     return alloc->free == _PyMem_RawFree;
 }
 
+/* Valgrind finds what is written to after free, if it sees the free. */
+static int
+can_be_held(const struct dead_block *dead)
+{
+    return dead->size <= HELD_SIZE_MAX && is_own_allocator(&dead->alloc)
+        && !running_on_valgrind();
+}
+
 void
 dead_block_add(PyMemAllocatorDomain domain, const struct dead_block *dead)
 {
     struct ring *ring = &rings[domain];
     struct dead_block oldest = *dead;
-    if (dead->size <= HELD_SIZE_MAX && is_own_allocator(&dead->alloc)
-        && try_lock(ring))
-    {
+    if (can_be_held(dead) && try_lock(ring)) {
         struct dead_block *place = &ring->held[ring->next_in++ % HELD_BLOCKS];
         oldest = *place;
         *place = *dead;

@@ -22,6 +22,7 @@
 #include "pycore_pymalloc.h"
 #include "pycore_arenas.h"
 #include "pycore_host.h"
+#include "pycore_valgrind.h"
 #include "cpython/pymem.h"
 #include "cpython/objimpl.h"
 
@@ -50,28 +51,6 @@ static const uint16_t blocks_in_pool[NB_SMALL_SIZE_CLASSES] = {
 };
 
 Py_ssize_t raw_allocated_blocks;
-
-#ifdef WITH_VALGRIND
-#include <valgrind/valgrind.h>
-
-/* Under Valgrind no pool is ever made, so that every block comes from malloc,
- * which Valgrind watches. */
-static int
-pymalloc_is_off(void)
-{
-    static int running = -1;
-    if (running < 0) {
-        running = RUNNING_ON_VALGRIND != 0;
-    }
-    return running;
-}
-#else
-static int
-pymalloc_is_off(void)
-{
-    return 0;
-}
-#endif
 
 /* What must hold for a pool that is used or full. */
 #ifdef Py_DEBUG
@@ -299,7 +278,8 @@ pool_new(unsigned szidx)
 
 /* The pool that malloc looked at has no free block: cut more from it, go on
  * to the next one in its class, or get another from an arena.  NULL when the
- * arena allocator has no more. */
+ * arena allocator has no more.  Under Valgrind no pool is ever made, so that
+ * every block comes from malloc. */
 static void *
 take_block_from_other_pool(size_t nbytes)
 {
@@ -308,7 +288,7 @@ take_block_from_other_pool(size_t nbytes)
     for (;;) {
         poolp pool = ring->next;
         if (pool == ring
-            && (pymalloc_is_off() || (pool = pool_new(szidx)) == NULL))
+            && (running_on_valgrind() || (pool = pool_new(szidx)) == NULL))
         {
             return NULL;
         }

@@ -1,0 +1,16 @@
+/* Is this program watched by Valgrind?  It knows more of blocks than we do, if
+ * each comes from malloc and goes back at once (--with-valgrind). */
+
+#ifndef Py_INTERNAL_VALGRIND_H
+#define Py_INTERNAL_VALGRIND_H
+
+#include "pyport.h"
+
+#ifdef WITH_VALGRIND
+#  include <valgrind/valgrind.h>
+#  define running_on_valgrind() (RUNNING_ON_VALGRIND != 0)
+#else
+#  define running_on_valgrind() 0
+#endif
+
+#endif /* !Py_INTERNAL_VALGRIND_H */
