@@ -11,8 +11,9 @@
  * An arena whose pools are all in use is in no ring.
  *
  * Giving an arena back and buying it again costs a page fault for each of its
- * pages, a hundred times more than all the bookkeeping here, so some empty
- * arenas are kept: see arenas_to_keep().
+ * pages, a hundred times more than all the bookkeeping here.  So some empty
+ * arenas are kept, and more are held for a moment: see arenas_to_keep() and
+ * arenas_hold_goes_on().
  *
  * Owns arena objects and the pool map's leaves.  Calls the arena allocator
  * and virtualmem.c. */
@@ -20,10 +21,19 @@
 #include "pycore_arenas.h"
 #include "pycore_virtualmem.h"
 
-/* Empty arenas kept beside one for every eight in use.  16 MiB: what a program
- * of the size of a compiler pass builds up and drops again and again. */
-#define KEPT_ARENAS_MIN ((size_t)16 << 20 >> ARENA_BITS)
+#define MIB_TO_ARENAS(n) ((size_t)(n) << 20 >> ARENA_BITS)
+
+/* Empty arenas that stay: 16 MiB, what a program of the size of a compiler pass
+ * builds up and drops again and again, and one for every eight in use. */
+#define KEPT_ARENAS_MIN MIB_TO_ARENAS(16)
 #define KEPT_ARENAS_SHARE 8
+
+/* Up to 256 MiB more are held for a while, in case the next peak comes soon. */
+#define HELD_ARENAS_MAX MIB_TO_ARENAS(256)
+#define HELD_MILLISECONDS 200
+
+/* A heap of this many arenas will fill the next one, too. */
+#define POPULATED_FROM MIB_TO_ARENAS(32)
 
 poolp pool_map[POOL_MAP_LEAVES];
 struct arena_counts arena_counts;
@@ -32,6 +42,9 @@ static struct arena_object *usable_arenas[MAX_POOLS_IN_ARENA + 1];
 static uint64_t usable_mask;        /* bit n-1: usable_arenas[n] is not empty */
 static struct arena_object *empty_arenas;
 static size_t nempty_arenas;
+int arenas_are_held;                /* more are empty than are to be kept */
+static uint64_t hold_ends;          /* in milliseconds: see arenas_tick() */
+static size_t least_empty_arenas;   /* since the hold began */
 static struct arena_object *unused_objects;
 
 /* Arena objects are cut from chunks that stay for ever. */
@@ -172,31 +185,6 @@ arena_set_memory(struct arena_object *arena, void *memory)
     return 0;
 }
 
-static COLD struct arena_object *
-arena_buy(void)
-{
-    struct arena_object *arena = arena_object_new();
-    if (arena == NULL) {
-        return NULL;
-    }
-    void *memory = _PyObject_Arena.alloc(_PyObject_Arena.ctx, ARENA_SIZE);
-    if (memory != NULL && arena_set_memory(arena, memory) < 0) {
-        _PyObject_Arena.free(_PyObject_Arena.ctx, memory, ARENA_SIZE);
-        memory = NULL;
-    }
-    if (memory == NULL) {
-        arena_link(&unused_objects, arena);
-        return NULL;
-    }
-    arena_file(arena);
-    arena_counts.ntimes_allocated++;
-    arena_counts.ncurrent++;
-    if (arena_counts.ncurrent > arena_counts.nhighwater) {
-        arena_counts.nhighwater = arena_counts.ncurrent;
-    }
-    return arena;
-}
-
 /* Give an empty arena back. */
 static COLD void
 arena_return(struct arena_object *arena)
@@ -216,25 +204,121 @@ arenas_in_use(void)
     return arena_counts.ncurrent - nempty_arenas;
 }
 
+static int
+is_default_allocator(void)
+{
+    return _PyObject_Arena.alloc == _PyMem_ArenaAlloc;
+}
+
 /* How many empty arenas may stay.  An arena allocator that somebody installed
  * sees CPython's rule: an empty arena goes back at once, unless it is the only
  * one with a free pool. */
 static size_t
 arenas_to_keep(void)
 {
-    if (_PyObject_Arena.alloc != _PyMem_ArenaAlloc) {
+    if (!is_default_allocator()) {
         return usable_mask == 0 ? 1 : 0;
     }
     return KEPT_ARENAS_MIN + arenas_in_use() / KEPT_ARENAS_SHARE;
+}
+
+static void
+hold_begin(void)
+{
+    arenas_are_held = 1;
+    hold_ends = virtual_clock() + HELD_MILLISECONDS;
+    least_empty_arenas = nempty_arenas;
 }
 
 void
 arenas_return_surplus(void)
 {
     size_t keep = arenas_to_keep();
-    while (nempty_arenas > keep) {
+    size_t most = keep + (is_default_allocator() ? HELD_ARENAS_MAX : 0);
+    while (nempty_arenas > most) {
         arena_return(empty_arenas);
     }
+    if (nempty_arenas > keep && !arenas_are_held) {
+        hold_begin();
+    }
+}
+
+/* Give back every empty arena, and the memory of every free pool of the others
+ * where the arenas are the system's.  Returns the number of bytes. */
+static int
+arena_purge_pools(const struct arena_object *arena, void *arg)
+{
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        if (arena->freepools >> i & 1) {
+            virtual_purge((void *)(arena->pool_address + i * POOL_SIZE),
+                          POOL_SIZE);
+            *(size_t *)arg += POOL_SIZE;
+        }
+    }
+    return 0;
+}
+
+size_t
+arenas_trim(void)
+{
+    size_t nbytes = 0;
+    while (empty_arenas != NULL) {
+        arena_return(empty_arenas);
+        nbytes += ARENA_SIZE;
+    }
+    if (is_default_allocator()) {
+        arenas_visit(arena_purge_pools, &nbytes);
+    }
+    return nbytes;
+}
+
+/* At the end of each hold those arenas go back that were not needed in all of
+ * it, some at a time, and what is left is held anew. */
+void
+arenas_hold_goes_on(void)
+{
+    enum { AT_A_TIME = 16 };
+    if (virtual_clock() < hold_ends) {
+        return;
+    }
+    size_t keep = arenas_to_keep();
+    for (int i = 0; i < AT_A_TIME; i++) {
+        if (least_empty_arenas <= keep || nempty_arenas <= keep) {
+            arenas_are_held = 0;
+            arenas_return_surplus();
+            return;
+        }
+        arena_return(empty_arenas);
+        least_empty_arenas--;
+    }
+}
+
+static COLD struct arena_object *
+arena_buy(void)
+{
+    struct arena_object *arena = arena_object_new();
+    if (arena == NULL) {
+        return NULL;
+    }
+    void *memory = _PyObject_Arena.alloc(_PyObject_Arena.ctx, ARENA_SIZE);
+    if (memory != NULL && arena_set_memory(arena, memory) < 0) {
+        _PyObject_Arena.free(_PyObject_Arena.ctx, memory, ARENA_SIZE);
+        memory = NULL;
+    }
+    if (memory == NULL) {
+        arena_link(&unused_objects, arena);
+        return NULL;
+    }
+    if (arena_counts.ncurrent >= POPULATED_FROM && is_default_allocator()) {
+        virtual_populate(memory, ARENA_SIZE);
+    }
+    arena_file(arena);
+    arena_counts.ntimes_allocated++;
+    arena_counts.ncurrent++;
+    if (arena_counts.ncurrent > arena_counts.nhighwater) {
+        arena_counts.nhighwater = arena_counts.ncurrent;
+    }
+    return arena;
 }
 
 /* Pools. */
@@ -265,6 +349,9 @@ arenas_take_pool(void)
         return NULL;
     }
     arena_unfile(arena);
+    if (nempty_arenas < least_empty_arenas) {
+        least_empty_arenas = nempty_arenas;
+    }
     unsigned i = lowest_bit(arena->freepools);
     arena->freepools &= arena->freepools - 1;
     arena->nfreepools--;

@@ -240,6 +240,18 @@ PyObject_Free(void *ptr)
     allocator_free(OBJ, ptr);
 }
 
+/* Memory that no block is in. */
+
+size_t
+PyMem_Trim(void)
+{
+    size_t nbytes = 0;
+#ifdef WITH_PYMALLOC
+    nbytes = pymalloc_trim();
+#endif
+    return nbytes + _PyMem_RawTrim();
+}
+
 /* Strings. */
 
 wchar_t *

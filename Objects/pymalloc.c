@@ -173,6 +173,13 @@ pools_release_kept(void)
     }
 }
 
+size_t
+pymalloc_trim(void)
+{
+    pools_release_kept();
+    return arenas_trim();
+}
+
 /* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
  * pools that came into use again too, which malloc does not notice. */
 static int
@@ -206,6 +213,7 @@ arena_release_kept(struct arena_object *arena)
 static void
 pool_became_empty(poolp pool)
 {
+    arenas_tick();
     struct pool_header *header = pool_header_of(pool);
     struct arena_object *arena = header->arena;
     if (pool->next != pool->prev) {
@@ -324,6 +332,7 @@ counted(void *raw_block)
 NOINLINE void *
 pymalloc_malloc_slowly(size_t nbytes)
 {
+    arenas_tick();
     if (is_small(nbytes)) {
         void *ptr = take_block_from_other_pool(nbytes);
         if (ptr != NULL) {

@@ -6,6 +6,9 @@
 #include "pycore_pymem.h"
 
 #include <stdlib.h>
+#ifdef __GLIBC__
+#  include <malloc.h>
+#endif
 
 void *
 _PyMem_RawMalloc(void *ctx, size_t size)
@@ -33,6 +36,16 @@ _PyMem_RawFree(void *ctx, void *ptr)
 {
     (void)ctx;
     free(ptr);
+}
+
+/* The number of bytes is not known: malloc does not tell. */
+size_t
+_PyMem_RawTrim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+    return 0;
 }
 
 #ifdef WITH_MIMALLOC

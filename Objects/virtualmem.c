@@ -13,6 +13,11 @@
 #if defined(__unix__) || defined(__APPLE__)
 
 #include <sys/mman.h>
+#include <time.h>
+
+#ifndef CLOCK_MONOTONIC_COARSE
+#  define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
+#endif
 
 #ifndef MAP_ANONYMOUS
 #  define MAP_ANONYMOUS MAP_ANON
@@ -36,6 +41,36 @@ void
 virtual_free(void *ptr, size_t size)
 {
     munmap(ptr, size);
+}
+
+/* One call instead of a page fault for each page.  A system that can't simply
+ * takes the faults. */
+void
+virtual_populate(void *ptr, size_t size)
+{
+#ifdef MADV_POPULATE_WRITE
+    static int refused;
+    if (!refused) {
+        refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0;
+    }
+#else
+    (void)ptr;
+    (void)size;
+#endif
+}
+
+void
+virtual_purge(void *ptr, size_t size)
+{
+    madvise(ptr, size, MADV_DONTNEED);
+}
+
+uint64_t
+virtual_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 int
@@ -83,6 +118,7 @@ virtual_alloc(size_t size, size_t alignment)
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 void *
 virtual_alloc(size_t size, size_t alignment)
@@ -99,6 +135,25 @@ virtual_free(void *ptr, size_t size)
 {
     (void)size;
     free(ptr);
+}
+
+void
+virtual_populate(void *ptr, size_t size)
+{
+    (void)ptr;
+    (void)size;
+}
+
+void
+virtual_purge(void *ptr, size_t size)
+{
+    memset(ptr, 0, size);
+}
+
+uint64_t
+virtual_clock(void)
+{
+    return (uint64_t)time(NULL) * 1000;
 }
 
 int

@@ -77,6 +77,11 @@ PyAPI_FUNC(void) PyMem_SetAllocator(PyMemAllocatorDomain domain,
  * PyMem_SetAllocator().  Since 3.4. */
 PyAPI_FUNC(void) PyMem_SetupDebugHooks(void);
 
+/* Give back to the system, now, all memory that no block is in: empty arenas, the
+ * pages of free pools, and what malloc holds.  Returns the number of bytes that
+ * pymalloc gave back.  Ours: CPython has no such function.  With the GIL held. */
+PyAPI_FUNC(size_t) PyMem_Trim(void);
+
 /* Parse a value of PYTHONMALLOC.  NULL, "" and "default" are DEFAULT.
  * 0, or -1 for an unknown name (*allocator is untouched then). */
 PyAPI_FUNC(int) _PyMem_GetAllocatorName(const char *name,

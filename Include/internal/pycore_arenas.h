@@ -43,6 +43,21 @@ void arena_release_pool(poolp pool);
 /* Give back the empty arenas that are more than may stay. */
 void arenas_return_surplus(void);
 
+/* Give back all that no block is in; the number of bytes. */
+size_t arenas_trim(void);
+
+/* Time passes: to be called now and then, where it does not matter that it
+ * takes a few nanoseconds while arenas are held. */
+INTERNAL_DATA(int) arenas_are_held;
+void arenas_hold_goes_on(void);
+static inline void
+arenas_tick(void)
+{
+    if (UNLIKELY(arenas_are_held)) {
+        arenas_hold_goes_on();
+    }
+}
+
 /* Is this the only arena that has a pool in use? */
 int arena_is_last_in_use(const struct arena_object *arena);
 

@@ -161,6 +161,9 @@ void *_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize);
 void *_PyObject_Realloc(void *ctx, void *ptr, size_t nbytes);
 void _PyObject_Free(void *ctx, void *ptr);
 
+/* Give back all memory that no block is in; the number of bytes. */
+size_t pymalloc_trim(void);
+
 /* Blocks that were asked of pymalloc and live in the raw domain. */
 INTERNAL_DATA(Py_ssize_t) raw_allocated_blocks;
 

@@ -17,6 +17,7 @@ void *_PyMem_RawMalloc(void *ctx, size_t size);
 void *_PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize);
 void *_PyMem_RawRealloc(void *ctx, void *ptr, size_t size);
 void _PyMem_RawFree(void *ctx, void *ptr);
+size_t _PyMem_RawTrim(void);     /* malloc_trim(), where there is one */
 #define MALLOC_ALLOC \
     {NULL, _PyMem_RawMalloc, _PyMem_RawCalloc, _PyMem_RawRealloc, _PyMem_RawFree}
 

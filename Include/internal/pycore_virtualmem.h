@@ -11,6 +11,15 @@
 void *virtual_alloc(size_t size, size_t alignment);
 void virtual_free(void *ptr, size_t size);
 
+/* Have memory that will all be written to soon put in place at once. */
+void virtual_populate(void *ptr, size_t size);
+
+/* Forget the contents: memory that is touched again is zeroed. */
+void virtual_purge(void *ptr, size_t size);
+
+/* Milliseconds since some moment; cheap, and exact to a few of them. */
+uint64_t virtual_clock(void);
+
 /* Can a byte be read there?  For diagnostics. */
 int virtual_is_mapped(const void *ptr);
 

@@ -28,8 +28,9 @@ def test_exported_symbols_are_those_of_stock(python):
                 run("nm", "-D", "--defined-only", path).stdout.splitlines()}
     ours, stock = exported(python), exported(BUILD / "python-stock")
     assert stock - ours == set()
-    added = {name for name in ours - stock}
-    assert all(name.startswith(("_PyMem_", "_PyObject_")) for name in added), added
+    added = ours - stock
+    assert all(name.startswith(("_PyMem_", "_PyObject_", "PyMem_Trim"))
+               for name in added), added
 
 
 def test_statistics_are_ours(python):
@@ -202,6 +203,49 @@ int main(void)
         LD_LIBRARY_PATH=str(BUILD)))
     assert "# pool map leaves" in result.stderr
     assert "# arena map mid nodes" in run(program).stderr
+
+
+def resident(code):
+    return f"""
+import ctypes, time
+trim = ctypes.pythonapi.PyMem_Trim
+trim.restype = ctypes.c_size_t
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+start = resident()
+{code}
+"""
+
+
+def test_memory_of_a_peak_goes_back(python):
+    """While the program goes on, within a second."""
+    result = run(python, "-c", resident("""
+kept = [(i, float(i)) for i in range(6_000_000)]
+peak = resident() - start
+assert peak > 500 << 20, peak
+del kept
+begin = time.monotonic()
+while time.monotonic() < begin + 1:
+    [object() for i in range(1000)]
+left = resident() - start
+print(left < peak * 0.05, left, peak)
+"""))
+    assert result.stdout.startswith("True"), result
+
+
+def test_trim_gives_back_at_once(python):
+    result = run(python, "-c", resident("""
+kept = [(i, float(i)) for i in range(1_000_000)]
+peak = resident() - start
+del kept
+given = trim()
+left = resident() - start
+assert given > peak * 0.8, (given, peak)
+print(left < peak * 0.05, left, peak)
+kept = [(i, float(i)) for i in range(1000)]
+"""))
+    assert result.stdout.startswith("True"), result
 
 
 def test_address_space_limit(python):

@@ -3,6 +3,7 @@
 #include "support.h"
 #include "pycore_arenas.h"
 #include "pycore_pymem.h"
+#include "pycore_virtualmem.h"
 
 #include <sys/mman.h>
 
@@ -76,20 +77,83 @@ START_TEST(kept_pools_hold_no_arena)
 }
 END_TEST
 
-START_TEST(a_default_arena_allocator_keeps_a_few_arenas)
+static void
+peak(size_t n)
 {
-    for (int i = 0; i < MANY; i++) {
-        blocks[i] = PyObject_Malloc(512);
+    for (nblocks = 0; nblocks < n; nblocks++) {
+        blocks[nblocks] = PyObject_Malloc(512);
     }
-    nblocks = MANY;
-    ck_assert_uint_ge(arena_counts.ncurrent, MANY * 512 / ARENA_SIZE);
     free_blocks();
-    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)17 << 20);
+}
+
+START_TEST(a_peak_that_comes_again_finds_its_arenas)
+{
+    peak(100000);
     size_t bought = arena_counts.ntimes_allocated;
-    for (int i = 0; i < 1000; i++) {
-        blocks[i] = PyObject_Malloc(512);
-    }
+    ck_assert_uint_ge(bought, 100000 * 512 / ARENA_SIZE);
+    peak(100000);
     ck_assert_uint_eq(arena_counts.ntimes_allocated, bought);
+}
+END_TEST
+
+START_TEST(a_peak_that_does_not_goes_back_within_a_second)
+{
+    peak(100000);
+    uint64_t end = virtual_clock() + 900;
+    while (virtual_clock() < end) {
+        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
+    }
+    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)17 << 20);
+    ck_assert_uint_ge(arena_counts.ncurrent * ARENA_SIZE, (size_t)15 << 20);
+    ck_assert_int_eq(arenas_are_held, 0);
+    size_t bought = arena_counts.ntimes_allocated;
+    peak(10000);
+    ck_assert_uint_eq(arena_counts.ntimes_allocated, bought);
+}
+END_TEST
+
+START_TEST(no_more_than_256_mib_are_held)
+{
+    enum { N = 800000 };
+    static void *many[N];
+    for (int i = 0; i < N; i++) {
+        many[i] = PyObject_Malloc(512);
+    }
+    ck_assert_uint_gt(arena_counts.ncurrent * ARENA_SIZE, (size_t)390 << 20);
+    for (int i = 0; i < N; i++) {
+        PyObject_Free(many[i]);
+    }
+    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)273 << 20);
+}
+END_TEST
+
+START_TEST(trim_returns_all_that_no_block_is_in)
+{
+    block *first = PyObject_Malloc(512);
+    memset(first, 'x', 512);
+    peak(50000);
+    size_t current = arena_counts.ncurrent;
+    size_t trimmed = PyMem_Trim();
+    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+    ck_assert_uint_eq(trimmed, (current - 1) * ARENA_SIZE
+                               + (MAX_POOLS_IN_ARENA - 1) * POOL_SIZE);
+    ck_assert(is_filled(first, 512, 'x'));
+    PyObject_Free(first);
+    ck_assert_uint_eq(PyMem_Trim(), ARENA_SIZE);
+    ck_assert_uint_eq(arena_counts.ncurrent, 0);
+    peak(100);
+    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+}
+END_TEST
+
+START_TEST(trim_leaves_the_memory_of_others_alone)
+{
+    arena_source_install(&source);
+    void *p = PyObject_Malloc(512);
+    ck_assert_uint_eq(PyMem_Trim(), 0);
+    PyObject_Free(p);
+    ck_assert_uint_eq(PyMem_Trim(), ARENA_SIZE);
+    ck_assert_uint_eq(source.nlive, 0);
 }
 END_TEST
 
@@ -310,7 +374,11 @@ main(void)
     tcase_add_test(tc, an_installed_allocator_is_asked_for_arenas_of_one_size);
     tcase_add_test(tc, an_installed_allocator_gets_all_arenas_back_but_one);
     tcase_add_test(tc, kept_pools_hold_no_arena);
-    tcase_add_test(tc, a_default_arena_allocator_keeps_a_few_arenas);
+    tcase_add_test(tc, a_peak_that_comes_again_finds_its_arenas);
+    tcase_add_test(tc, a_peak_that_does_not_goes_back_within_a_second);
+    tcase_add_test(tc, no_more_than_256_mib_are_held);
+    tcase_add_test(tc, trim_returns_all_that_no_block_is_in);
+    tcase_add_test(tc, trim_leaves_the_memory_of_others_alone);
     tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);
     tcase_add_loop_test(tc, unaligned_arenas_lose_a_pool_and_nothing_else, 0, 6);
     tcase_add_test(tc, addresses_beside_an_arena_are_not_its_blocks);
