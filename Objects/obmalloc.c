@@ -21,6 +21,7 @@
 #include "objimpl.h"
 #include "pymem.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <wchar.h>
 
@@ -111,11 +112,14 @@ static inline void *
 allocator_malloc(const PyMemAllocatorEx *alloc, size_t size)
 {
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->malloc == _PyObject_Malloc)
-        && LIKELY(size - 1 < SMALL_REQUEST_THRESHOLD))
-    {
-        void *ptr = pymalloc_take_block(size);
-        return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_slowly(size);
+    if (LIKELY(alloc->malloc == _PyObject_Malloc)) {
+        if (LIKELY(size - 1 < SMALL_REQUEST_THRESHOLD)) {
+            void *ptr = pymalloc_take_block(size);
+            if (LIKELY(ptr != NULL)) {
+                return ptr;
+            }
+        }
+        return pymalloc_malloc_slowly(size);
     }
 #endif
     if (size > (size_t)PY_SSIZE_T_MAX) {
@@ -136,6 +140,13 @@ allocator_calloc(const PyMemAllocatorEx *alloc, size_t nelem, size_t elsize)
 static inline void *
 allocator_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t new_size)
 {
+#ifdef WITH_PYMALLOC
+    if (LIKELY(alloc->realloc == _PyObject_Realloc)
+        && ptr != NULL && pool_of(ptr) == NULL)
+    {
+        return PyMem_RawRealloc(ptr, new_size);
+    }
+#endif
     if (new_size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
     }
@@ -146,20 +157,27 @@ static inline void
 allocator_free(const PyMemAllocatorEx *alloc, void *ptr)
 {
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->free == _PyObject_Free) && LIKELY(pymalloc_free(ptr))) {
+    if (LIKELY(alloc->free == _PyObject_Free)) {
+        if (UNLIKELY(!pymalloc_free(ptr))) {
+            pymalloc_free_in_raw_domain(ptr);
+        }
         return;
     }
 #endif
     alloc->free(alloc->ctx, ptr);
 }
 
-/* The raw domain. */
+/* The raw domain.  Where nobody hooked it there is nothing between a request
+ * and the C library. */
 
 void *
 PyMem_RawMalloc(size_t size)
 {
     if (size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
+    }
+    if (LIKELY(RAW->malloc == _PyMem_RawMalloc)) {
+        return malloc(size != 0 ? size : 1);
     }
     return RAW->malloc(RAW->ctx, size);
 }
@@ -173,13 +191,24 @@ PyMem_RawCalloc(size_t nelem, size_t elsize)
 void *
 PyMem_RawRealloc(void *ptr, size_t new_size)
 {
-    return allocator_realloc(RAW, ptr, new_size);
+    if (new_size > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    if (LIKELY(RAW->realloc == _PyMem_RawRealloc)) {
+        return realloc(ptr, new_size != 0 ? new_size : 1);
+    }
+    return RAW->realloc(RAW->ctx, ptr, new_size);
 }
 
 void
 PyMem_RawFree(void *ptr)
 {
-    RAW->free(RAW->ctx, ptr);
+    if (LIKELY(RAW->free == _PyMem_RawFree)) {
+        free(ptr);
+    }
+    else {
+        RAW->free(RAW->ctx, ptr);
+    }
 }
 
 /* The mem domain. */

@@ -369,15 +369,22 @@ _PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
     return counted(PyMem_RawCalloc(nelem, elsize));
 }
 
+NOINLINE void
+pymalloc_free_in_raw_domain(void *ptr)
+{
+    if (ptr != NULL) {
+        raw_allocated_blocks--;
+        PyMem_RawFree(ptr);
+    }
+}
+
 void
 _PyObject_Free(void *ctx, void *ptr)
 {
     (void)ctx;
-    if (LIKELY(pymalloc_free(ptr)) || ptr == NULL) {
-        return;
+    if (UNLIKELY(!pymalloc_free(ptr))) {
+        pymalloc_free_in_raw_domain(ptr);
     }
-    PyMem_RawFree(ptr);
-    raw_allocated_blocks--;
 }
 
 /* A block may stay where it is when it is large enough and at least three

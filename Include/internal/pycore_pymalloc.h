@@ -120,6 +120,7 @@ pool_count_blocks(const struct pool *pool)
 
 /* Out of line, where the common case ends: pymalloc.c. */
 void *pymalloc_malloc_slowly(size_t nbytes);
+void pymalloc_free_in_raw_domain(void *ptr);
 void pool_reached_border(poolp pool);
 
 /* A block of at least nbytes, 1 to SMALL_REQUEST_THRESHOLD of them; NULL when
