@@ -1,0 +1,92 @@
+#!/usr/bin/python3
+"""Time whole programs on build/python against build/python-stock.
+
+    bench_programs.py [--rounds=N] [--json=FILE] [PROGRAM...]
+
+The two run in turn, in processes of their own; printed are the medians and, of
+each pair, the median ratio: over 1 is faster, or less memory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from bench import TOP, geometric_mean, progress
+from programs import HEAVY, PROGRAMS
+
+SCRIPT = Path(__file__).resolve().parent / "programs.py"
+
+
+def run_program(python, name):
+    result = subprocess.run([python, "-I", SCRIPT, name], text=True,
+                            stdout=subprocess.PIPE)
+    if result.returncode != 0:
+        sys.exit(f"bench: {name} on {python} failed")
+    return json.loads(result.stdout)
+
+
+def measure(build, names, rounds):
+    pairs = {name: [] for name in names}
+    for turn in range(rounds):
+        for number, name in enumerate(names):
+            progress(f"round {turn + 1} of {rounds}, program {number + 1} of "
+                     f"{len(names)}: {name}")
+            order = ["python", "python-stock"][::1 if turn % 2 else -1]
+            runs = {which: run_program(build / which, name) for which in order}
+            pairs[name].append((runs["python"], runs["python-stock"]))
+    progress("")
+    return pairs
+
+
+def summary(pairs):
+    return {name: {
+        "ours": median(ours["seconds"] for ours, _ in runs),
+        "stock": median(stock["seconds"] for _, stock in runs),
+        "speed": median(stock["seconds"] / ours["seconds"]
+                        for ours, stock in runs),
+        "memory": median(ours["rss_kib"] / stock["rss_kib"]
+                         for ours, stock in runs),
+    } for name, runs in pairs.items()}
+
+
+def report(results):
+    print(f"{'':24}{'pymem s':>10}{'CPython s':>10}{'speed':>8}{'memory':>8}")
+    for name, figures in results.items():
+        print(f"{name:24}{figures['ours']:10.3f}{figures['stock']:10.3f}"
+              f"{figures['speed']:8.2f}{figures['memory']:8.2f}")
+    for label, chosen in (
+            ("geometric mean", [n for n in results if n not in HEAVY]),
+            ("of the heavy ones", [n for n in results if n in HEAVY])):
+        if chosen:
+            print(f"{label:44}" + "".join(
+                f"{geometric_mean(results[n][figure] for n in chosen):8.2f}"
+                for figure in ("speed", "memory")))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="bench_programs.py", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--build", type=Path, default=TOP / "build")
+    names = [function.__name__ for function in PROGRAMS]
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM",
+                        help=", ".join(names))
+    options = parser.parse_args()
+    for name in options.programs:
+        if name not in names:
+            parser.error(f"unknown program {name!r}; there are: "
+                         + ", ".join(names))
+    results = summary(measure(options.build.resolve(),
+                              options.programs or names, options.rounds))
+    report(results)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
