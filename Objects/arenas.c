@@ -36,6 +36,7 @@
 #define POPULATED_FROM MIB_TO_ARENAS(32)
 
 poolp pool_map[POOL_MAP_LEAVES];
+struct pool_map_home pool_map_home = {SIZE_MAX, NULL};
 struct arena_counts arena_counts;
 
 static struct arena_object *usable_arenas[MAX_POOLS_IN_ARENA + 1];
@@ -177,6 +178,8 @@ arena_set_memory(struct arena_object *arena, void *memory)
     {
         return -1;
     }
+    pool_map_home.leaf = leaf_of(first);
+    pool_map_home.pools = pool_map[pool_map_home.leaf];
     arena->address = address;
     arena->pool_address = first;
     arena->freepools = ~(uint64_t)0 >> (64 - npools);

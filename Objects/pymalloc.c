@@ -100,16 +100,24 @@ pool_unlink(poolp pool)
     pool->next->prev = pool->prev;
 }
 
+/* Is there memory in a pool that was never cut into blocks?  There is in one
+ * pool of a ring at the most: another is got only when the ring is empty. */
+static int
+pool_is_uncut(poolp pool)
+{
+    return (size_t)pool->nextoffset + pool->blocksize <= POOL_SIZE;
+}
+
 /* Cut the rest of the current page into free blocks, lowest address first; 0
  * if there is no more to cut.  The pool has no free block. */
 static int
 pool_cut_blocks(poolp pool)
 {
-    unsigned size = pool->blocksize;
-    unsigned offset = pool->nextoffset;
-    if (offset + size > POOL_SIZE) {
+    if (!pool_is_uncut(pool)) {
         return 0;
     }
+    unsigned size = pool->blocksize;
+    unsigned offset = pool->nextoffset;
     unsigned page_end = (offset / SYSTEM_PAGE_SIZE + 1) * SYSTEM_PAGE_SIZE;
     block *bp = pool_address(pool) + offset;
     pool->freeblock = bp;
@@ -299,6 +307,13 @@ take_block_from_other_pool(size_t nbytes)
             && (running_on_valgrind() || (pool = pool_new(szidx)) == NULL))
         {
             return NULL;
+        }
+        if (pool->freeblock == NULL && pool->next != ring
+            && pool_is_uncut(pool))
+        {
+            pool_unlink(pool);      /* blocks that were freed come first */
+            pool_link(pool);
+            continue;
         }
         if (pool->freeblock != NULL || pool_cut_blocks(pool)) {
             block *bp = pool->freeblock;

@@ -82,17 +82,36 @@ frame_of(uintptr_t address)
     return (uint32_t)address >> POOL_BITS;
 }
 
+/* The leaf that the newest arena is in.  Nearly all others are in it, too, so
+ * that free() finds a record without waiting for a load from pool_map. */
+struct pool_map_home {
+    size_t leaf;            /* SIZE_MAX before the first arena */
+    poolp pools;            /* pool_map[leaf] */
+};
+INTERNAL_DATA(struct pool_map_home) pool_map_home;
+
+/* pool_map[leaf], NULL also for an address that no leaf covers. */
+static inline poolp
+pool_map_leaf(size_t leaf)
+{
+    return leaf < POOL_MAP_LEAVES ? pool_map[leaf] : NULL;
+}
+
 /* The pool that a block lies in; NULL if it is none of pymalloc's.  CPython's
- * address_in_range().  Two loads, the second of a line free() needs anyway. */
+ * address_in_range().  The common case: two tests, and one load that depends on
+ * the address, of a line that free() needs anyway. */
 static inline poolp
 pool_of(const void *ptr)
 {
     uintptr_t address = (uintptr_t)ptr;
     size_t leaf = leaf_of(address);
-    if (UNLIKELY(leaf >= POOL_MAP_LEAVES) || UNLIKELY(pool_map[leaf] == NULL)) {
+    poolp pools = pool_map_home.pools;
+    if (UNLIKELY(leaf != pool_map_home.leaf)
+        && (pools = pool_map_leaf(leaf)) == NULL)
+    {
         return NULL;
     }
-    poolp pool = &pool_map[leaf][frame_of(address)];
+    poolp pool = &pools[frame_of(address)];
     return LIKELY(pool->blocksize != 0) ? pool : NULL;
 }
 

@@ -256,6 +256,55 @@ START_TEST(addresses_beside_an_arena_are_not_its_blocks)
 }
 END_TEST
 
+#if UINTPTR_MAX > 0xFFFFFFFFu
+/* Arenas far apart, the first of them across a multiple of 4 GiB, where two
+ * leaves of the pool map meet. */
+static void *
+distant_alloc(void *ctx, size_t size)
+{
+    uintptr_t *next = ctx;
+    *next += ((uintptr_t)8 << 30) + (*next & ((uintptr_t)1 << 33) ? 0 : size / 2);
+    void *memory = mmap((void *)*next, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1,
+                        0);
+    ck_assert_ptr_ne(memory, MAP_FAILED);
+    return memory;
+}
+
+static void
+distant_free(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    munmap(ptr, size);
+}
+
+START_TEST(arenas_far_apart_are_all_known)
+{
+    uintptr_t next = ((uintptr_t)1 << 44) - ARENA_SIZE / 2;
+    PyObjectArenaAllocator distant = {&next, distant_alloc, distant_free};
+    PyObject_SetArenaAllocator(&distant);
+    while (arena_counts.ncurrent < 6) {
+        blocks[nblocks] = PyObject_Malloc(512);
+        fill_pattern(blocks[nblocks], 512, (unsigned)nblocks);
+        nblocks++;
+    }
+    ck_assert_uint_ge(arena_counts.nleaves, 6);
+    size_t known = 0;
+    while (known < nblocks && pool_of(blocks[known]) != NULL
+           && has_pattern(blocks[known], 512, (unsigned)known))
+    {
+        known++;
+    }
+    ck_assert_uint_eq(known, nblocks);
+    ck_assert_ptr_null(pool_of((void *)(next + 3 * ARENA_SIZE)));
+    ck_assert_ptr_null(pool_of((void *)(next ^ ((uintptr_t)1 << 45))));
+    free_blocks();
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
+    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+}
+END_TEST
+#endif
+
 START_TEST(a_free_pool_owns_no_address)
 {
     void *keep = PyObject_Malloc(512);
@@ -382,6 +431,9 @@ main(void)
     tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);
     tcase_add_loop_test(tc, unaligned_arenas_lose_a_pool_and_nothing_else, 0, 6);
     tcase_add_test(tc, addresses_beside_an_arena_are_not_its_blocks);
+#if UINTPTR_MAX > 0xFFFFFFFFu
+    tcase_add_test(tc, arenas_far_apart_are_all_known);
+#endif
     tcase_add_test(tc, a_free_pool_owns_no_address);
     tcase_add_test(tc, without_arenas_blocks_come_from_the_raw_domain);
     tcase_add_loop_test(tc, the_kth_arena_fails_and_nothing_is_lost, 0, 9);

@@ -118,6 +118,26 @@ START_TEST(a_full_pool_gives_the_block_that_is_freed_in_it)
 }
 END_TEST
 
+#if POOL_BITS == 14   /* the classic pool is one page */
+START_TEST(freed_blocks_come_before_memory_never_used)
+{
+    enum { IN_POOL = NUMBLOCKS(512), CUT = 4096 / 512 };
+    block *full[IN_POOL];
+    for (int i = 0; i < IN_POOL; i++) {
+        full[i] = PyObject_Malloc(512);
+    }
+    block *fresh = PyObject_Malloc(512);    /* its first page is cut now */
+    ck_assert_ptr_ne(pool_of(fresh), pool_of(full[0]));
+    PyObject_Free(full[3]);
+    for (int i = 1; i < CUT; i++) {
+        ck_assert_ptr_eq(PyObject_Malloc(512), fresh + i * 512);
+    }
+    ck_assert_ptr_eq(PyObject_Malloc(512), full[3]);
+    ck_assert_ptr_eq(PyObject_Malloc(512), fresh + CUT * 512);
+}
+END_TEST
+#endif
+
 START_TEST(a_pool_that_is_empty_serves_another_class)
 {
     enum { N = 2000 };
@@ -345,6 +365,9 @@ main(void)
     tcase_add_test(tc, blocks_of_a_pool_have_cpythons_addresses);
     tcase_add_test(tc, the_last_block_freed_is_the_next_one_given);
     tcase_add_test(tc, a_full_pool_gives_the_block_that_is_freed_in_it);
+#if POOL_BITS == 14
+    tcase_add_test(tc, freed_blocks_come_before_memory_never_used);
+#endif
     tcase_add_test(tc, a_pool_that_is_empty_serves_another_class);
     tcase_add_test(tc, one_block_taken_and_freed_again_keeps_its_pool);
     tcase_add_test(tc, realloc_within_the_class_stays);
