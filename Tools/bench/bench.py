@@ -144,7 +144,7 @@ def main():
         prog="bench.py", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
-                        help="small workloads, three rounds")
+                        help="small workloads, five rounds")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
@@ -161,7 +161,7 @@ def main():
     build = options.build.resolve()
     allocators = find_allocators(build)
     results = measure(build / "bench-worker", allocators, workloads,
-                      options.rounds or (3 if options.quick else 5))
+                      options.rounds or (5 if options.quick else 9))
     report(results, list(allocators))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
