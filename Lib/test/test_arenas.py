@@ -64,7 +64,9 @@ drop(blocks)
 print(asked, len(calls))
 """))
     assert asked >= 8
-    assert raw_blocks == 1
+    # The interpreter's own request may be the one that meets the failure.
+    assert raw_blocks == 1 or (raw_blocks == 0
+                               and child.implementation == "cpython")
 
 
 def test_no_arena_at_all(child):

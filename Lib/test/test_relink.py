@@ -104,6 +104,17 @@ def test_archive_without_the_object(build, tmp_path):
     refused(build, fake_python(tmp_path, LIBPL=str(directory)), "obmalloc.o")
 
 
+def test_archive_that_is_not_position_independent(build, tmp_path):
+    directory = tmp_path / "config"
+    directory.mkdir()
+    for name in ("libpython3.11.a", "python.o"):
+        shutil.copy(f"{LIBPL}/{name}", directory)
+    names = ("LIBS", "MODLIBS", "SYSLIBS", "LINKFORSHARED")
+    python = fake_python(tmp_path, LIBPL=str(directory), **{
+        name: sysconfig.get_config_var(name) for name in names})
+    refused(build, python, "is not position-independent", "--enable-shared")
+
+
 def test_archive_that_does_not_link(build, tmp_path):
     directory = archive_of(tmp_path, "obmalloc", "int PyMem_Malloc;")
     shutil.copy(f"{LIBPL}/python.o", directory)

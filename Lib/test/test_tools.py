@@ -57,41 +57,44 @@ def fake_commands(directory, **commands):
     return clean_environment(PATH=f"{directory}:/usr/bin:/bin")
 
 
-def test_without_root_the_apt_line_is_printed(tmp_path):
-    """Neither root nor sudo, and one package is missing."""
-    tools = tmp_path / "Tools"
+@pytest.fixture
+def bare_machine(tmp_path):
+    """Run try.sh where commands are replaced: a machine that lacks packages."""
+    tools, commands = tmp_path / "Tools", tmp_path / "commands"
     tools.mkdir()
+    commands.mkdir()
     for name in ("try.sh", "setup.sh"):
         (tools / name).write_text((TOOLS / name).read_text())
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    environment = fake_commands(
-        commands, id="echo 1000", sudo="exit 1",
-        dpkg_query='case $4 in libtool) exit 1;; *) printf installed;; esac')
-    result = run("sh", tools / "try.sh", environment=environment,
-                 stdin=open(os.devnull))
-    assert result.returncode == 1
+
+    def run_try(**bodies):
+        result = run("sh", tools / "try.sh", stdin=open(os.devnull),
+                     environment=fake_commands(commands, id="echo 1000",
+                                               **bodies))
+        assert result.returncode == 1
+        assert sorted(os.listdir(tools)) == ["setup.sh", "try.sh"]
+        assert not (tmp_path / "build").exists()
+        return result.stderr
+
+    return run_try
+
+
+def missing(packages):
+    return f"case $4 in {packages}) exit 1;; *) printf installed;; esac"
+
+
+def test_without_root_the_apt_line_is_printed(bare_machine):
+    said = bare_machine(sudo="exit 1", dpkg_query=missing("libtool"))
     assert ("neither root nor sudo. Please run as root: apt-get install -y "
-            "--no-install-recommends libtool") in result.stderr
-    assert sorted(os.listdir(tmp_path)) == ["Tools", "commands"]
+            "--no-install-recommends libtool") in said
 
 
-def test_installing_is_announced_and_goes_through_sudo(tmp_path):
-    tools = tmp_path / "Tools"
-    tools.mkdir()
-    for name in ("try.sh", "setup.sh"):
-        (tools / name).write_text((TOOLS / name).read_text())
-    commands = tmp_path / "commands"
-    commands.mkdir()
+def test_installing_is_announced_and_goes_through_sudo(bare_machine, tmp_path):
     log = tmp_path / "log"
-    environment = fake_commands(
-        commands, id="echo 1000", sudo=f'printf "%s\\n" "$*" >> {log}; [ "$1" = -n ]',
-        dpkg_query='case $4 in libtool|gcc) exit 1;; *) printf installed;; esac')
-    result = run("sh", tools / "try.sh", environment=environment,
-                 stdin=open(os.devnull))
-    assert result.returncode == 1       # this apt-get fails
-    assert "installing with apt-get: gcc libtool" in result.stderr
-    assert "apt-get failed. What was tried: apt-get install" in result.stderr
+    said = bare_machine(
+        sudo=f'printf "%s\\n" "$*" >> {log}; [ "$1" = -n ]',
+        dpkg_query=missing("libtool|gcc"))      # and this apt-get fails
+    assert "installing with apt-get: gcc libtool" in said
+    assert "apt-get failed. What was tried: apt-get install" in said
     assert log.read_text().splitlines()[:2] == ["-n true", "apt-get update"]
 
 
