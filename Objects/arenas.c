@@ -1,6 +1,6 @@
 /* Arenas: bought from the arena allocator, lent out pool by pool, given back.
  *
- *   usable_arenas[n]   rings of arenas with n free pools, n from 1 on
+ *   usable_arenas[n]   lists of arenas with n free pools, n from 1 on
  *        1: ( A, F )
  *        2: ( )            the next pool comes from A: the fullest arena that
  *        3: ( C )          has one, so that the emptiest can become empty
@@ -8,7 +8,7 @@
  *   empty_arenas       ( D, E )   all pools free: kept for the next peak, or
  *                                 given back
  *
- * An arena whose pools are all in use is in no ring.
+ * An arena whose pools are all in use is in no list.
  *
  * Giving an arena back and buying it again costs a page fault for each of its
  * pages, a hundred times more than all the bookkeeping here.  So some empty
@@ -246,8 +246,7 @@ arenas_return_surplus(void)
     }
 }
 
-/* Give back every empty arena, and the memory of every free pool of the others
- * where the arenas are the system's.  Returns the number of bytes. */
+/* Give back the memory of the free pools of an arena, and count it. */
 static int
 arena_purge_pools(const struct arena_object *arena, void *arg)
 {
@@ -261,6 +260,7 @@ arena_purge_pools(const struct arena_object *arena, void *arg)
     return 0;
 }
 
+/* Only the system takes back part of an arena. */
 size_t
 arenas_trim(void)
 {

@@ -14,8 +14,8 @@ struct arena_object {
     unsigned nfreepools;
     unsigned ntotalpools;       /* one less than fit, if address is unaligned */
     unsigned nkeptpools;        /* at least as many as are kept: pymalloc.c */
-    struct arena_object *nextarena;     /* in the ring of arenas with as many */
-    struct arena_object *prevarena;     /* free pools, or of objects not used */
+    struct arena_object *nextarena;     /* in the list of arenas with as many */
+    struct arena_object *prevarena;     /* free pools, or of unused objects */
 };
 
 /* What is counted for _PyObject_DebugMallocStats(). */

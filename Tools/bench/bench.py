@@ -1,7 +1,16 @@
 #!/usr/bin/python3
 """Time allocators side by side on what Python programs ask for.
 
-    bench.py [--quick] [--rounds=N] [--json=FILE] [WORKLOAD...]
+    bench.py [--quick] [--rounds=N] [--json=FILE] [--traces=DIR] [WORKLOAD...]
+
+A workload is one of the list below or the file of a trace that record.so made
+of any Python program:
+
+    LD_PRELOAD=build/record.so PYMEM_TRACE=app.trace python3 app.py
+    bench.py app.trace
+
+--traces records some of programs.py into DIR, where they are not there yet, and
+plays them as well.
 
 Every round runs each workload once on each allocator, in a process of its own
 and in an order that changes, so that what else the machine does hits all of
@@ -106,7 +115,7 @@ def measure(worker, allocators, workloads, rounds):
             start = (turn + number) % len(names)
             for allocator in names[start:] + names[:start]:
                 samples[name][allocator].append(run_worker(
-                    worker, allocators[allocator], *WORKLOADS[name][:2]))
+                    worker, allocators[allocator], *workloads[name]))
     progress("")
     return {name: {allocator: {figure: median(run[figure] for run in runs)
                                for figure in ("ns", "rss_kib", "faults")}
@@ -139,6 +148,52 @@ def report(results, allocators):
                 lambda f, a: f"{f[a]['faults']:,.0f}")
 
 
+# Programs of programs.py that make good traces: not too long, not too alike.
+TRACED = ["json_documents", "ast_and_compile", "objects", "asyncio_tasks",
+          "pickle_and_deepcopy", "strings"]
+
+
+def record_traces(build, directory):
+    """Traces of TRACED; the names of the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    traces = []
+    for name in TRACED:
+        trace = directory / f"{name}.trace"
+        traces.append(trace)
+        if trace.exists():
+            continue
+        progress(f"recording {name}")
+        unfinished = trace.with_suffix(".unfinished")
+        unfinished.unlink(missing_ok=True)
+        result = subprocess.run(
+            [sys.executable, "-I", Path(__file__).parent / "programs.py", name],
+            stdout=subprocess.DEVNULL, env={
+                "LD_PRELOAD": str(build / "record.so"),
+                "PYMEM_TRACE": str(unfinished)})
+        if result.returncode != 0 or not unfinished.exists():
+            sys.exit(f"bench: {name} could not be recorded")
+        unfinished.rename(trace)
+    return traces
+
+
+def choose_workloads(options, build):
+    """{name: (workload of the worker, its number or file)}"""
+    traces = (record_traces(build, options.traces) if options.traces else [])
+    chosen = options.workloads or [
+        name for name, (_, _, quick) in WORKLOADS.items()
+        if quick or not options.quick]
+    workloads = {}
+    for name in [*chosen, *traces]:
+        if name in WORKLOADS:
+            workloads[name] = WORKLOADS[name][:2]
+        elif Path(name).is_file():
+            workloads[Path(name).stem[:19]] = ("trace", name)
+        else:
+            raise ValueError(f"unknown workload {name!r}: no file of a trace, "
+                             "nor one of " + ", ".join(WORKLOADS))
+    return workloads
+
+
 def main():
     parser = argparse.ArgumentParser(
         prog="bench.py", description=__doc__,
@@ -148,17 +203,15 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
+    parser.add_argument("--traces", type=Path, metavar="DIR")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD",
-                        help=", ".join(WORKLOADS))
+                        help=", ".join(WORKLOADS) + ", or a trace")
     options = parser.parse_args()
-    unknown = [name for name in options.workloads if name not in WORKLOADS]
-    if unknown:
-        parser.error(f"unknown workload {unknown[0]!r}; there are: "
-                     + ", ".join(WORKLOADS))
-    workloads = options.workloads or [
-        name for name, (_, _, quick) in WORKLOADS.items()
-        if quick or not options.quick]
     build = options.build.resolve()
+    try:
+        workloads = choose_workloads(options, build)
+    except ValueError as error:
+        parser.error(str(error))
     allocators = find_allocators(build)
     results = measure(build / "bench-worker", allocators, workloads,
                       options.rounds or (5 if options.quick else 9))

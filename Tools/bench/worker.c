@@ -1,6 +1,7 @@
 /* One workload on one allocator, in a process of its own.
  *
  *   bench-worker LIBRARY PREFIX WORKLOAD N
+ *   bench-worker LIBRARY PREFIX trace FILE
  *
  * The allocator is PREFIX followed by Malloc, Realloc and Free in LIBRARY
  * (PyObject_ in a libpython or libpymem), or malloc, realloc and free where
@@ -19,6 +20,7 @@
 #include <time.h>
 
 static void *(*alloc)(size_t size);
+static void *(*clear)(size_t nelem, size_t elsize);
 static void *(*resize)(void *ptr, size_t size);
 static void (*release)(void *ptr);
 
@@ -224,6 +226,90 @@ large(size_t n, uint64_t *start)
     return 2 * steps;
 }
 
+/* A recorded program is played: record.c says how it was written down. */
+
+static struct {
+    FILE *file;
+    uint8_t bytes[65536];
+    size_t position, length;
+} trace;
+
+static inline int
+trace_byte(void)
+{
+    if (trace.position == trace.length) {
+        trace.length = fread(trace.bytes, 1, sizeof(trace.bytes), trace.file);
+        trace.position = 0;
+        if (trace.length == 0) {
+            return -1;
+        }
+    }
+    return trace.bytes[trace.position++];
+}
+
+/* 0 at the end of the trace. */
+static inline int
+trace_number(uint64_t *number)
+{
+    int shift = 0;
+    int byte;
+    *number = 0;
+    do {
+        if ((byte = trace_byte()) < 0) {
+            return 0;
+        }
+        *number |= (uint64_t)(byte & 127) << shift;
+        shift += 7;
+    } while (byte & 128);
+    return 1;
+}
+
+/* Each line of a block is written to, as a program would, sooner or later. */
+static inline void
+touch(char *p, size_t size)
+{
+    for (size_t i = 0; i < size; i += 64) {
+        *(volatile char *)(p + i) = 1;
+    }
+}
+
+static uint64_t
+play(const char *path, uint64_t *start)
+{
+    enum { MALLOC, FREE, REALLOC, CALLOC, SLOTS = 1 << 26 };
+    char magic[8];
+    trace.file = fopen(path, "rb");
+    if (trace.file == NULL || fread(magic, 1, 8, trace.file) != 8
+        || memcmp(magic, "pymemtr1", 8) != 0)
+    {
+        fprintf(stderr, "bench-worker: %s is no trace of record.so\n", path);
+        exit(2);
+    }
+    char **live = mmap(NULL, SLOTS * sizeof(*live), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t steps = 0, call, size;
+    *start = now();
+    while (trace_number(&call) && call / 4 < SLOTS) {
+        char **slot = &live[call / 4];
+        if (call % 4 == FREE) {
+            release(*slot);
+            *slot = NULL;
+        }
+        else if (trace_number(&size)) {
+            size += size == 0;      /* malloc may return NULL for 0 */
+            *slot = call % 4 == REALLOC ? resize(*slot, size)
+                : call % 4 == CALLOC ? clear(1, size) : alloc(size);
+            if (*slot == NULL) {
+                fputs("bench-worker: no memory\n", stderr);
+                exit(1);
+            }
+            touch(*slot, size);
+        }
+        steps++;
+    }
+    return steps;
+}
+
 /* Peak resident set in KiB.  Not getrusage()'s: that remembers the size of the
  * program that started this one. */
 static long
@@ -270,7 +356,8 @@ int
 main(int argc, char **argv)
 {
     if (argc != 5) {
-        fputs("usage: bench-worker LIBRARY PREFIX WORKLOAD N\n", stderr);
+        fputs("usage: bench-worker LIBRARY PREFIX WORKLOAD N\n"
+              "       bench-worker LIBRARY PREFIX trace FILE\n", stderr);
         return 2;
     }
     void *library = RTLD_DEFAULT;
@@ -281,26 +368,30 @@ main(int argc, char **argv)
         return 2;
     }
     *(void **)&alloc = symbol(library, argv[2], "Malloc", "malloc");
+    *(void **)&clear = symbol(library, argv[2], "Calloc", "calloc");
     *(void **)&resize = symbol(library, argv[2], "Realloc", "realloc");
     *(void **)&release = symbol(library, argv[2], "Free", "free");
     make_size_table();
+    uint64_t start = 0, steps = 0;
     size_t n = strtoul(argv[4], NULL, 10);
+    if (strcmp(argv[3], "trace") == 0) {
+        steps = play(argv[4], &start);
+    }
     for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++) {
         if (strcmp(argv[3], workloads[i].name) == 0 && n > 400) {
-            uint64_t start = 0;
-            uint64_t steps = workloads[i].run(n, &start);
-            uint64_t spent = now() - start;
-            struct rusage usage;
-            getrusage(RUSAGE_SELF, &usage);
-            long peak = peak_rss();
-            printf("{\"ns\": %.4f, \"operations\": %llu, \"rss_kib\": %ld, "
-                   "\"faults\": %ld}\n", (double)spent / (double)steps,
-                   (unsigned long long)steps, peak,
-                   usage.ru_minflt);
-            return 0;
+            steps = workloads[i].run(n, &start);
         }
     }
-    fprintf(stderr, "bench-worker: no workload %s of %zu (over 400)\n",
-            argv[3], n);
-    return 2;
+    uint64_t spent = now() - start;
+    if (steps == 0) {
+        fprintf(stderr, "bench-worker: no workload %s of %s (over 400)\n",
+                argv[3], argv[4]);
+        return 2;
+    }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    printf("{\"ns\": %.4f, \"operations\": %llu, \"rss_kib\": %ld, "
+           "\"faults\": %ld}\n", (double)spent / (double)steps,
+           (unsigned long long)steps, peak_rss(), usage.ru_minflt);
+    return 0;
 }

@@ -1,0 +1,108 @@
+"""The recorder, the player and bench.py."""
+
+import json
+import sys
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, run
+
+BENCH = TOP / "Tools" / "bench" / "bench.py"
+LIBRARY = BUILD / ".libs" / "libpymem.so"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built():
+    result = run("make", "-s", "-C", BUILD, "bench-worker", "record.so")
+    assert result.returncode == 0, result.stderr
+
+
+def record(trace, *command):
+    return run(*command, environment=clean_environment(
+        LD_PRELOAD=str(BUILD / "record.so"), PYMEM_TRACE=str(trace)))
+
+
+def calls_of(trace):
+    """[(what, slot, size)] of a trace, from its description in record.c."""
+    data = trace.read_bytes()
+    assert data[:8] == b"pymemtr1"
+    numbers, number, shift = [], 0, 0
+    for byte in data[8:]:
+        number |= (byte & 127) << shift
+        shift += 7
+        if not byte & 128:
+            numbers.append(number)
+            number = shift = 0
+    calls = []
+    stream = iter(numbers)
+    for number in stream:
+        what = ("malloc", "free", "realloc", "calloc")[number % 4]
+        calls.append((what, number // 4,
+                      0 if what == "free" else next(stream)))
+    return calls
+
+
+def test_a_trace_is_what_the_program_asked_for(tmp_path):
+    trace = tmp_path / "t"
+    result = record(trace, sys.executable, "-c",
+                    "kept = [bytes(5000 + i) for i in range(700)]; del kept")
+    assert result.returncode == 0 and result.stderr == ""
+    live = set()
+    asked = []
+    for what, slot, size in calls_of(trace):
+        if what in ("malloc", "calloc"):
+            assert slot not in live
+            live.add(slot)
+            asked.append(size)
+        else:
+            assert slot in live
+            if what == "free":
+                live.remove(slot)
+    assert set(range(5033, 5733)) <= set(asked)
+
+
+def test_a_trace_is_played(tmp_path):
+    trace = tmp_path / "t"
+    record(trace, sys.executable, "-c", "import json, re; re.compile('a|b*')")
+    played = run(BUILD / "bench-worker", LIBRARY, "PyObject_", "trace", trace)
+    assert played.returncode == 0, played.stderr
+    figures = json.loads(played.stdout)
+    assert figures["operations"] == len(calls_of(trace))
+    assert figures["ns"] > 0 and figures["rss_kib"] > 1000
+
+
+def test_a_child_records_into_a_file_of_its_own(tmp_path):
+    trace = tmp_path / "t"
+    record(trace, sys.executable, "-c", "import subprocess, sys\n"
+           "subprocess.run([sys.executable, '-c', 'pass'])")
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) == 2 and files[0] == "t" and files[1].startswith("t.")
+    for name in files:
+        assert calls_of(tmp_path / name)
+
+
+def test_other_programs_are_left_alone(tmp_path):
+    assert record(tmp_path / "t", "/bin/echo", "fine").stdout == "fine\n"
+    assert not (tmp_path / "t").exists()
+
+
+def test_bench_compares(tmp_path):
+    result = run(BENCH, f"--build={BUILD}", "--rounds=1",
+                 f"--json={tmp_path / 'j'}", "pairs")
+    assert result.returncode == 0, result.stderr
+    assert "speed, CPython's own = 1" in result.stdout
+    figures = json.loads((tmp_path / "j").read_text())["pairs"]
+    assert {"pymem", "CPython", "glibc"} <= set(figures)
+
+
+def test_bad_input_is_one_clear_line(tmp_path):
+    result = run(BENCH, f"--build={BUILD}", "nothing")
+    assert result.returncode == 2
+    assert "unknown workload 'nothing'" in result.stderr
+    (tmp_path / "x").write_text("something else")
+    result = run(BUILD / "bench-worker", LIBRARY, "PyObject_", "trace",
+                 tmp_path / "x")
+    assert result.returncode == 2
+    assert "is no trace of record.so" in result.stderr
+    result = run(BUILD / "bench-worker", "/nonexistent.so", "x", "pairs", "1000")
+    assert result.returncode == 2
