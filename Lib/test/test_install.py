@@ -101,6 +101,7 @@ def test_uninstall_leaves_no_file(tmp_path):
         result = run("make", "-s", "-C", BUILD, target, f"prefix={tmp_path}")
         assert result.returncode == 0, result.stderr
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+    assert not (tmp_path / "include" / "pymem").exists()
 
 
 @pytest.mark.parametrize("options, words", [
