@@ -70,7 +70,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="bench_programs.py", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
     names = [function.__name__ for function in PROGRAMS]
