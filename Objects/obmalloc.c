@@ -113,13 +113,7 @@ allocator_malloc(const PyMemAllocatorEx *alloc, size_t size)
 {
 #ifdef WITH_PYMALLOC
     if (LIKELY(alloc->malloc == _PyObject_Malloc)) {
-        if (LIKELY(size - 1 < SMALL_REQUEST_THRESHOLD)) {
-            void *ptr = pymalloc_take_block(size);
-            if (LIKELY(ptr != NULL)) {
-                return ptr;
-            }
-        }
-        return pymalloc_malloc_slowly(size);
+        return pymalloc_malloc(size);
     }
 #endif
     if (size > (size_t)PY_SSIZE_T_MAX) {
@@ -158,9 +152,7 @@ allocator_free(const PyMemAllocatorEx *alloc, void *ptr)
 {
 #ifdef WITH_PYMALLOC
     if (LIKELY(alloc->free == _PyObject_Free)) {
-        if (UNLIKELY(!pymalloc_free(ptr))) {
-            pymalloc_free_in_raw_domain(ptr);
-        }
+        pymalloc_free_anywhere(ptr);
         return;
     }
 #endif

@@ -361,13 +361,7 @@ void *
 _PyObject_Malloc(void *ctx, size_t nbytes)
 {
     (void)ctx;
-    if (LIKELY(is_small(nbytes))) {
-        void *ptr = pymalloc_take_block(nbytes);
-        if (LIKELY(ptr != NULL)) {
-            return ptr;
-        }
-    }
-    return pymalloc_malloc_slowly(nbytes);
+    return pymalloc_malloc(nbytes);
 }
 
 void *
@@ -397,9 +391,7 @@ void
 _PyObject_Free(void *ctx, void *ptr)
 {
     (void)ctx;
-    if (UNLIKELY(!pymalloc_free(ptr))) {
-        pymalloc_free_in_raw_domain(ptr);
-    }
+    pymalloc_free_anywhere(ptr);
 }
 
 /* A block may stay where it is when it is large enough and at least three

@@ -175,6 +175,28 @@ pymalloc_free(void *ptr)
     return 1;
 }
 
+/* A request of any size, and the end of a block wherever it came from: what the
+ * mem and object domains do while nobody hooked them. */
+static inline void *
+pymalloc_malloc(size_t nbytes)
+{
+    if (LIKELY(nbytes - 1 < SMALL_REQUEST_THRESHOLD)) {
+        void *ptr = pymalloc_take_block(nbytes);
+        if (LIKELY(ptr != NULL)) {
+            return ptr;
+        }
+    }
+    return pymalloc_malloc_slowly(nbytes);
+}
+
+static inline void
+pymalloc_free_anywhere(void *ptr)
+{
+    if (UNLIKELY(!pymalloc_free(ptr))) {
+        pymalloc_free_in_raw_domain(ptr);
+    }
+}
+
 /* pymalloc as an allocator: what a domain's allocator points to. */
 void *_PyObject_Malloc(void *ctx, size_t nbytes);
 void *_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize);

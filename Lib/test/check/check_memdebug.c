@@ -61,8 +61,28 @@ START_TEST(calloc_is_zeroed_between_the_pads)
 }
 END_TEST
 
-/* What the allocator below is handed. */
+/* What the allocator below is handed: debug hooks over a recorder of malloc, in
+ * which one function or none is replaced. */
 static struct recorder below;
+
+static void
+use_hooks_over_recorder(int domain, void (*free_function)(void *, void *),
+                        void *(*realloc_function)(void *, void *, size_t))
+{
+    PyMemAllocatorEx alloc;
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_MALLOC);
+    recorder_install(&below, (PyMemAllocatorDomain)domain);
+    PyMem_GetAllocator((PyMemAllocatorDomain)domain, &alloc);
+    if (free_function != NULL) {
+        alloc.free = free_function;
+    }
+    if (realloc_function != NULL) {
+        alloc.realloc = realloc_function;
+    }
+    PyMem_SetAllocator((PyMemAllocatorDomain)domain, &alloc);
+    PyMem_SetupDebugHooks();
+}
+
 static unsigned char freed[256];
 static size_t freed_size;
 
@@ -77,13 +97,7 @@ keep_and_free(void *ctx, void *ptr)
 START_TEST(a_freed_block_is_dead_from_head_to_tail)
 {
     const struct family *f = &families[_i];
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_MALLOC);
-    recorder_install(&below, (PyMemAllocatorDomain)_i);
-    PyMemAllocatorEx alloc;
-    PyMem_GetAllocator((PyMemAllocatorDomain)_i, &alloc);
-    alloc.free = keep_and_free;
-    PyMem_SetAllocator((PyMemAllocatorDomain)_i, &alloc);
-    PyMem_SetupDebugHooks();
+    use_hooks_over_recorder(_i, keep_and_free, NULL);
     freed_size = 100 + EXTRA;
     f->free(f->malloc(100));
     assert_all(freed, freed_size, 0xdd);
@@ -93,9 +107,7 @@ END_TEST
 START_TEST(the_allocator_below_is_asked_for_three_words_more)
 {
     const struct family *f = &families[_i];
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_MALLOC);
-    recorder_install(&below, (PyMemAllocatorDomain)_i);
-    PyMem_SetupDebugHooks();
+    use_hooks_over_recorder(_i, NULL, NULL);
     void *p = f->realloc(f->malloc(10), 20);
     void *q = f->calloc(2, 6);
     f->free(p);
@@ -180,13 +192,7 @@ look_and_realloc(void *ctx, void *ptr, size_t size)
 START_TEST(realloc_leaves_dead_ends_behind)
 {
     const struct family *f = &families[_i];
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_MALLOC);
-    recorder_install(&below, (PyMemAllocatorDomain)_i);
-    PyMemAllocatorEx alloc;
-    PyMem_GetAllocator((PyMemAllocatorDomain)_i, &alloc);
-    alloc.realloc = look_and_realloc;
-    PyMem_SetAllocator((PyMemAllocatorDomain)_i, &alloc);
-    PyMem_SetupDebugHooks();
+    use_hooks_over_recorder(_i, NULL, look_and_realloc);
     unsigned char *p = f->malloc(300);
     memset(p, 'x', 300);
     p = f->realloc(p, 400);
