@@ -210,6 +210,7 @@ static struct arena_hook {
     size_t offset;
     struct countdown countdown;
     struct testpymem_arenas counts;
+    char *given[1024];      /* base of each arena that is out; NULL: none */
 } arena_hook;
 
 static void *
@@ -221,8 +222,13 @@ arena_hook_alloc(void *ctx, size_t size)
     if (countdown_fails(&hook->countdown)) {
         return NULL;
     }
-    char *memory = aligned_alloc(MIB, size + MIB);
-    return memory != NULL ? memory + hook->offset : NULL;
+    for (size_t i = 0; i < sizeof(hook->given) / sizeof(hook->given[0]); i++) {
+        if (hook->given[i] == NULL) {
+            hook->given[i] = aligned_alloc(MIB, size + MIB);
+            return hook->given[i] != NULL ? hook->given[i] + hook->offset : NULL;
+        }
+    }
+    return NULL;
 }
 
 static void
@@ -232,8 +238,12 @@ arena_hook_free(void *ctx, void *ptr, size_t size)
     hook->counts.nfree++;
     hook->counts.wrong_size += size != MIB;
     /* Arenas from before the hook are not from aligned_alloc(): they stay. */
-    if ((uintptr_t)ptr % MIB == hook->offset) {
-        free((char *)ptr - hook->offset);
+    char *base = (char *)ptr - hook->offset;
+    for (size_t i = 0; i < sizeof(hook->given) / sizeof(hook->given[0]); i++) {
+        if (hook->given[i] == base) {
+            hook->given[i] = NULL;
+            free(base);
+        }
     }
 }
 
