@@ -1,51 +1,62 @@
-/* Arenas: bought from the arena allocator, lent out pool by pool, given back.
+/* Arenas: bought from an arena allocator, lent out pool by pool, given back.
+ * There are two heaps of them, for small and for medium blocks; all that is
+ * said here holds within each.
  *
- *   usable_arenas[n]   lists of arenas with n free pools, n from 1 on
+ *   usable[n]    lists of arenas with n free pools, n from 1 on
  *        1: ( A, F )
  *        2: ( )            the next pool comes from A: the fullest arena that
  *        3: ( C )          has one, so that the emptiest can become empty
  *       ...
- *   empty_arenas       ( D, E )   all pools free: kept for the next peak, or
- *                                 given back
+ *   empty        ( D, E )   all pools free: kept for the next peak, or given
+ *                           back
  *
  * An arena whose pools are all in use is in no list.
  *
  * Giving an arena back and buying it again costs a page fault for each of its
  * pages, a hundred times more than all the bookkeeping here.  So some empty
  * arenas are kept, and more are held for a moment: see arenas_to_keep() and
- * arenas_hold_goes_on().
+ * heap_hold_goes_on().
  *
- * Owns arena objects and the pool map's leaves.  Calls the arena allocator
+ * Owns arena objects and the pool map's leaves.  Calls the arena allocators
  * and virtualmem.c. */
 
 #include "pycore_arenas.h"
 #include "pycore_virtualmem.h"
 
-#define MIB_TO_ARENAS(n) ((size_t)(n) << 20 >> ARENA_BITS)
-
-/* Empty arenas that stay: 16 MiB, what a program of the size of a compiler pass
- * builds up and drops again and again, and one for every eight in use. */
-#define KEPT_ARENAS_MIN MIB_TO_ARENAS(16)
-#define KEPT_ARENAS_SHARE 8
-
-/* Up to 256 MiB more are held for a while, in case the next peak comes soon. */
-#define HELD_ARENAS_MAX MIB_TO_ARENAS(256)
+/* Empty arenas that stay: 16 MiB of small blocks, what a program of the size of
+ * a compiler pass builds up and drops again and again, and one for every eight
+ * in use.  Up to 256 MiB more are held for a while, in case the next peak comes
+ * soon.  A heap of 32 MiB will fill the next arena, too: it is put in place at
+ * once.  Medium blocks take a lesser part of a program's memory, and pools of
+ * them are not always filled to their ends. */
+#define KEPT_SHARE 8
 #define HELD_MILLISECONDS 200
 
-/* A heap of this many arenas will fill the next one, too. */
-#define POPULATED_FROM MIB_TO_ARENAS(32)
+struct arena_heap small_arenas = {
+    .arena_size = ARENA_SIZE,
+    .pool_size = POOL_SIZE,
+    .kept_min = ((size_t)16 << 20) / ARENA_SIZE,
+    .held_max = ((size_t)256 << 20) / ARENA_SIZE,
+    .populated_from = ((size_t)32 << 20) / ARENA_SIZE,
+    .allocator = &_PyObject_Arena,
+};
+
+static PyObjectArenaAllocator medium_arena_allocator = {
+    NULL, _PyMem_ArenaAlloc, _PyMem_ArenaFree
+};
+struct arena_heap medium_arenas = {
+    .arena_size = MEDIUM_ARENA_SIZE,
+    .pool_size = MEDIUM_POOL_SIZE,
+    .kept_min = ((size_t)4 << 20) / MEDIUM_ARENA_SIZE,
+    .held_max = ((size_t)64 << 20) / MEDIUM_ARENA_SIZE,
+    .populated_from = SIZE_MAX,
+    .allocator = &medium_arena_allocator,
+};
 
 poolp pool_map[POOL_MAP_LEAVES];
 struct pool_map_home pool_map_home = {SIZE_MAX, NULL};
-struct arena_counts arena_counts;
-
-static struct arena_object *usable_arenas[MAX_POOLS_IN_ARENA + 1];
-static uint64_t usable_mask;        /* bit n-1: usable_arenas[n] is not empty */
-static struct arena_object *empty_arenas;
-static size_t nempty_arenas;
-int arenas_are_held;                /* more are empty than are to be kept */
-static uint64_t hold_ends;          /* in milliseconds: see arenas_tick() */
-static size_t least_empty_arenas;   /* since the hold began */
+struct arena_bookkeeping arena_bookkeeping;
+int arenas_are_held;
 static struct arena_object *unused_objects;
 
 /* Arena objects are cut from chunks that stay for ever. */
@@ -90,14 +101,15 @@ arena_unlink(struct arena_object **list, struct arena_object *arena)
 static void
 arena_file(struct arena_object *arena)
 {
+    struct arena_heap *heap = arena->heap;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
-        arena_link(&empty_arenas, arena);
-        nempty_arenas++;
+        arena_link(&heap->empty, arena);
+        heap->nempty++;
     }
     else if (n > 0) {
-        arena_link(&usable_arenas[n], arena);
-        usable_mask |= (uint64_t)1 << (n - 1);
+        arena_link(&heap->usable[n], arena);
+        heap->usable_mask |= (uint64_t)1 << (n - 1);
     }
 }
 
@@ -105,15 +117,16 @@ arena_file(struct arena_object *arena)
 static void
 arena_unfile(struct arena_object *arena)
 {
+    struct arena_heap *heap = arena->heap;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
-        arena_unlink(&empty_arenas, arena);
-        nempty_arenas--;
+        arena_unlink(&heap->empty, arena);
+        heap->nempty--;
     }
     else if (n > 0) {
-        arena_unlink(&usable_arenas[n], arena);
-        if (usable_arenas[n] == NULL) {
-            usable_mask &= ~((uint64_t)1 << (n - 1));
+        arena_unlink(&heap->usable[n], arena);
+        if (heap->usable[n] == NULL) {
+            heap->usable_mask &= ~((uint64_t)1 << (n - 1));
         }
     }
 }
@@ -130,12 +143,11 @@ pool_map_cover(uintptr_t address)
         return -1;
     }
     if (pool_map[leaf] == NULL) {
-        pool_map[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(struct pool),
-                                       SYSTEM_PAGE_SIZE);
+        pool_map[leaf] = virtual_alloc(LEAF_SIZE, SYSTEM_PAGE_SIZE);
         if (pool_map[leaf] == NULL) {
             return -1;
         }
-        arena_counts.nleaves++;
+        arena_bookkeeping.nleaves++;
     }
     return 0;
 }
@@ -152,8 +164,8 @@ arena_object_new(void)
         }
         *last_chunk = chunk;
         last_chunk = &chunk->next;
-        arena_counts.nchunks++;
-        arena_counts.chunk_size = CHUNK_SIZE;
+        arena_bookkeeping.nchunks++;
+        arena_bookkeeping.chunk_size = CHUNK_SIZE;
         for (size_t i = CHUNK_OBJECTS; i > 0; i--) {
             arena_link(&unused_objects, &chunk->objects[i - 1]);
         }
@@ -163,23 +175,27 @@ arena_object_new(void)
     return arena;
 }
 
-/* Tell an arena object what memory it describes.  The pools are whole frames:
- * what lies before the first one and behind the last one stays unused. */
+/* Tell an arena object what memory it describes.  The pools are aligned to
+ * their size: what lies before the first one and behind the last one stays
+ * unused. */
 static int
-arena_set_memory(struct arena_object *arena, void *memory)
+arena_set_memory(struct arena_object *arena, struct arena_heap *heap,
+                 void *memory)
 {
+    size_t pool_size = heap->pool_size;
     uintptr_t address = (uintptr_t)memory;
-    uintptr_t first = (address + POOL_SIZE_MASK) & ~(uintptr_t)POOL_SIZE_MASK;
-    unsigned npools =
-        (unsigned)MAX_POOLS_IN_ARENA - (first != address ? 1u : 0u);
+    uintptr_t first = (address + pool_size - 1) & ~(uintptr_t)(pool_size - 1);
+    unsigned npools = (unsigned)(heap->arena_size / pool_size)
+        - (first != address ? 1u : 0u);
     if (npools == 0
         || pool_map_cover(first) < 0
-        || pool_map_cover(first + (npools - 1) * POOL_SIZE) < 0)
+        || pool_map_cover(first + (npools - 1) * pool_size) < 0)
     {
         return -1;
     }
     pool_map_home.leaf = leaf_of(first);
     pool_map_home.pools = pool_map[pool_map_home.leaf];
+    arena->heap = heap;
     arena->address = address;
     arena->pool_address = first;
     arena->freepools = ~(uint64_t)0 >> (64 - npools);
@@ -192,57 +208,58 @@ arena_set_memory(struct arena_object *arena, void *memory)
 static COLD void
 arena_return(struct arena_object *arena)
 {
+    struct arena_heap *heap = arena->heap;
     DEBUG_ASSERT(arena->nfreepools == arena->ntotalpools);
     arena_unfile(arena);
-    _PyObject_Arena.free(_PyObject_Arena.ctx, (void *)arena->address,
-                         ARENA_SIZE);
+    heap->allocator->free(heap->allocator->ctx, (void *)arena->address,
+                          heap->arena_size);
     arena->address = 0;
     arena_link(&unused_objects, arena);
-    arena_counts.ncurrent--;
+    heap->ncurrent--;
 }
 
 static size_t
-arenas_in_use(void)
+arenas_in_use(const struct arena_heap *heap)
 {
-    return arena_counts.ncurrent - nempty_arenas;
+    return heap->ncurrent - heap->nempty;
 }
 
 static int
-is_default_allocator(void)
+is_default_allocator(const struct arena_heap *heap)
 {
-    return _PyObject_Arena.alloc == _PyMem_ArenaAlloc;
+    return heap->allocator->alloc == _PyMem_ArenaAlloc;
 }
 
 /* How many empty arenas may stay.  An arena allocator that somebody installed
  * sees CPython's rule: an empty arena goes back at once, unless it is the only
  * one with a free pool. */
 static size_t
-arenas_to_keep(void)
+arenas_to_keep(const struct arena_heap *heap)
 {
-    if (!is_default_allocator()) {
-        return usable_mask == 0 ? 1 : 0;
+    if (!is_default_allocator(heap)) {
+        return heap->usable_mask == 0 ? 1 : 0;
     }
-    return KEPT_ARENAS_MIN + arenas_in_use() / KEPT_ARENAS_SHARE;
+    return heap->kept_min + arenas_in_use(heap) / KEPT_SHARE;
 }
 
 static void
-hold_begin(void)
+hold_begin(struct arena_heap *heap)
 {
-    arenas_are_held = 1;
-    hold_ends = virtual_clock() + HELD_MILLISECONDS;
-    least_empty_arenas = nempty_arenas;
+    arenas_are_held = heap->is_held = 1;
+    heap->hold_ends = virtual_clock() + HELD_MILLISECONDS;
+    heap->least_empty = heap->nempty;
 }
 
 void
-arenas_return_surplus(void)
+arenas_return_surplus(struct arena_heap *heap)
 {
-    size_t keep = arenas_to_keep();
-    size_t most = keep + (is_default_allocator() ? HELD_ARENAS_MAX : 0);
-    while (nempty_arenas > most) {
-        arena_return(empty_arenas);
+    size_t keep = arenas_to_keep(heap);
+    size_t most = keep + (is_default_allocator(heap) ? heap->held_max : 0);
+    while (heap->nempty > most) {
+        arena_return(heap->empty);
     }
-    if (nempty_arenas > keep && !arenas_are_held) {
-        hold_begin();
+    if (heap->nempty > keep && !heap->is_held) {
+        hold_begin(heap);
     }
 }
 
@@ -252,9 +269,8 @@ arena_purge_pools(const struct arena_object *arena, void *arg)
 {
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         if (arena->freepools >> i & 1) {
-            virtual_purge((void *)(arena->pool_address + i * POOL_SIZE),
-                          POOL_SIZE);
-            *(size_t *)arg += POOL_SIZE;
+            virtual_purge(arena_pool_address(arena, i), arena->heap->pool_size);
+            *(size_t *)arg += arena->heap->pool_size;
         }
     }
     return 0;
@@ -262,64 +278,73 @@ arena_purge_pools(const struct arena_object *arena, void *arg)
 
 /* Only the system takes back part of an arena. */
 size_t
-arenas_trim(void)
+arenas_trim(struct arena_heap *heap)
 {
     size_t nbytes = 0;
-    while (empty_arenas != NULL) {
-        arena_return(empty_arenas);
-        nbytes += ARENA_SIZE;
+    while (heap->empty != NULL) {
+        arena_return(heap->empty);
+        nbytes += heap->arena_size;
     }
-    if (is_default_allocator()) {
-        arenas_visit(arena_purge_pools, &nbytes);
+    if (is_default_allocator(heap)) {
+        arenas_visit(heap, arena_purge_pools, &nbytes);
     }
     return nbytes;
 }
 
 /* At the end of each hold those arenas go back that were not needed in all of
  * it, some at a time, and what is left is held anew. */
-void
-arenas_hold_goes_on(void)
+static void
+heap_hold_goes_on(struct arena_heap *heap)
 {
     enum { AT_A_TIME = 16 };
-    if (virtual_clock() < hold_ends) {
+    if (!heap->is_held || virtual_clock() < heap->hold_ends) {
         return;
     }
-    size_t keep = arenas_to_keep();
+    size_t keep = arenas_to_keep(heap);
     for (int i = 0; i < AT_A_TIME; i++) {
-        if (least_empty_arenas <= keep || nempty_arenas <= keep) {
-            arenas_are_held = 0;
-            arenas_return_surplus();
+        if (heap->least_empty <= keep || heap->nempty <= keep) {
+            heap->is_held = 0;
+            arenas_return_surplus(heap);
             return;
         }
-        arena_return(empty_arenas);
-        least_empty_arenas--;
+        arena_return(heap->empty);
+        heap->least_empty--;
     }
 }
 
+void
+arenas_hold_goes_on(void)
+{
+    heap_hold_goes_on(&small_arenas);
+    heap_hold_goes_on(&medium_arenas);
+    arenas_are_held = small_arenas.is_held || medium_arenas.is_held;
+}
+
 static COLD struct arena_object *
-arena_buy(void)
+arena_buy(struct arena_heap *heap)
 {
     struct arena_object *arena = arena_object_new();
     if (arena == NULL) {
         return NULL;
     }
-    void *memory = _PyObject_Arena.alloc(_PyObject_Arena.ctx, ARENA_SIZE);
-    if (memory != NULL && arena_set_memory(arena, memory) < 0) {
-        _PyObject_Arena.free(_PyObject_Arena.ctx, memory, ARENA_SIZE);
+    const PyObjectArenaAllocator *allocator = heap->allocator;
+    void *memory = allocator->alloc(allocator->ctx, heap->arena_size);
+    if (memory != NULL && arena_set_memory(arena, heap, memory) < 0) {
+        allocator->free(allocator->ctx, memory, heap->arena_size);
         memory = NULL;
     }
     if (memory == NULL) {
         arena_link(&unused_objects, arena);
         return NULL;
     }
-    if (arena_counts.ncurrent >= POPULATED_FROM && is_default_allocator()) {
-        virtual_populate(memory, ARENA_SIZE);
+    if (heap->ncurrent >= heap->populated_from && is_default_allocator(heap)) {
+        virtual_populate(memory, heap->arena_size);
     }
     arena_file(arena);
-    arena_counts.ntimes_allocated++;
-    arena_counts.ncurrent++;
-    if (arena_counts.ncurrent > arena_counts.nhighwater) {
-        arena_counts.nhighwater = arena_counts.ncurrent;
+    heap->ntimes_allocated++;
+    heap->ncurrent++;
+    if (heap->ncurrent > heap->nhighwater) {
+        heap->nhighwater = heap->ncurrent;
     }
     return arena;
 }
@@ -327,71 +352,68 @@ arena_buy(void)
 /* Pools. */
 
 int
-arenas_have_free_pool(void)
+arenas_have_free_pool(const struct arena_heap *heap)
 {
-    return usable_mask != 0 || empty_arenas != NULL;
+    return heap->usable_mask != 0 || heap->empty != NULL;
 }
 
 int
 arena_is_last_in_use(const struct arena_object *arena)
 {
-    return arena->nfreepools < arena->ntotalpools && arenas_in_use() == 1;
+    return arena->nfreepools < arena->ntotalpools
+        && arenas_in_use(arena->heap) == 1;
 }
 
-poolp
-arenas_take_pool(void)
+struct arena_object *
+arenas_take_pool(struct arena_heap *heap, uintptr_t *address)
 {
     struct arena_object *arena;
-    if (usable_mask != 0) {
-        arena = usable_arenas[lowest_bit(usable_mask) + 1];
+    if (heap->usable_mask != 0) {
+        arena = heap->usable[lowest_bit(heap->usable_mask) + 1];
     }
-    else if (empty_arenas != NULL) {
-        arena = empty_arenas;
+    else if (heap->empty != NULL) {
+        arena = heap->empty;
     }
-    else if ((arena = arena_buy()) == NULL) {
+    else if ((arena = arena_buy(heap)) == NULL) {
         return NULL;
     }
     arena_unfile(arena);
-    if (nempty_arenas < least_empty_arenas) {
-        least_empty_arenas = nempty_arenas;
+    if (heap->nempty < heap->least_empty) {
+        heap->least_empty = heap->nempty;
     }
     unsigned i = lowest_bit(arena->freepools);
     arena->freepools &= arena->freepools - 1;
     arena->nfreepools--;
     arena_file(arena);
-
-    poolp pool = arena_pool(arena, i);
-    pool->leaf = (uint16_t)leaf_of(arena->pool_address + i * POOL_SIZE);
-    pool_header_of(pool)->arena = arena;
+    *address = (uintptr_t)arena_pool_address(arena, i);
     DEBUG_ASSERT(arena_is_valid(arena));
-    return pool;
+    return arena;
 }
 
 void
-arena_release_pool(poolp pool)
+arena_release_pool(struct arena_object *arena, uintptr_t address)
 {
-    struct arena_object *arena = pool_header_of(pool)->arena;
-    uintptr_t offset = (uintptr_t)pool_address(pool) - arena->pool_address;
-    uint64_t bit = (uint64_t)1 << (offset >> POOL_BITS);
-    DEBUG_ASSERT((arena->freepools & bit) == 0);
-    pool->blocksize = 0;
+    size_t i = (address - arena->pool_address) / arena->heap->pool_size;
+    DEBUG_ASSERT((arena->freepools >> i & 1) == 0);
     arena_unfile(arena);
-    arena->freepools |= bit;
+    arena->freepools |= (uint64_t)1 << i;
     arena->nfreepools++;
     arena_file(arena);
     DEBUG_ASSERT(arena_is_valid(arena));
     if (arena->nfreepools == arena->ntotalpools) {
-        arenas_return_surplus();
+        arenas_return_surplus(arena->heap);
     }
 }
 
 int
-arenas_visit(int (*visit)(const struct arena_object *, void *), void *arg)
+arenas_visit(const struct arena_heap *heap,
+             int (*visit)(const struct arena_object *, void *), void *arg)
 {
     for (const struct arena_chunk *c = first_chunk; c != NULL; c = c->next) {
         for (size_t i = 0; i < CHUNK_OBJECTS; i++) {
-            if (c->objects[i].address != 0) {
-                int result = visit(&c->objects[i], arg);
+            const struct arena_object *arena = &c->objects[i];
+            if (arena->address != 0 && arena->heap == heap) {
+                int result = visit(arena, arg);
                 if (result != 0) {
                     return result;
                 }
@@ -401,6 +423,16 @@ arenas_visit(int (*visit)(const struct arena_object *, void *), void *arg)
     return 0;
 }
 
+/* Is there nothing in a pool that its arena calls free? */
+static int
+pool_is_unused(const struct arena_object *arena, unsigned i)
+{
+    uintptr_t address = (uintptr_t)arena_pool_address(arena, i);
+    return arena->heap == &small_arenas
+        ? pool_map[leaf_of(address)][frame_of(address)].blocksize == 0
+        : medium_pool_at(address)->blocksize == 0;
+}
+
 int
 arena_is_valid(const struct arena_object *arena)
 {
@@ -408,13 +440,13 @@ arena_is_valid(const struct arena_object *arena)
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         if (arena->freepools >> i & 1) {
             nfree++;
-            if (arena_pool(arena, i)->blocksize != 0) {
+            if (!pool_is_unused(arena, i)) {
                 return 0;
             }
         }
     }
     return arena->address <= arena->pool_address
-        && arena->pool_address - arena->address < POOL_SIZE
+        && arena->pool_address - arena->address < arena->heap->pool_size
         && arena->nfreepools == nfree
         && (arena->ntotalpools == 64
             || arena->freepools >> arena->ntotalpools == 0);

@@ -83,7 +83,7 @@ usage_now(void)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
-    arenas_visit(usage_add_arena, &usage);
+    arenas_visit(&small_arenas, usage_add_arena, &usage);
     return usage;
 }
 
@@ -127,10 +127,10 @@ print_classes(FILE *out, const struct usage *usage)
 static void
 print_arenas(FILE *out, const struct usage *usage)
 {
-    print_line(out, "# arenas allocated total", arena_counts.ntimes_allocated);
+    print_line(out, "# arenas allocated total", small_arenas.ntimes_allocated);
     print_line(out, "# arenas reclaimed",
-               arena_counts.ntimes_allocated - usage->narenas);
-    print_line(out, "# arenas highwater mark", arena_counts.nhighwater);
+               small_arenas.ntimes_allocated - usage->narenas);
+    print_line(out, "# arenas highwater mark", small_arenas.nhighwater);
     print_line(out, "# arenas allocated current", usage->narenas);
     print_product(out, usage->narenas, "arenas", ARENA_SIZE, "/arena");
     fputc('\n', out);
@@ -166,17 +166,17 @@ print_bytes(FILE *out, const struct usage *usage)
 static void
 print_map(FILE *out)
 {
-    size_t records = arena_counts.ncurrent * MAX_POOLS_IN_ARENA;
+    size_t records = small_arenas.ncurrent * MAX_POOLS_IN_ARENA;
     fputs("\narena map counts\n", out);
-    print_line(out, "# pool map leaves", arena_counts.nleaves);
-    print_line(out, "# arena object chunks", arena_counts.nchunks);
+    print_line(out, "# pool map leaves", arena_bookkeeping.nleaves);
+    print_line(out, "# arena object chunks", arena_bookkeeping.nchunks);
     fputc('\n', out);
     size_t total = 0;
     total += print_line(out, "# bytes lost to pool map root", sizeof(pool_map));
     total += print_line(out, "# bytes lost to pool map records",
                         records * sizeof(struct pool));
     total += print_line(out, "# bytes lost to arena objects",
-                        arena_counts.nchunks * arena_counts.chunk_size);
+                        arena_bookkeeping.nchunks * arena_bookkeeping.chunk_size);
     print_line(out, "Total", total);
 }
 

@@ -17,6 +17,9 @@
 
 #include "pycore_pymem.h"
 #include "pycore_compiler.h"
+#ifdef WITH_PYMALLOC
+#  include "pycore_mediumalloc.h"
+#endif
 #include "cpython/objimpl.h"
 #include "objimpl.h"
 #include "pymem.h"
@@ -102,6 +105,14 @@ _PyMem_PrintObjectStats(FILE *out)
 
 /* Requests, the same in each domain. */
 
+#ifdef WITH_PYMALLOC
+static inline int
+is_in_raw_domain(const void *ptr)
+{
+    return pool_of(ptr) == NULL && medium_pool_of(ptr) == NULL;
+}
+#endif
+
 static inline int
 request_overflows(size_t nelem, size_t elsize)
 {
@@ -136,7 +147,7 @@ allocator_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t new_size)
 {
 #ifdef WITH_PYMALLOC
     if (LIKELY(alloc->realloc == _PyObject_Realloc)
-        && ptr != NULL && pool_of(ptr) == NULL)
+        && ptr != NULL && is_in_raw_domain(ptr))
     {
         return PyMem_RawRealloc(ptr, new_size);
     }

@@ -1,4 +1,4 @@
-/* Blocks and pools: requests of 1 to 512 bytes.
+/* Blocks and pools: requests of 1 to 512 bytes, and where others go.
  *
  *   arena (1 MiB)                    pool (16 KiB)
  *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
@@ -16,12 +16,14 @@
  * The fast paths are in pycore_pymalloc.h; here is what happens when a pool
  * reaches a border, and pymalloc as an allocator for a domain.
  *
- * Owns usedpools[].  Calls arenas.c for pools, never the system; and the raw
- * domain for what is not small. */
+ * Owns usedpools[].  Calls arenas.c for pools, never the system; mediumalloc.c
+ * and the raw domain for what is not small. */
 
 #include "pycore_pymalloc.h"
 #include "pycore_arenas.h"
 #include "pycore_host.h"
+#include "pycore_mediumalloc.h"
+#include "pycore_pymem.h"
 #include "pycore_valgrind.h"
 #include "cpython/pymem.h"
 #include "cpython/objimpl.h"
@@ -159,13 +161,15 @@ static void
 pool_release(poolp pool)
 {
     struct pool_header *header = pool_header_of(pool);
+    struct arena_object *arena = header->arena;
     DEBUG_ASSERT(pool->inuse == 0 && pool_is_valid(pool));
     if (header->kept) {
         header->kept = 0;
-        header->arena->nkeptpools--;
+        arena->nkeptpools--;
     }
     pool_unlink(pool);
-    arena_release_pool(pool);
+    pool->blocksize = 0;
+    arena_release_pool(arena, (uintptr_t)header);
 }
 
 /* A kept pool was alone in its ring when it became empty, and others are linked
@@ -185,7 +189,7 @@ size_t
 pymalloc_trim(void)
 {
     pools_release_kept();
-    return arenas_trim();
+    return arenas_trim(&small_arenas) + medium_trim();
 }
 
 /* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
@@ -235,7 +239,7 @@ pool_became_empty(poolp pool)
         return;
     }
     if (arena_is_last_in_use(arena)) {
-        arenas_return_surplus();
+        arenas_return_surplus(&small_arenas);
     }
     else {
         arena_release_kept(arena);
@@ -271,21 +275,25 @@ print_statistics_if_asked(void)
 static COLD poolp
 pool_new(unsigned szidx)
 {
-    if (!arenas_have_free_pool()) {
+    if (!arenas_have_free_pool(&small_arenas)) {
         pools_release_kept();
-        if (!arenas_have_free_pool()) {
+        if (!arenas_have_free_pool(&small_arenas)) {
             print_statistics_if_asked();
         }
     }
-    poolp pool = arenas_take_pool();
-    if (pool == NULL) {
+    uintptr_t address;
+    struct arena_object *arena = arenas_take_pool(&small_arenas, &address);
+    if (arena == NULL) {
         return NULL;
     }
+    poolp pool = &pool_map[leaf_of(address)][frame_of(address)];
+    pool->leaf = (uint16_t)leaf_of(address);
     pool->freeblock = NULL;
     pool->inuse = 0;
     pool->blocksize = (uint16_t)INDEX_TO_SIZE(szidx);
     pool->nextoffset = (uint16_t)POOL_OVERHEAD;
     struct pool_header *header = pool_header_of(pool);
+    header->arena = arena;
     header->pool = pool;
     header->kept = 0;
     pool_link(pool);
@@ -327,7 +335,8 @@ take_block_from_other_pool(size_t nbytes)
 }
 
 /* pymalloc as an allocator.  What is not small, and what no arena could be had
- * for, is asked of the raw domain, so that its hooks see it. */
+ * for, is asked of the raw domain, so that its hooks see it.  As long as there
+ * is no hook nobody can tell who serves it. */
 
 static int
 is_small(size_t nbytes)
@@ -335,26 +344,39 @@ is_small(size_t nbytes)
     return nbytes - 1 < SMALL_REQUEST_THRESHOLD;
 }
 
-static void *
-counted(void *raw_block)
+static int
+is_medium(size_t nbytes)
 {
-    if (raw_block != NULL) {
+    return nbytes - (SMALL_REQUEST_THRESHOLD + 1)
+            < MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD
+        && _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == _PyMem_RawMalloc
+        && !running_on_valgrind();
+}
+
+static void *
+counted(void *block_not_small)
+{
+    if (block_not_small != NULL) {
         raw_allocated_blocks++;
     }
-    return raw_block;
+    return block_not_small;
 }
 
 NOINLINE void *
 pymalloc_malloc_slowly(size_t nbytes)
 {
     arenas_tick();
+    void *ptr = NULL;
     if (is_small(nbytes)) {
-        void *ptr = take_block_from_other_pool(nbytes);
+        ptr = take_block_from_other_pool(nbytes);
         if (ptr != NULL) {
             return ptr;
         }
     }
-    return counted(PyMem_RawMalloc(nbytes));
+    else if (is_medium(nbytes)) {
+        ptr = medium_malloc(nbytes);
+    }
+    return counted(ptr != NULL ? ptr : PyMem_RawMalloc(nbytes));
 }
 
 void *
@@ -369,20 +391,31 @@ _PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
     size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
+    void *ptr;
     if (LIKELY(is_small(nbytes))) {
-        void *ptr = pymalloc_take_block(nbytes);
+        ptr = pymalloc_take_block(nbytes);
         if (ptr != NULL || (ptr = take_block_from_other_pool(nbytes)) != NULL) {
             return memset(ptr, 0, nbytes);
         }
+    }
+    else if (is_medium(nbytes) && (ptr = medium_malloc(nbytes)) != NULL) {
+        return counted(memset(ptr, 0, nbytes));
     }
     return counted(PyMem_RawCalloc(nelem, elsize));
 }
 
 NOINLINE void
-pymalloc_free_in_raw_domain(void *ptr)
+pymalloc_free_elsewhere(void *ptr)
 {
-    if (ptr != NULL) {
-        raw_allocated_blocks--;
+    if (ptr == NULL) {
+        return;
+    }
+    raw_allocated_blocks--;
+    struct medium_pool *pool = medium_pool_of(ptr);
+    if (pool != NULL) {
+        medium_free(pool, ptr);
+    }
+    else {
         PyMem_RawFree(ptr);
     }
 }
@@ -402,6 +435,16 @@ block_fits(size_t blocksize, size_t nbytes)
     return nbytes <= blocksize && 4 * nbytes > 3 * blocksize;
 }
 
+/* A block that was made larger once is mostly made larger again, and malloc can
+ * often do that in place: it goes there when it is no longer small. */
+static void *
+malloc_for_move(size_t blocksize, size_t nbytes)
+{
+    return nbytes > blocksize && !is_small(nbytes)
+        ? counted(PyMem_RawMalloc(nbytes))
+        : pymalloc_malloc(nbytes);
+}
+
 void *
 _PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
 {
@@ -409,17 +452,18 @@ _PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
         return _PyObject_Malloc(ctx, nbytes);
     }
     poolp pool = pool_of(ptr);
-    if (pool == NULL) {
+    struct medium_pool *medium_pool = NULL;
+    if (pool == NULL && (medium_pool = medium_pool_of(ptr)) == NULL) {
         return PyMem_RawRealloc(ptr, nbytes);
     }
-    size_t blocksize = pool->blocksize;
+    size_t blocksize = pool != NULL ? pool->blocksize : medium_pool->blocksize;
     if (block_fits(blocksize, nbytes)) {
         return ptr;
     }
-    void *moved = _PyObject_Malloc(ctx, nbytes);
+    void *moved = malloc_for_move(blocksize, nbytes);
     if (moved != NULL) {
         memcpy(moved, ptr, nbytes < blocksize ? nbytes : blocksize);
-        _PyObject_Free(ctx, ptr);
+        pymalloc_free_anywhere(ptr);
     }
     return moved;
 }

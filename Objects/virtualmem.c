@@ -30,10 +30,11 @@
 #  define MAP_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS)
 #endif
 
+/* At wanted, if nothing is there; else anywhere. */
 static void *
-map_pages(size_t size)
+map_pages(void *wanted, size_t size)
 {
-    void *ptr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_FLAGS, -1, 0);
+    void *ptr = mmap(wanted, size, PROT_READ | PROT_WRITE, MAP_FLAGS, -1, 0);
     return ptr == MAP_FAILED ? NULL : ptr;
 }
 
@@ -85,7 +86,7 @@ virtual_is_mapped(const void *ptr)
 static void *
 map_aligned_pages(size_t size, size_t alignment)
 {
-    uintptr_t start = (uintptr_t)map_pages(size + alignment);
+    uintptr_t start = (uintptr_t)map_pages(NULL, size + alignment);
     if (start == 0) {
         return NULL;
     }
@@ -101,17 +102,25 @@ map_aligned_pages(size_t size, size_t alignment)
     return (void *)aligned;
 }
 
-/* Systems put a mapping right beside the one before, so after a first aligned
- * one of a size the next are aligned by themselves. */
+/* Each mapping is asked for right below the one before, where it is aligned by
+ * itself, and one mapping for the system as long as no other comes between. */
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
-    void *ptr = map_pages(size);
-    if (ptr == NULL || ((uintptr_t)ptr & (alignment - 1)) == 0) {
-        return ptr;
+    static uintptr_t last;      /* the arenas' alignment, so not for pages */
+    if (alignment <= SYSTEM_PAGE_SIZE) {
+        return map_pages(NULL, size);
     }
-    virtual_free(ptr, size);
-    return map_aligned_pages(size, alignment);
+    void *wanted = (void *)(last > size ? last - size : 0);
+    void *ptr = map_pages(wanted, size);
+    if (ptr != NULL && ((uintptr_t)ptr & (alignment - 1)) != 0) {
+        virtual_free(ptr, size);
+        ptr = map_aligned_pages(size, alignment);
+    }
+    if (ptr != NULL) {
+        last = (uintptr_t)ptr;
+    }
+    return ptr;
 }
 
 #else /* no mmap */
@@ -172,8 +181,8 @@ _PyMem_ArenaAlloc(void *ctx, size_t size)
 {
     (void)ctx;
     void *ptr = NULL;
-    if (size == ARENA_SIZE) {
-        ptr = virtual_alloc(size, ARENA_SIZE);
+    if (size == ARENA_SIZE || size == MEDIUM_ARENA_SIZE) {
+        ptr = virtual_alloc(size, size);
     }
     return ptr != NULL ? ptr : virtual_alloc(size, SYSTEM_PAGE_SIZE);
 }

@@ -49,4 +49,19 @@ lowest_bit(uint64_t mask)
 #endif
 }
 
+/* Index of the highest bit that is set; n is not 0. */
+static inline unsigned
+highest_bit(size_t n)
+{
+#if defined(__GNUC__)
+    return (unsigned)(63 - __builtin_clzll(n));
+#else
+    unsigned bit = 0;
+    while (n >>= 1) {
+        bit++;
+    }
+    return bit;
+#endif
+}
+
 #endif /* !Py_INTERNAL_COMPILER_H */

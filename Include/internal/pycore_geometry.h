@@ -49,6 +49,21 @@
                         + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1))
 #define NUMBLOCKS(blocksize) ((unsigned)((POOL_SIZE - POOL_OVERHEAD) / (blocksize)))
 
+/* Requests over the small ones are the raw domain's.  While that is malloc and
+ * nobody has hooked it, those of up to 2**15 bytes and a header are served by
+ * ourselves: there are few larger ones, and malloc gives those pages of their
+ * own soon.  Eight size classes for each doubling: a request wastes less than an
+ * eighth by it, and half of that on average. */
+#define MEDIUM_HEADER 64u
+#define MEDIUM_REQUEST_THRESHOLD (32768u + MEDIUM_HEADER)
+#define NB_MEDIUM_SIZE_CLASSES 50u
+
+/* Their pools hold three blocks of the largest class, and are an eighth of their
+ * arenas.  In every geometry alike. */
+#define MEDIUM_POOL_BITS 17
+#define MEDIUM_POOL_SIZE ((size_t)1 << MEDIUM_POOL_BITS)
+#define MEDIUM_ARENA_SIZE ((size_t)1 << 20)
+
 /* What the system maps and unmaps.  A fresh pool is cut into blocks one such
  * page at a time, so that memory nobody asked for is not touched. */
 #define SYSTEM_PAGE_SIZE 4096u

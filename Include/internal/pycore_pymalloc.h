@@ -13,8 +13,9 @@
  *                 v                         |
  *     leaf  [ struct pool, struct pool, ... ] <-+   one for each frame in 4 GiB
  *
- * A leaf is 8 MiB of address space of which only the part is in memory that
- * describes pools in use.  The map also answers whether an address is a block
+ * A leaf is 10 MiB of address space of which only the part is in memory that
+ * describes pools in use; the last 2 are the records of medium blocks' pools.
+ * The map also answers whether an address is a block
  * of ours, exactly and without reading anything that is not ours, for arenas
  * of any alignment: a frame that is no pool in use has a record of zeros. */
 
@@ -139,7 +140,7 @@ pool_count_blocks(const struct pool *pool)
 
 /* Out of line, where the common case ends: pymalloc.c. */
 void *pymalloc_malloc_slowly(size_t nbytes);
-void pymalloc_free_in_raw_domain(void *ptr);
+void pymalloc_free_elsewhere(void *ptr);
 void pool_reached_border(poolp pool);
 
 /* A block of at least nbytes, 1 to SMALL_REQUEST_THRESHOLD of them; NULL when
@@ -193,7 +194,7 @@ static inline void
 pymalloc_free_anywhere(void *ptr)
 {
     if (UNLIKELY(!pymalloc_free(ptr))) {
-        pymalloc_free_in_raw_domain(ptr);
+        pymalloc_free_elsewhere(ptr);
     }
 }
 
@@ -206,7 +207,7 @@ void _PyObject_Free(void *ctx, void *ptr);
 /* Give back all memory that no block is in; the number of bytes. */
 size_t pymalloc_trim(void);
 
-/* Blocks that were asked of pymalloc and live in the raw domain. */
+/* Blocks that were asked of pymalloc and are not small. */
 INTERNAL_DATA(Py_ssize_t) raw_allocated_blocks;
 
 #endif /* !Py_INTERNAL_PYMALLOC_H */

@@ -7,8 +7,7 @@
  * (PyObject_ in a libpython or libpymem), or malloc, realloc and free where
  * PREFIX is "-" (LIBRARY "-": of this process, whatever is preloaded).
  * Prints one line of JSON: nanoseconds an operation, operations, peak
- * resident set and page faults.  Memory that was asked for is written to, as
- * a program would. */
+ * resident set and page faults.  Memory that was asked for is written to. */
 
 #include <dlfcn.h>
 #include <stdint.h>
@@ -74,18 +73,11 @@ python_size(void)
     return size_table[random32() & 1023];
 }
 
-/* An allocated block with its first and last word written. */
-static inline void *
-take(size_t size)
+static void
+no_memory(void)
 {
-    char *p = alloc(size);
-    if (p == NULL) {
-        fputs("bench-worker: no memory\n", stderr);
-        exit(1);
-    }
-    *(volatile size_t *)p = size;
-    *(volatile char *)(p + size - 1) = 1;
-    return p;
+    fputs("bench-worker: no memory\n", stderr);
+    exit(1);
 }
 
 static uint64_t
@@ -96,218 +88,240 @@ now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* The bookkeeping of a workload is not the allocator's memory. */
-static void *
-table_of(size_t n, size_t size)
+/* A workload is a stream of calls, made or read some thousand at a time while
+ * the clock stands, and then played.  So what is measured is the allocator, and
+ * memory that is touched for the first time, and little else. */
+
+enum { MALLOC, FREE, REALLOC, CALLOC };
+struct call {
+    uint32_t kind : 2, slot : 30;   /* which of the live blocks */
+    uint32_t size;
+};
+enum { CALLS = 4096, SLOTS = 1 << 26 };
+static struct call calls[CALLS];
+static size_t ncalls;
+static uint64_t position;       /* of the stream, in steps of the workload */
+static int touches_all;         /* memory; or the first and last byte of each */
+
+static inline void
+add(unsigned kind, size_t slot, size_t size)
 {
-    void *table = mmap(NULL, n * size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (table == MAP_FAILED) {
-        fputs("bench-worker: no memory\n", stderr);
-        exit(1);
-    }
-    memset(table, 0, n * size);
-    return table;
+    calls[ncalls].kind = kind & 3;
+    calls[ncalls].slot = slot & (SLOTS - 1);
+    calls[ncalls].size = (uint32_t)size;
+    ncalls++;
 }
 
-/* Workloads: each returns the operations done between *start and its end. */
+/* Workloads: each adds the calls of one step, as many as position counts on, or
+ * none at the end. */
 
-/* One of n live blocks is replaced by another, of a size of its own. */
-static uint64_t
-replace(size_t n, uint64_t *start)
+/* One of n live blocks is replaced by another, of a size of its own.  Twice n
+ * steps before: an old heap is no sorted one. */
+static void
+replace(size_t n)
 {
-    void **live = table_of(n, sizeof(void *));
-    for (size_t i = 0; i < n; i++) {
-        live[i] = take(python_size());
+    if (position < n) {
+        add(MALLOC, position, python_size());
     }
-    for (size_t i = 0; i < n; i++) {    /* an old heap is no sorted one */
+    else if (position < 2 * n + (n < 1000000 ? 6000000 : 4000000)) {
         size_t k = random_below((uint32_t)n);
-        release(live[k]);
-        live[k] = take(python_size());
+        add(FREE, k, 0);
+        add(MALLOC, k, python_size());
     }
-    uint64_t steps = n < 1000000 ? 6000000 : 4000000;
-    *start = now();
-    for (uint64_t i = 0; i < steps; i++) {
-        size_t k = random_below((uint32_t)n);
-        release(live[k]);
-        live[k] = take(python_size());
-    }
-    return 2 * steps;
 }
 
 /* n blocks in, n blocks out, in the same order. */
-static uint64_t
-batch(size_t n, uint64_t *start)
+static void
+batch(size_t n)
 {
-    void **live = table_of(n, sizeof(void *));
-    uint64_t rounds = 8000000 / n;
-    *start = now();
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (size_t i = 0; i < n; i++) {
-            live[i] = take(python_size());
-        }
-        for (size_t i = 0; i < n; i++) {
-            release(live[i]);
-        }
+    if (position < 8000000 / n * 2 * n) {
+        size_t k = position % (2 * n);
+        add(k < n ? MALLOC : FREE, k % n, python_size());
     }
-    return 2 * rounds * n;
 }
 
 /* A structure of n blocks is built and dropped, a few times. */
-static uint64_t
-build(size_t n, uint64_t *start)
+static void
+build(size_t n)
 {
-    void **live = table_of(n, sizeof(void *));
-    uint64_t rounds = n < 1000000 ? 4000000 / n : 3;
-    *start = now();
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (size_t i = 0; i < n; i++) {
-            live[i] = take(python_size());
-        }
-        for (size_t i = n; i > 0; i--) {
-            release(live[i - 1]);
-        }
+    if (position < (n < 1000000 ? 4000000 / n : 3) * 2 * n) {
+        size_t k = position % (2 * n);
+        add(k < n ? MALLOC : FREE, k < n ? k : 2 * n - 1 - k, python_size());
     }
-    return 2 * rounds * n;
 }
 
 /* A block is taken and freed at once, beside n live ones. */
-static uint64_t
-pairs(size_t n, uint64_t *start)
+static void
+pairs(size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        take(python_size());
+    if (position < n) {
+        add(MALLOC, position, python_size());
     }
-    uint64_t steps = 20000000;
-    *start = now();
-    for (uint64_t i = 0; i < steps; i++) {
-        release(take(size_table[i & 1023]));
+    else if (position < n + 10000000) {
+        add(MALLOC, n, python_size());
+        add(FREE, n, 0);
     }
-    return 2 * steps;
 }
 
 /* A buffer grows to n bytes by an eighth at a time, as a list does. */
-static uint64_t
-grow(size_t n, uint64_t *start)
+static void
+grow(size_t n)
 {
-    uint64_t steps = 0;
-    *start = now();
-    while (steps < 3000000) {
-        size_t size = 16;
-        char *p = take(size);
-        while (size < n) {
-            size += size / 8 + 16;
-            p = resize(p, size);
-            p[size - 1] = 1;
-            steps++;
-        }
-        release(p);
+    static size_t size;
+    if (size == 0) {
+        size = 16;
+        add(MALLOC, 0, size);
     }
-    return steps;
+    else if (size < n) {
+        size += size / 8 + 16;
+        add(REALLOC, 0, size);
+    }
+    else if (position < 3000000) {
+        size = 0;
+        add(FREE, 0, 0);
+    }
 }
 
 /* Sizes around and over the small ones: one of 2,000 live blocks of up to n
  * bytes is replaced. */
-static uint64_t
-large(size_t n, uint64_t *start)
+static void
+large(size_t n)
 {
     enum { LIVE = 2000 };
-    void **live = table_of(LIVE, sizeof(void *));
-    for (size_t i = 0; i < LIVE; i++) {
-        live[i] = take(400 + random_below((uint32_t)n - 400));
+    size_t size = 400 + random_below((uint32_t)n - 400);
+    if (position < LIVE) {
+        add(MALLOC, position, size);
     }
-    uint64_t steps = 2000000;
-    *start = now();
-    for (uint64_t i = 0; i < steps; i++) {
+    else if (position < LIVE + 2000000) {
         size_t k = random_below(LIVE);
-        release(live[k]);
-        live[k] = take(400 + random_below((uint32_t)n - 400));
+        add(FREE, k, 0);
+        add(MALLOC, k, size);
     }
-    return 2 * steps;
 }
 
 /* A recorded program is played: record.c says how it was written down. */
 
-static struct {
-    FILE *file;
-    uint8_t bytes[65536];
-    size_t position, length;
-} trace;
+static FILE *trace;
 
-static inline int
-trace_byte(void)
+static void
+trace_open(const char *path)
 {
-    if (trace.position == trace.length) {
-        trace.length = fread(trace.bytes, 1, sizeof(trace.bytes), trace.file);
-        trace.position = 0;
-        if (trace.length == 0) {
-            return -1;
-        }
-    }
-    return trace.bytes[trace.position++];
-}
-
-/* 0 at the end of the trace. */
-static inline int
-trace_number(uint64_t *number)
-{
-    int shift = 0;
-    int byte;
-    *number = 0;
-    do {
-        if ((byte = trace_byte()) < 0) {
-            return 0;
-        }
-        *number |= (uint64_t)(byte & 127) << shift;
-        shift += 7;
-    } while (byte & 128);
-    return 1;
-}
-
-/* Each line of a block is written to, as a program would, sooner or later. */
-static inline void
-touch(char *p, size_t size)
-{
-    for (size_t i = 0; i < size; i += 64) {
-        *(volatile char *)(p + i) = 1;
-    }
-}
-
-static uint64_t
-play(const char *path, uint64_t *start)
-{
-    enum { MALLOC, FREE, REALLOC, CALLOC, SLOTS = 1 << 26 };
     char magic[8];
-    trace.file = fopen(path, "rb");
-    if (trace.file == NULL || fread(magic, 1, 8, trace.file) != 8
+    trace = fopen(path, "rb");
+    touches_all = 1;
+    if (trace == NULL || fread(magic, 1, 8, trace) != 8
         || memcmp(magic, "pymemtr1", 8) != 0)
     {
         fprintf(stderr, "bench-worker: %s is no trace of record.so\n", path);
         exit(2);
     }
-    char **live = mmap(NULL, SLOTS * sizeof(*live), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    uint64_t steps = 0, call, size;
-    *start = now();
-    while (trace_number(&call) && call / 4 < SLOTS) {
-        char **slot = &live[call / 4];
-        if (call % 4 == FREE) {
+}
+
+/* 0 at the end of the trace. */
+static int
+trace_number(uint64_t *number)
+{
+    int byte;
+    *number = 0;
+    for (int shift = 0; (byte = getc_unlocked(trace)) != EOF; shift += 7) {
+        *number |= (uint64_t)(byte & 127) << shift;
+        if (byte < 128) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void
+recorded(size_t n)
+{
+    (void)n;
+    uint64_t call, size = 0;
+    if (trace_number(&call)
+        && (call % 4 == FREE || trace_number(&size)))
+    {
+        if (call / 4 >= SLOTS || size > UINT32_MAX) {
+            fputs("bench-worker: more live blocks than 67,108,864, or one of "
+                  "4 GiB: too much to play\n", stderr);
+            exit(2);
+        }
+        add(call % 4, call / 4, size);
+    }
+}
+
+/* Of a trace, each line of a block is written to, as the program did.  Without a
+ * branch for small ones: one that is predicted wrongly takes longer than
+ * malloc. */
+static inline char *
+touched(char *p, size_t size)
+{
+    if (p == NULL) {
+        no_memory();
+    }
+    *(volatile char *)p = 1;
+    for (size_t i = 128; touches_all && i < size; i += 64) {
+        *(volatile char *)(p + i - 64) = 1;
+    }
+    *(volatile char *)(p + size - 1) = 1;
+    return p;
+}
+
+static void
+play(char **live)
+{
+    for (const struct call *c = calls; c < calls + ncalls; c++) {
+        char **slot = &live[c->slot];
+        size_t size = c->size + (c->size == 0);   /* malloc(0) may be NULL */
+        switch (c->kind) {
+        case MALLOC:
+            *slot = touched(alloc(size), size);
+            break;
+        case FREE:
             release(*slot);
             *slot = NULL;
+            break;
+        case REALLOC:
+            *slot = resize(*slot, size);
+            *(volatile char *)(*slot + size - 1) = 1;
+            break;
+        case CALLOC:
+            *slot = touched(clear(1, size), size);
+            break;
         }
-        else if (trace_number(&size)) {
-            size += size == 0;      /* malloc may return NULL for 0 */
-            *slot = call % 4 == REALLOC ? resize(*slot, size)
-                : call % 4 == CALLOC ? clear(1, size) : alloc(size);
-            if (*slot == NULL) {
-                fputs("bench-worker: no memory\n", stderr);
-                exit(1);
-            }
-            touch(*slot, size);
-        }
-        steps++;
     }
-    return steps;
+}
+
+/* Play a workload to its end, with the clock on from a position: the calls that
+ * were timed, and how long. */
+static uint64_t
+run(void (*workload)(size_t n), size_t n, uint64_t first_timed, uint64_t *spent)
+{
+    char **live = mmap(NULL, SLOTS * sizeof(*live), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (live == MAP_FAILED) {
+        no_memory();
+    }
+    uint64_t timed = 0;
+    size_t before;
+    do {
+        int warming_up = position < first_timed;
+        ncalls = 0;
+        do {
+            before = ncalls;
+            workload(n);
+            position++;
+            if (warming_up && position >= first_timed) {
+                break;
+            }
+        } while (ncalls > before && ncalls < CALLS - 1);
+        uint64_t start = now();
+        play(live);
+        if (!warming_up) {
+            *spent += now() - start;
+            timed += ncalls;
+        }
+    } while (ncalls > before);
+    return timed;
 }
 
 /* Peak resident set in KiB.  Not getrusage()'s: that remembers the size of the
@@ -331,10 +345,12 @@ peak_rss(void)
 
 static const struct {
     const char *name;
-    uint64_t (*run)(size_t n, uint64_t *start);
+    void (*calls)(size_t n);
+    size_t untimed;     /* steps at the start, times n, that build up a heap */
 } workloads[] = {
-    {"replace", replace}, {"batch", batch}, {"build", build},
-    {"pairs", pairs}, {"grow", grow}, {"large", large},
+    {"replace", replace, 2}, {"batch", batch, 0}, {"build", build, 0},
+    {"pairs", pairs, 1}, {"grow", grow, 0}, {"large", large, 1},
+    {"trace", recorded, 0},
 };
 
 static void *
@@ -372,17 +388,18 @@ main(int argc, char **argv)
     *(void **)&resize = symbol(library, argv[2], "Realloc", "realloc");
     *(void **)&release = symbol(library, argv[2], "Free", "free");
     make_size_table();
-    uint64_t start = 0, steps = 0;
     size_t n = strtoul(argv[4], NULL, 10);
     if (strcmp(argv[3], "trace") == 0) {
-        steps = play(argv[4], &start);
+        trace_open(argv[4]);
+        n = SIZE_MAX;
     }
+    uint64_t steps = 0, spent = 0;
     for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++) {
         if (strcmp(argv[3], workloads[i].name) == 0 && n > 400) {
-            steps = workloads[i].run(n, &start);
+            steps = run(workloads[i].calls, n, workloads[i].untimed * n,
+                        &spent);
         }
     }
-    uint64_t spent = now() - start;
     if (steps == 0) {
         fprintf(stderr, "bench-worker: no workload %s of %s (over 400)\n",
                 argv[3], argv[4]);

@@ -44,7 +44,7 @@ START_TEST(an_installed_allocator_is_asked_for_arenas_of_one_size)
     fill_arenas(5);
     ck_assert_uint_eq(source.bad_size, 0);
     ck_assert_uint_eq(source.nlive, 5);
-    ck_assert_uint_eq(arena_counts.ncurrent, 5);
+    ck_assert_uint_eq(small_arenas.ncurrent, 5);
     free_blocks();
     ck_assert_uint_eq(source.bad_size, 0);
 }
@@ -57,7 +57,7 @@ START_TEST(an_installed_allocator_gets_all_arenas_back_but_one)
     free_blocks();
     ck_assert_uint_eq(source.nlive, 1);
     ck_assert_uint_eq(source.nfree, 7);
-    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+    ck_assert_uint_eq(small_arenas.ncurrent, 1);
 }
 END_TEST
 
@@ -89,10 +89,10 @@ peak(size_t n)
 START_TEST(a_peak_that_comes_again_finds_its_arenas)
 {
     peak(100000);
-    size_t bought = arena_counts.ntimes_allocated;
+    size_t bought = small_arenas.ntimes_allocated;
     ck_assert_uint_ge(bought, 100000 * 512 / ARENA_SIZE);
     peak(100000);
-    ck_assert_uint_eq(arena_counts.ntimes_allocated, bought);
+    ck_assert_uint_eq(small_arenas.ntimes_allocated, bought);
 }
 END_TEST
 
@@ -103,12 +103,12 @@ START_TEST(a_peak_that_does_not_goes_back_within_a_second)
     while (virtual_clock() < end) {
         PyObject_Free(PyObject_Malloc(16 + random_below(490)));
     }
-    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)17 << 20);
-    ck_assert_uint_ge(arena_counts.ncurrent * ARENA_SIZE, (size_t)15 << 20);
+    ck_assert_uint_le(small_arenas.ncurrent * ARENA_SIZE, (size_t)17 << 20);
+    ck_assert_uint_ge(small_arenas.ncurrent * ARENA_SIZE, (size_t)15 << 20);
     ck_assert_int_eq(arenas_are_held, 0);
-    size_t bought = arena_counts.ntimes_allocated;
+    size_t bought = small_arenas.ntimes_allocated;
     peak(10000);
-    ck_assert_uint_eq(arena_counts.ntimes_allocated, bought);
+    ck_assert_uint_eq(small_arenas.ntimes_allocated, bought);
 }
 END_TEST
 
@@ -119,11 +119,11 @@ START_TEST(no_more_than_256_mib_are_held)
     for (int i = 0; i < N; i++) {
         many[i] = PyObject_Malloc(512);
     }
-    ck_assert_uint_gt(arena_counts.ncurrent * ARENA_SIZE, (size_t)390 << 20);
+    ck_assert_uint_gt(small_arenas.ncurrent * ARENA_SIZE, (size_t)390 << 20);
     for (int i = 0; i < N; i++) {
         PyObject_Free(many[i]);
     }
-    ck_assert_uint_le(arena_counts.ncurrent * ARENA_SIZE, (size_t)273 << 20);
+    ck_assert_uint_le(small_arenas.ncurrent * ARENA_SIZE, (size_t)273 << 20);
 }
 END_TEST
 
@@ -132,17 +132,17 @@ START_TEST(trim_returns_all_that_no_block_is_in)
     block *first = PyObject_Malloc(512);
     memset(first, 'x', 512);
     peak(50000);
-    size_t current = arena_counts.ncurrent;
+    size_t current = small_arenas.ncurrent;
     size_t trimmed = PyMem_Trim();
-    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+    ck_assert_uint_eq(small_arenas.ncurrent, 1);
     ck_assert_uint_eq(trimmed, (current - 1) * ARENA_SIZE
                                + (MAX_POOLS_IN_ARENA - 1) * POOL_SIZE);
     ck_assert(is_filled(first, 512, 'x'));
     PyObject_Free(first);
     ck_assert_uint_eq(PyMem_Trim(), ARENA_SIZE);
-    ck_assert_uint_eq(arena_counts.ncurrent, 0);
+    ck_assert_uint_eq(small_arenas.ncurrent, 0);
     peak(100);
-    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+    ck_assert_uint_eq(small_arenas.ncurrent, 1);
 }
 END_TEST
 
@@ -283,12 +283,12 @@ START_TEST(arenas_far_apart_are_all_known)
     uintptr_t next = ((uintptr_t)1 << 44) - ARENA_SIZE / 2;
     PyObjectArenaAllocator distant = {&next, distant_alloc, distant_free};
     PyObject_SetArenaAllocator(&distant);
-    while (arena_counts.ncurrent < 6) {
+    while (small_arenas.ncurrent < 6) {
         blocks[nblocks] = PyObject_Malloc(512);
         fill_pattern(blocks[nblocks], 512, (unsigned)nblocks);
         nblocks++;
     }
-    ck_assert_uint_ge(arena_counts.nleaves, 6);
+    ck_assert_uint_ge(arena_bookkeeping.nleaves, 6);
     size_t known = 0;
     while (known < nblocks && pool_of(blocks[known]) != NULL
            && has_pattern(blocks[known], 512, (unsigned)known))
@@ -300,7 +300,7 @@ START_TEST(arenas_far_apart_are_all_known)
     ck_assert_ptr_null(pool_of((void *)(next ^ ((uintptr_t)1 << 45))));
     free_blocks();
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
-    ck_assert_uint_eq(arena_counts.ncurrent, 1);
+    ck_assert_uint_eq(small_arenas.ncurrent, 1);
 }
 END_TEST
 #endif
@@ -347,7 +347,7 @@ START_TEST(without_arenas_blocks_come_from_the_raw_domain)
     recorder_remove(&raw);
     ck_assert_uint_ge(source.nalloc, 2);
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
-    ck_assert_uint_eq(arena_counts.ncurrent, 0);
+    ck_assert_uint_eq(small_arenas.ncurrent, 0);
 }
 END_TEST
 
@@ -389,7 +389,7 @@ START_TEST(a_visit_ends_when_it_is_told)
     arena_source_install(&source);
     fill_arenas(5);
     int n = 0;
-    ck_assert_int_eq(arenas_visit(count_arena, &n), 7);
+    ck_assert_int_eq(arenas_visit(&small_arenas, count_arena, &n), 7);
     ck_assert_int_eq(n, 3);
 }
 END_TEST
@@ -399,13 +399,13 @@ START_TEST(more_arenas_than_one_chunk_of_objects_describes)
     enum { N = 700 };
     static void *p[N * 64];
     size_t n = 0;
-    while (arena_counts.ncurrent < N / 2) {
+    while (small_arenas.ncurrent < N / 2) {
         p[n++] = PyObject_Malloc(512);
         for (unsigned i = 1; i < NUMBLOCKS(512); i++) {
             PyObject_Malloc(512);
         }
     }
-    ck_assert_uint_ge(arena_counts.nchunks, 2);
+    ck_assert_uint_ge(arena_bookkeeping.nchunks, 2);
     for (size_t i = 0; i < n; i += 50) {
         ck_assert(arena_is_valid(pool_header_of(pool_of(p[i]))->arena));
     }
