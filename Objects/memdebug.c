@@ -42,7 +42,7 @@
 #define ERASED_SIZE 64
 
 struct debug_hooks _PyMem_Debug[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_RAW] = {'r', MALLOC_ALLOC},
+    [PYMEM_DOMAIN_RAW] = {'r', RAW_ALLOC},
     [PYMEM_DOMAIN_MEM] = {'m', SMALL_ALLOC},
     [PYMEM_DOMAIN_OBJ] = {'o', SMALL_ALLOC},
 };

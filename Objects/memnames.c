@@ -8,6 +8,8 @@
  *   default       pymalloc, where it is built; its _debug in a debug build
  *   debug         the default, in debug hooks
  *
+ * (--with-raw-allocator=mimalloc: the raw domain of pymalloc is mimalloc, too.)
+ *
  * Sets _PyMem_Allocators[] through PyMem_SetAllocator() and
  * PyMem_SetupDebugHooks(); owns only the table. */
 
@@ -16,6 +18,7 @@
 #include <string.h>
 
 static const PyMemAllocatorEx malloc_alloc = MALLOC_ALLOC;
+static const PyMemAllocatorEx raw_alloc = RAW_ALLOC;
 static const PyMemAllocatorEx small_alloc = SMALL_ALLOC;
 #ifdef WITH_MIMALLOC
 static const PyMemAllocatorEx mimalloc_alloc = MIMALLOC_ALLOC;
@@ -81,6 +84,7 @@ name_to_allocators(PyMemAllocatorName name, PyMemAllocatorEx allocs[NB_DOMAINS])
     case PYMEM_ALLOCATOR_PYMALLOC:
     case PYMEM_ALLOCATOR_PYMALLOC_DEBUG:
 #endif
+        raw = &raw_alloc;
         mem = &small_alloc;
         break;
     case PYMEM_ALLOCATOR_MALLOC:

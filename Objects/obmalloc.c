@@ -8,6 +8,7 @@
  *          | malloc            +---- pymalloc ----+
  *          |                            |
  *          +-------- over 512 bytes ----+
+ *       (while raw is malloc itself, pymalloc may serve them: see there)
  *
  * Each domain is an allocator, a value that can be replaced.  Nearly always
  * the mem and object domains are pymalloc itself.  Their functions look for
@@ -36,7 +37,7 @@ PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
 };
 #else
 PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_RAW] = MALLOC_ALLOC,
+    [PYMEM_DOMAIN_RAW] = RAW_ALLOC,
     [PYMEM_DOMAIN_MEM] = SMALL_ALLOC,
     [PYMEM_DOMAIN_OBJ] = SMALL_ALLOC,
 };

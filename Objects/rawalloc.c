@@ -56,12 +56,88 @@ _PyMem_RawTrim(void)
 /* mimalloc's shared library also defines malloc.  Linking with it would put it
  * under every allocator of the process, so it is loaded when it is asked for,
  * and only its own names are used. */
-static struct {
+static void *load_and_malloc(size_t size);
+static void *load_and_calloc(size_t count, size_t size);
+static void *load_and_realloc(void *ptr, size_t size);
+static void load_and_free(void *ptr);
+
+struct allocator_functions {
     void *(*malloc)(size_t size);
     void *(*calloc)(size_t count, size_t size);
     void *(*realloc)(void *ptr, size_t size);
     void (*free)(void *ptr);
-} mimalloc;
+};
+static struct allocator_functions mimalloc = {
+    load_and_malloc, load_and_calloc, load_and_realloc, load_and_free
+};
+
+int
+_PyMem_LoadMimalloc(void)
+{
+    static int is_loaded;
+    if (is_loaded) {
+        return 0;
+    }
+    void *library = dlopen(MIMALLOC_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        fprintf(stderr, "pymem: mimalloc can't be used: %s\n", dlerror());
+        return -1;
+    }
+    /* Through an object pointer: ISO C has no cast from one to a function. */
+    struct allocator_functions found;
+    *(void **)&found.malloc = dlsym(library, "mi_malloc");
+    *(void **)&found.calloc = dlsym(library, "mi_calloc");
+    *(void **)&found.realloc = dlsym(library, "mi_realloc");
+    *(void **)&found.free = dlsym(library, "mi_free");
+    if (found.malloc == NULL || found.calloc == NULL
+        || found.realloc == NULL || found.free == NULL)
+    {
+        fprintf(stderr, "pymem: mimalloc can't be used: %s lacks mi_malloc, "
+                "mi_calloc, mi_realloc or mi_free\n", MIMALLOC_LIBRARY);
+        return -1;
+    }
+    mimalloc = found;
+    is_loaded = 1;
+    return 0;
+}
+
+/* A raw domain that is mimalloc from the start can't do without: where there is
+ * none malloc takes its place, after the line that says why. */
+static void
+load_or_use_malloc(void)
+{
+    if (_PyMem_LoadMimalloc() < 0) {
+        mimalloc = (struct allocator_functions){malloc, calloc, realloc, free};
+    }
+}
+
+static void *
+load_and_malloc(size_t size)
+{
+    load_or_use_malloc();
+    return mimalloc.malloc(size);
+}
+
+static void *
+load_and_calloc(size_t count, size_t size)
+{
+    load_or_use_malloc();
+    return mimalloc.calloc(count, size);
+}
+
+static void *
+load_and_realloc(void *ptr, size_t size)
+{
+    load_or_use_malloc();
+    return mimalloc.realloc(ptr, size);
+}
+
+static void
+load_and_free(void *ptr)
+{
+    load_or_use_malloc();
+    mimalloc.free(ptr);
+}
 
 void *
 _PyMem_MiMalloc(void *ctx, size_t size)
@@ -90,33 +166,6 @@ _PyMem_MiFree(void *ctx, void *ptr)
 {
     (void)ctx;
     mimalloc.free(ptr);
-}
-
-int
-_PyMem_LoadMimalloc(void)
-{
-    if (mimalloc.malloc != NULL) {
-        return 0;
-    }
-    void *library = dlopen(MIMALLOC_LIBRARY, RTLD_NOW | RTLD_LOCAL);
-    if (library == NULL) {
-        fprintf(stderr, "pymem: mimalloc can't be used: %s\n", dlerror());
-        return -1;
-    }
-    /* Through an object pointer: ISO C has no cast from one to a function. */
-    *(void **)&mimalloc.calloc = dlsym(library, "mi_calloc");
-    *(void **)&mimalloc.realloc = dlsym(library, "mi_realloc");
-    *(void **)&mimalloc.free = dlsym(library, "mi_free");
-    *(void **)&mimalloc.malloc = dlsym(library, "mi_malloc");
-    if (mimalloc.malloc == NULL || mimalloc.calloc == NULL
-        || mimalloc.realloc == NULL || mimalloc.free == NULL)
-    {
-        fprintf(stderr, "pymem: mimalloc can't be used: %s lacks mi_malloc, "
-                "mi_calloc, mi_realloc or mi_free\n", MIMALLOC_LIBRARY);
-        mimalloc.malloc = NULL;
-        return -1;
-    }
-    return 0;
 }
 
 #endif /* WITH_MIMALLOC */

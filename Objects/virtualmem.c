@@ -4,16 +4,21 @@
  *   arenas.c ---> _PyObject_Arena ---> _PyMem_ArenaAlloc ---> mmap
  *                 (can be replaced)    the default
  *
- * Owns _PyObject_Arena.  Calls nothing of this library. */
+ * Owns _PyObject_Arena.  Calls nothing of this library but the host, once. */
 
 #include "pycore_virtualmem.h"
 #include "pycore_compiler.h"
 #include "pycore_geometry.h"
+#include "pycore_host.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#ifdef __linux__
+#  include <sys/prctl.h>
+#endif
 
 #ifndef CLOCK_MONOTONIC_COARSE
 #  define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
@@ -64,6 +69,32 @@ void
 virtual_purge(void *ptr, size_t size)
 {
     madvise(ptr, size, MADV_DONTNEED);
+}
+
+void
+virtual_name(void *ptr, size_t size)
+{
+#ifdef PR_SET_VMA_ANON_NAME
+    static int refused;
+    if (!refused) {
+        refused = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)ptr,
+                        (unsigned long)size, "pymalloc") != 0;
+    }
+#else
+    (void)ptr;
+    (void)size;
+#endif
+}
+
+void
+virtual_use_huge_pages(void *ptr, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    madvise(ptr, size, MADV_HUGEPAGE);
+#else
+    (void)ptr;
+    (void)size;
+#endif
 }
 
 uint64_t
@@ -159,6 +190,20 @@ virtual_purge(void *ptr, size_t size)
     memset(ptr, 0, size);
 }
 
+void
+virtual_name(void *ptr, size_t size)
+{
+    (void)ptr;
+    (void)size;
+}
+
+void
+virtual_use_huge_pages(void *ptr, size_t size)
+{
+    (void)ptr;
+    (void)size;
+}
+
 uint64_t
 virtual_clock(void)
 {
@@ -174,6 +219,48 @@ virtual_is_mapped(const void *ptr)
 
 #endif
 
+/* Huge pages: the processor then looks up 2 MiB at a time, not 4 KiB.  Worth it
+ * for large heaps, and waste in small ones, so they are asked for by configure
+ * or by the user. */
+#define HUGE_PAGE_SIZE ((size_t)1 << 21)
+
+static int
+huge_pages_are_wanted(void)
+{
+    static int wanted = -1;
+    if (wanted < 0) {
+        const char *value = Py_GETENV("PYTHON_PYMALLOC_HUGEPAGES");
+#ifdef PYMALLOC_USE_HUGEPAGES
+        wanted = value == NULL || strcmp(value, "0") != 0;
+#else
+        wanted = value != NULL && *value != '\0' && strcmp(value, "0") != 0;
+#endif
+    }
+    return wanted;
+}
+
+/* Arenas that share a huge page are got with it, and the others wait here. */
+static void *
+alloc_in_huge_page(size_t size)
+{
+    static struct { uintptr_t next, end; } rest;
+    if (rest.end - rest.next < size || (rest.next & (size - 1)) != 0) {
+        void *page = virtual_alloc(HUGE_PAGE_SIZE, HUGE_PAGE_SIZE);
+        if (page == NULL) {
+            return NULL;
+        }
+        if (rest.end != rest.next) {
+            virtual_free((void *)rest.next, rest.end - rest.next);
+        }
+        virtual_use_huge_pages(page, HUGE_PAGE_SIZE);
+        rest.next = (uintptr_t)page;
+        rest.end = rest.next + HUGE_PAGE_SIZE;
+    }
+    void *ptr = (void *)rest.next;
+    rest.next += size;
+    return ptr;
+}
+
 /* An arena that is aligned to its size loses no pool at its ends.  Where
  * address space is so short that it can't be aligned, any place will do. */
 void *
@@ -182,9 +269,20 @@ _PyMem_ArenaAlloc(void *ctx, size_t size)
     (void)ctx;
     void *ptr = NULL;
     if (size == ARENA_SIZE || size == MEDIUM_ARENA_SIZE) {
-        ptr = virtual_alloc(size, size);
+        if (huge_pages_are_wanted()) {
+            ptr = alloc_in_huge_page(size);
+        }
+        if (ptr == NULL) {
+            ptr = virtual_alloc(size, size);
+        }
     }
-    return ptr != NULL ? ptr : virtual_alloc(size, SYSTEM_PAGE_SIZE);
+    if (ptr == NULL) {
+        ptr = virtual_alloc(size, SYSTEM_PAGE_SIZE);
+    }
+    if (ptr != NULL) {
+        virtual_name(ptr, size);
+    }
+    return ptr;
 }
 
 void

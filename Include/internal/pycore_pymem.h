@@ -28,12 +28,12 @@ size_t _PyMem_RawTrim(void);     /* malloc_trim(), where there is one */
     {NULL, _PyObject_Malloc, _PyObject_Calloc, _PyObject_Realloc, _PyObject_Free}
 #  define SMALL_ALLOC PYMALLOC_ALLOC
 #else
-#  define SMALL_ALLOC MALLOC_ALLOC
+#  define SMALL_ALLOC RAW_ALLOC
 #endif
 
 #ifdef WITH_MIMALLOC
-/* mimalloc as one.  Its library must be loaded first: 0, or -1 when it can't
- * be, after a line on stderr that says why. */
+/* mimalloc as one.  Its library is loaded by the first request, or before: 0, or
+ * -1 when it can't be, after a line on stderr that says why. */
 int _PyMem_LoadMimalloc(void);
 void *_PyMem_MiMalloc(void *ctx, size_t size);
 void *_PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize);
@@ -41,6 +41,13 @@ void *_PyMem_MiRealloc(void *ctx, void *ptr, size_t size);
 void _PyMem_MiFree(void *ctx, void *ptr);
 #  define MIMALLOC_ALLOC \
     {NULL, _PyMem_MiMalloc, _PyMem_MiCalloc, _PyMem_MiRealloc, _PyMem_MiFree}
+#endif
+
+/* What the raw domain starts with. */
+#ifdef WITH_RAW_MIMALLOC
+#  define RAW_ALLOC MIMALLOC_ALLOC
+#else
+#  define RAW_ALLOC MALLOC_ALLOC
 #endif
 
 /* The debug hooks of a domain (Objects/memdebug.c): the allocator that they

@@ -17,6 +17,12 @@ void virtual_populate(void *ptr, size_t size);
 /* Forget the contents: memory that is touched again is zeroed. */
 void virtual_purge(void *ptr, size_t size);
 
+/* Call it [anon:pymalloc] in /proc/PID/maps, where the system has names. */
+void virtual_name(void *ptr, size_t size);
+
+/* Ask for huge pages, where the system has them. */
+void virtual_use_huge_pages(void *ptr, size_t size);
+
 /* Milliseconds since some moment; cheap, and exact to a few of them. */
 uint64_t virtual_clock(void);
 

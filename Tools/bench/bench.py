@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Time allocators side by side on what Python programs ask for.
 
-    bench.py [--quick] [--rounds=N] [--json=FILE] [--traces=DIR] [WORKLOAD...]
+    bench.py [--quick | --growth] [--rounds=N] [--json=FILE] [--picture=FILE]
+             [--traces=DIR] [WORKLOAD...]
 
 A workload is one of the list below or the file of a trace that record.so made
 of any Python program:
@@ -9,7 +10,8 @@ of any Python program:
     LD_PRELOAD=build/record.so PYMEM_TRACE=app.trace python3 app.py
     bench.py app.trace
 
---traces records some of programs.py into DIR, where they are not there yet, and
+--growth replaces blocks in heaps of 1 MiB to 4 GiB.  --picture needs matplotlib
+(Debian: python3-matplotlib).  --traces records some of programs.py into DIR, where they are not there yet, and
 plays them as well.
 
 Every round runs each workload once on each allocator, in a process of its own
@@ -43,6 +45,10 @@ WORKLOADS = {
     "grow to 100,000": ("grow", 100_000, True),
     "large to 4,000": ("large", 4_000, True),
 }
+
+# Heaps by their size: the blocks of "replace" take 61 bytes on average.
+GROWTH = {f"heap of {mib:,} MiB": ("replace", (mib << 20) // 64)
+          for mib in (1, 16, 256, 1024, 4096)}
 
 
 def find_library(*names):
@@ -148,6 +154,36 @@ def report(results, allocators):
                 lambda f, a: f"{f[a]['faults']:,.0f}")
 
 
+def draw(results, allocators, path):
+    """Speed relative to CPython's, a group of bars for each workload."""
+    import matplotlib
+    matplotlib.use("svg" if path.suffix == ".svg" else "agg")
+    matplotlib.rcParams["svg.hashsalt"] = "pymem"   # the same names each time
+    from matplotlib import pyplot
+    shown = [name for name in allocators if name != STOCK]
+    figure, axes = pyplot.subplots(figsize=(9, 0.62 * len(results) + 1))
+    height = 0.8 / len(shown)
+    for i, name in enumerate(shown):
+        axes.barh([y + (i - (len(shown) - 1) / 2) * height
+                   for y in range(len(results))],
+                  [f[STOCK]["ns"] / f[name]["ns"] - 1
+                   for f in results.values()],
+                  height, left=1, label=name)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1 / 4, 8)
+    axes.set_xticks([1 / 4, 1 / 2, 1, 2, 4, 8])
+    axes.set_xticklabels(["1/4", "1/2", "1", "2", "4", "8"])
+    axes.set_yticks(range(len(results)))
+    axes.set_yticklabels(list(results))
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlabel(f"speed, {STOCK}'s own = 1")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncol=len(shown))
+    figure.tight_layout()
+    pyplot.savefig(path, metadata={"Date": None} if path.suffix == ".svg"
+                   else None)
+
+
 # Programs of programs.py that make good traces: not too long, not too alike.
 TRACED = ["json_documents", "ast_and_compile", "objects", "asyncio_tasks",
           "pickle_and_deepcopy", "strings"]
@@ -178,6 +214,8 @@ def record_traces(build, directory):
 
 def choose_workloads(options, build):
     """{name: (workload of the worker, its number or file)}"""
+    if options.growth:
+        return GROWTH
     traces = (record_traces(build, options.traces) if options.traces else [])
     chosen = options.workloads or [
         name for name, (_, _, quick) in WORKLOADS.items()
@@ -200,7 +238,11 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
                         help="small workloads, five rounds")
+    parser.add_argument("--growth", action="store_true",
+                        help="heaps of 1 MiB to 4 GiB; takes 5 GiB of memory")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--picture", type=Path, metavar="FILE",
+                        help="an SVG or PNG of the speeds")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
     parser.add_argument("--traces", type=Path, metavar="DIR")
@@ -218,6 +260,8 @@ def main():
     report(results, list(allocators))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
+    if options.picture:
+        draw(results, list(allocators), options.picture)
 
 
 if __name__ == "__main__":
