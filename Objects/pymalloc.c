@@ -349,7 +349,7 @@ is_medium(size_t nbytes)
 {
     return nbytes - (SMALL_REQUEST_THRESHOLD + 1)
             < MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD
-        && _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == _PyMem_RawMalloc
+        && _PyMem_RawIsUntouched()
         && !running_on_valgrind();
 }
 

@@ -139,26 +139,33 @@ load_and_free(void *ptr)
     mimalloc.free(ptr);
 }
 
+/* mimalloc aligns blocks of up to 8 bytes to 8 only, and malloc all to 16. */
+static size_t
+at_least_16(size_t size)
+{
+    return size > 16 ? size : 16;
+}
+
 void *
 _PyMem_MiMalloc(void *ctx, size_t size)
 {
     (void)ctx;
-    return mimalloc.malloc(size != 0 ? size : 1);
+    return mimalloc.malloc(at_least_16(size));
 }
 
 void *
 _PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
-    return nelem != 0 && elsize != 0 ? mimalloc.calloc(nelem, elsize)
-                                     : mimalloc.calloc(1, 1);
+    int is_tiny = elsize == 0 || nelem <= 16 / elsize;
+    return is_tiny ? mimalloc.calloc(1, 16) : mimalloc.calloc(nelem, elsize);
 }
 
 void *
 _PyMem_MiRealloc(void *ctx, void *ptr, size_t size)
 {
     (void)ctx;
-    return mimalloc.realloc(ptr, size != 0 ? size : 1);
+    return mimalloc.realloc(ptr, at_least_16(size));
 }
 
 void

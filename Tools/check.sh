@@ -68,6 +68,8 @@ part "C tests: pystats, serial numbers, valgrind" c_tests extras \
     --enable-pystats --with-valgrind CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
 part "C tests: clang, without mimalloc" c_tests clang \
     CC=clang --without-mimalloc
+part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
+    --with-raw-allocator=mimalloc --with-pymalloc-hugepages
 if [ -n "$multilib" ]; then
     part "contract: 32-bit" "$top/Tools/contract-32bit.sh"
 fi

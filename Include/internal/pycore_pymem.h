@@ -46,9 +46,18 @@ void _PyMem_MiFree(void *ctx, void *ptr);
 /* What the raw domain starts with. */
 #ifdef WITH_RAW_MIMALLOC
 #  define RAW_ALLOC MIMALLOC_ALLOC
+#  define RAW_ALLOC_MALLOC _PyMem_MiMalloc
 #else
 #  define RAW_ALLOC MALLOC_ALLOC
+#  define RAW_ALLOC_MALLOC _PyMem_RawMalloc
 #endif
+
+/* Has nobody hooked or replaced the raw domain? */
+static inline int
+_PyMem_RawIsUntouched(void)
+{
+    return _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == RAW_ALLOC_MALLOC;
+}
 
 /* The debug hooks of a domain (Objects/memdebug.c): the allocator that they
  * wrap, and the letter that marks its blocks. */

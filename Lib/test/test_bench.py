@@ -8,6 +8,9 @@ import pytest
 from conftest import BUILD, TOP, clean_environment, run
 
 BENCH = TOP / "Tools" / "bench" / "bench.py"
+sys.path.insert(0, str(BENCH.parent))
+import bench  # noqa: E402
+
 LIBRARY = BUILD / ".libs" / "libpymem.so"
 
 
@@ -93,6 +96,28 @@ def test_bench_compares(tmp_path):
     assert "speed, CPython's own = 1" in result.stdout
     figures = json.loads((tmp_path / "j").read_text())["pairs"]
     assert {"pymem", "CPython", "glibc"} <= set(figures)
+
+
+def test_no_more_stays_than_with_cpython():
+    """After 99 of 100 blocks were freed at random."""
+    stock = bench.find_library("libpython3.11.so.1.0")
+    left = {}
+    for library in (LIBRARY, stock):
+        result = run(BUILD / "bench-worker", library, "PyObject_", "sparse",
+                     1_000_000)
+        assert result.returncode == 0, result.stderr
+        left[library] = json.loads(result.stdout)["end_rss_kib"]
+    assert left[LIBRARY] <= left[stock]
+
+
+def test_a_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="--picture needs matplotlib "
+                        "(Debian: python3-matplotlib)")
+    picture = tmp_path / "p.svg"
+    result = run(BENCH, f"--build={BUILD}", "--rounds=1",
+                 f"--picture={picture}", "pairs")
+    assert result.returncode == 0, result.stderr
+    assert "pairs" in picture.read_text()
 
 
 def test_bad_input_is_one_clear_line(tmp_path):

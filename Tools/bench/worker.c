@@ -7,7 +7,7 @@
  * (PyObject_ in a libpython or libpymem), or malloc, realloc and free where
  * PREFIX is "-" (LIBRARY "-": of this process, whatever is preloaded).
  * Prints one line of JSON: nanoseconds an operation, operations, peak
- * resident set and page faults.  Memory that was asked for is written to. */
+ * and last resident set and page faults.  Memory that was asked for is written to. */
 
 #include <dlfcn.h>
 #include <stdint.h>
@@ -147,6 +147,27 @@ build(size_t n)
     if (position < (n < 1000000 ? 4000000 / n : 3) * 2 * n) {
         size_t k = position % (2 * n);
         add(k < n ? MALLOC : FREE, k < n ? k : 2 * n - 1 - k, python_size());
+    }
+}
+
+/* Of n blocks all but one in a hundred are freed, at random: how much memory
+ * stays?  Each step of the second part looks for a block that is still there. */
+static void
+sparse(size_t n)
+{
+    static uint32_t *left;
+    static size_t nleft;
+    if (left == NULL) {
+        left = malloc(n * sizeof(*left));
+    }
+    if (position < n) {
+        left[nleft++] = (uint32_t)position;
+        add(MALLOC, position, python_size());
+    }
+    else if (nleft > n / 100) {
+        size_t k = random_below((uint32_t)nleft);
+        add(FREE, left[k], 0);
+        left[k] = left[--nleft];
     }
 }
 
@@ -324,23 +345,25 @@ run(void (*workload)(size_t n), size_t n, uint64_t first_timed, uint64_t *spent)
     return timed;
 }
 
-/* Peak resident set in KiB.  Not getrusage()'s: that remembers the size of the
- * program that started this one. */
+/* A line of /proc/self/status: "VmHWM:" is the peak resident set in KiB, "VmRSS:"
+ * the present one.  Not getrusage()'s: that remembers the size of the program
+ * that started this one. */
 static long
-peak_rss(void)
+status_kib(const char *label)
 {
-    long peak = 0;
+    long kib = 0;
     char line[256];
     FILE *status = fopen("/proc/self/status", "r");
     while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
-        if (sscanf(line, "VmHWM: %ld", &peak) == 1) {
+        if (strncmp(line, label, strlen(label)) == 0) {
+            kib = strtol(line + strlen(label), NULL, 10);
             break;
         }
     }
     if (status != NULL) {
         fclose(status);
     }
-    return peak;
+    return kib;
 }
 
 static const struct {
@@ -350,6 +373,7 @@ static const struct {
 } workloads[] = {
     {"replace", replace, 2}, {"batch", batch, 0}, {"build", build, 0},
     {"pairs", pairs, 1}, {"grow", grow, 0}, {"large", large, 1},
+    {"sparse", sparse, 0},
     {"trace", recorded, 0},
 };
 
@@ -408,7 +432,8 @@ main(int argc, char **argv)
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     printf("{\"ns\": %.4f, \"operations\": %llu, \"rss_kib\": %ld, "
-           "\"faults\": %ld}\n", (double)spent / (double)steps,
-           (unsigned long long)steps, peak_rss(), usage.ru_minflt);
+           "\"end_rss_kib\": %ld, \"faults\": %ld}\n", (double)spent / (double)steps,
+           (unsigned long long)steps, status_kib("VmHWM:"),
+           status_kib("VmRSS:"), usage.ru_minflt);
     return 0;
 }

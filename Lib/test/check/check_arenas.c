@@ -1,6 +1,7 @@
 /* Objects/arenas.c: how arenas are bought, told apart, kept and returned. */
 
 #include "support.h"
+#include <unistd.h>
 #include "pycore_arenas.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
@@ -124,6 +125,50 @@ START_TEST(no_more_than_256_mib_are_held)
         PyObject_Free(many[i]);
     }
     ck_assert_uint_le(small_arenas.ncurrent * ARENA_SIZE, (size_t)273 << 20);
+}
+END_TEST
+
+/* 2 GiB, or a quarter of the memory of a machine that has less than 8. */
+static size_t
+large_peak(void)
+{
+    size_t pages = (size_t)sysconf(_SC_PHYS_PAGES);
+    size_t quarter = pages / 4 * (size_t)sysconf(_SC_PAGESIZE);
+    size_t two_gib = (size_t)1 << 31;
+    return quarter < two_gib ? quarter : two_gib;
+}
+
+static size_t
+resident_bytes(void)
+{
+    size_t total = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    ck_assert_int_eq(fscanf(file, "%zu %zu", &total, &resident), 2);
+    fclose(file);
+    return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+START_TEST(after_a_peak_of_gibibytes_little_stays)
+{
+    void **last = NULL;
+    size_t peak_size = large_peak();
+    for (size_t n = 0; n < peak_size; n += 512) {
+        void **p = PyObject_Malloc(512);
+        *p = last;
+        last = p;
+    }
+    size_t at_peak = resident_bytes();
+    ck_assert_uint_ge(at_peak, peak_size);
+    while (last != NULL) {
+        void **p = last;
+        last = *p;
+        PyObject_Free(p);
+    }
+    uint64_t end = virtual_clock() + 900;
+    while (virtual_clock() < end) {
+        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
+    }
+    ck_assert_uint_lt(resident_bytes(), at_peak / 20);
 }
 END_TEST
 
@@ -426,6 +471,7 @@ main(void)
     tcase_add_test(tc, a_peak_that_comes_again_finds_its_arenas);
     tcase_add_test(tc, a_peak_that_does_not_goes_back_within_a_second);
     tcase_add_test(tc, no_more_than_256_mib_are_held);
+    tcase_add_test(tc, after_a_peak_of_gibibytes_little_stays);
     tcase_add_test(tc, trim_returns_all_that_no_block_is_in);
     tcase_add_test(tc, trim_leaves_the_memory_of_others_alone);
     tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);

@@ -4,6 +4,8 @@
 #include "pycore_geometry.h"
 #include "pycore_virtualmem.h"
 
+#include <sys/prctl.h>
+
 START_TEST(memory_is_zeroed_and_aligned)
 {
     const size_t alignments[] = {4096, 65536, ARENA_SIZE, 4 * ARENA_SIZE};
@@ -42,6 +44,89 @@ START_TEST(default_arenas_are_aligned_to_their_size)
     for (int i = 0; i < 20; i++) {
         alloc.free(alloc.ctx, arenas[i], ARENA_SIZE);
     }
+}
+END_TEST
+
+static void
+take_arenas_in_huge_pages(void *arg)
+{
+    setenv("PYTHON_PYMALLOC_HUGEPAGES", arg, 1);
+    PyObjectArenaAllocator alloc;
+    PyObject_GetArenaAllocator(&alloc);
+    enum { N = 20 };
+    char *arenas[N];
+    int aligned = 1;
+    for (int i = 0; i < N; i++) {
+        arenas[i] = alloc.alloc(alloc.ctx, ARENA_SIZE);
+        aligned &= (uintptr_t)arenas[i] % ARENA_SIZE == 0;
+        memset(arenas[i], i + 1, ARENA_SIZE);
+    }
+    char line[300];
+    unsigned long huge = 0, kib;
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    while (fgets(line, sizeof(line), smaps) != NULL) {
+        if (sscanf(line, "AnonHugePages: %lu kB", &kib) == 1) {
+            huge += kib;
+        }
+    }
+    fclose(smaps);
+    for (int i = 0; i < N; i++) {
+        aligned &= is_filled(arenas[i], ARENA_SIZE, (unsigned char)(i + 1));
+        alloc.free(alloc.ctx, arenas[i], ARENA_SIZE);
+    }
+    fprintf(stderr, "aligned=%d huge=%d", aligned, huge * 1024 >= 8 * ARENA_SIZE);
+}
+
+/* Does the system give huge pages to who asks for them? */
+static int
+system_has_huge_pages(void)
+{
+    char line[100] = "";
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+    if (file != NULL) {
+        if (fgets(line, sizeof(line), file) == NULL) {
+            line[0] = '\0';
+        }
+        fclose(file);
+    }
+    return strstr(line, "[madvise]") != NULL;
+}
+
+START_TEST(huge_pages_are_used_when_they_are_asked_for)
+{
+    const char *expected = system_has_huge_pages() ? "aligned=1 huge=1"
+                                                   : "aligned=1 huge=";
+    struct child child = run_child(take_arenas_in_huge_pages, "1");
+    ck_assert_msg(strstr(child.text, expected) != NULL, "%s", child.text);
+    if (system_has_huge_pages()) {
+        child = run_child(take_arenas_in_huge_pages, "0");
+        ck_assert_str_eq(child.text, "aligned=1 huge=0");
+    }
+}
+END_TEST
+
+static int
+system_names_memory(void)
+{
+    char *p = virtual_alloc(4096, 4096);
+    int can = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)p, 4096UL,
+                    "x") == 0;
+    virtual_free(p, 4096);
+    return can;
+}
+
+/* Where the kernel has no names arenas do without. */
+START_TEST(arenas_have_a_name)
+{
+    char text[65536];
+    void *p = PyObject_Malloc(100);
+    FILE *maps = fopen("/proc/self/maps", "r");
+    text[fread(text, 1, sizeof(text) - 1, maps)] = '\0';
+    fclose(maps);
+    int has_arenas = strcmp(_PyMem_GetCurrentAllocatorName(), "malloc") != 0;
+    ck_assert_int_eq(strstr(text, "[anon:pymalloc]") != NULL,
+                     has_arenas && system_names_memory());
+    PyObject_Free(p);
 }
 END_TEST
 
@@ -101,6 +186,8 @@ main(void)
     tcase_add_test(tc, memory_is_zeroed_and_aligned);
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
+    tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
+    tcase_add_test(tc, arenas_have_a_name);
     tcase_add_test(tc, virtual_memory_goes_through_the_arena_allocator);
     return run_suite(suite);
 }
