@@ -20,6 +20,19 @@ PyAPI_FUNC(int) PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr,
  * nothing is traced.  From any thread, with or without the GIL. */
 PyAPI_FUNC(int) PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr);
 
+#ifndef Py_LIMITED_API
+/* Tracing in a program without an interpreter: stacks are of its own functions,
+ * at most max_nframe of them, 1 to 65535.  0; -1 for another number.  A second
+ * start does nothing.  As PYTHONTRACEMALLOC=max_nframe does before main().  The
+ * names are those of CPython 3.12's private ones. */
+PyAPI_FUNC(int) _PyTraceMalloc_Start(int max_nframe);
+PyAPI_FUNC(void) _PyTraceMalloc_Stop(void);
+PyAPI_FUNC(int) _PyTraceMalloc_IsTracing(void);
+
+/* Bytes in traced blocks now, and the most since the start. */
+PyAPI_FUNC(void) _PyTraceMalloc_GetTracedMemory(size_t *current, size_t *peak);
+#endif
+
 #ifdef __cplusplus
 }
 #endif

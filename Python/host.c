@@ -120,6 +120,8 @@ variable_is_set(const char *name)
     return value != NULL && *value != '\0';
 }
 
+void _PyTraceMalloc_StartFromEnvironment(void);     /* nativeframes.c */
+
 /* Before main(), and before any block exists: PYTHONMALLOC decides where they
  * come from. */
 __attribute__((constructor)) static void
@@ -138,6 +140,7 @@ setup_from_environment(void)
         _Py_FatalErrorFormat(__func__, "PYTHONMALLOC: the allocator \"%s\" "
                              "can't be used on this machine", value);
     }
+    _PyTraceMalloc_StartFromEnvironment();
     atexit(dead_blocks_check_all);
     if (variable_is_set("PYTHONMALLOCSTATS")) {
         atexit(print_statistics);

@@ -1,40 +1,707 @@
-/* The allocation tracer's side that the rest of the library and programs see.
+/* The allocation tracer: hooks on the three domains.
  *
- * The standalone library does not trace: Track and Untrack say so, and the
- * dump of a block says how its origin could be known.  In a substitute these
- * are CPython's own. */
+ *   PyObject_Malloc --> traced_malloc --> the allocator that was there
+ *                            |
+ *                            +--> who asks? (tracestacks.c)
+ *                            +--> the block's trace (traceblocks.c)
+ *
+ * Three rules keep it from harm:
+ *   - The lock is held only while the tracer's own tables are used: never while
+ *     a block is allocated or freed, nor while anything of the host's runs that
+ *     could wait.  The GIL is never asked for.
+ *   - A block's trace goes before the block does: another thread may get the
+ *     address at once.
+ *   - No memory for a trace: malloc fails as if there were none for the block,
+ *     and realloc leaves the old block as it was.
+ *
+ * Owns the hooks, the lock and the sampling. */
 
-#include "tracemalloc.h"
-#include "pycore_host.h"
+#include "pycore_traceblocks.h"
+#include "pycore_tracetables.h"
+#include "pycore_pymem.h"
+#include "pycore_virtualmem.h"
 
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-int
-PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
+static struct {
+    int is_tracing;
+    unsigned max_frames;
+    size_t sample_bytes;                /* between samples; 0: trace all */
+    uint64_t seed;                      /* for the thread that starts; or 0 */
+    const void *starting_thread;
+    unsigned start;                     /* counts the starts */
+    unsigned nholds;                    /* of stacks; at 0 they may go */
+    int stacks_are_old;                 /* and are to go then */
+    const struct trace_source *source;
+    PyMemAllocatorEx wrapped[NB_DOMAINS];
+} tracer;
+
+/* Not to trace what is allocated now: we, or who asked for a pause. */
+static FAST_THREAD_LOCAL int is_paused;
+
+/* The lock.  Held for some tens of nanoseconds, so waiting is looking again. */
+
+static atomic_flag lock_flag = ATOMIC_FLAG_INIT;
+
+static inline int
+try_lock(void)
 {
-    (void)domain;
-    (void)ptr;
-    (void)size;
-    return -2;
+    return !atomic_flag_test_and_set_explicit(&lock_flag, memory_order_acquire);
 }
 
-int
-PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
+static inline void
+lock(void)
 {
-    (void)domain;
-    (void)ptr;
-    return -2;
+    while (UNLIKELY(!try_lock())) {
+        sched_yield();
+    }
+}
+
+static inline void
+unlock(void)
+{
+    atomic_flag_clear_explicit(&lock_flag, memory_order_release);
+}
+
+/* No other thread is in the tables at a fork; the child goes on tracing. */
+static void
+make_lock_safe_at_fork(void)
+{
+    static int is_safe;
+    if (!is_safe) {
+        is_safe = pthread_atfork(lock, unlock, unlock) == 0;
+    }
+}
+
+/* Memory of our own: from the C library, as no hook may run while the lock is
+ * held. */
+
+size_t tracer_bytes;
+
+void *
+tracer_alloc(size_t size)
+{
+    return tracer_resize(NULL, 0, size);
+}
+
+void *
+tracer_resize(void *ptr, size_t old_size, size_t size)
+{
+    void *resized = realloc(ptr, size);
+    if (resized != NULL) {
+        tracer_bytes += size - old_size;
+    }
+    return resized;
 }
 
 void
-_PyMem_DumpTraceback(int fd, const void *ptr)
+tracer_free(void *ptr, size_t size)
 {
-    static const char text[] = "Enable tracemalloc to get the memory block "
-                               "allocation traceback\n\n";
-    (void)ptr;
-    /* Nothing can be done about a stderr that is closed. */
-    if (write(fd, text, sizeof(text) - 1) < 0) {
+    if (ptr != NULL) {
+        free(ptr);
+        tracer_bytes -= size;
+    }
+}
+
+/* Sampling: on average one sample in sample_bytes, at distances that nobody can
+ * foresee (a Poisson process over the bytes that a thread asks for).  A block of
+ * size s is hit with the probability p = 1 - exp(-s / sample_bytes), and stands
+ * for s / p bytes, so that sums are right on average. */
+
+static FAST_THREAD_LOCAL struct {
+    int64_t bytes_left;             /* to the next sample */
+    uint64_t random;
+    unsigned start;                 /* to which of the starts this belongs */
+} sampler;
+
+static double
+random_distance(void)
+{
+    sampler.random ^= sampler.random << 13;
+    sampler.random ^= sampler.random >> 7;
+    sampler.random ^= sampler.random << 17;
+    double unit = ((double)(sampler.random >> 11) + 1.0) / 9007199254740992.0;
+    return -log(unit) * (double)tracer.sample_bytes;
+}
+
+/* Each thread goes its own way; with a seed the first one's is the same again. */
+static void
+sampler_begin(size_t already_taken)
+{
+    static atomic_uint_least64_t nthreads;
+    uint64_t n = atomic_fetch_add(&nthreads, 1);
+    uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &sampler
+        ? tracer.seed : n + (uintptr_t)&sampler + virtual_clock();
+    sampler.random = hash_mix(hash_mix(seed) + 0x2545F4914F6CDD1Du) | 1;
+    sampler.start = tracer.start;
+    for (int i = 0; i < 8; i++) {
+        random_distance();
+    }
+    sampler.bytes_left = (int64_t)random_distance() - (int64_t)already_taken;
+}
+
+static NOINLINE int
+sample_is_due(size_t size)
+{
+    if (sampler.start != tracer.start) {
+        sampler_begin(size);
+    }
+    int is_due = sampler.bytes_left <= 0;
+    while (sampler.bytes_left <= 0) {
+        sampler.bytes_left += (int64_t)random_distance() + 1;
+    }
+    return is_due;
+}
+
+static inline int
+is_to_be_traced(size_t size)
+{
+    if (is_paused) {
+        return 0;
+    }
+    if (tracer.sample_bytes == 0) {
+        return 1;
+    }
+    return UNLIKELY((sampler.bytes_left -= (int64_t)size) <= 0)
+        && sample_is_due(size);
+}
+
+static size_t
+size_to_report(size_t size)
+{
+    if (tracer.sample_bytes == 0 || size == 0) {
+        return size;
+    }
+    double mean = (double)tracer.sample_bytes;
+    return (size_t)((double)size / -expm1(-(double)size / mean) + 0.5);
+}
+
+/* Traces; lock held. */
+
+/* Room for a trace and the stack that goes into it; 0: no memory. */
+static stack_id
+prepare_trace(void)
+{
+    return blocks_reserve() < 0 ? 0
+        : stack_capture(tracer.source, tracer.max_frames);
+}
+
+static void
+store_trace(unsigned domain, uintptr_t ptr, size_t size, stack_id stack)
+{
+    struct trace trace = {ptr, size_to_report(size), domain, stack};
+    block_store(&trace, tracer.sample_bytes != 0);
+}
+
+static int
+add_trace(unsigned domain, uintptr_t ptr, size_t size)
+{
+    stack_id stack = prepare_trace();
+    if (stack != 0) {
+        store_trace(domain, ptr, size, stack);
+    }
+    return stack != 0 ? 0 : -1;
+}
+
+/* Where the hook will return to: into the program, as the functions of the API
+ * end by jumping to a hook. */
+static FAST_THREAD_LOCAL const void *caller;
+#if defined(__GNUC__)
+#  define REMEMBER_CALLER() (caller = __builtin_return_address(0))
+#else
+#  define REMEMBER_CALLER() ((void)0)
+#endif
+
+const void *
+tracer_caller(void)
+{
+    return caller;
+}
+
+/* The hooks.  ctx is the allocator of the domain that was there. */
+
+static void *
+trace_new_block(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
+{
+    if (ptr != NULL) {
+        lock();
+        int result = tracer.is_tracing ? add_trace(0, (uintptr_t)ptr, size) : 0;
+        unlock();
+        if (UNLIKELY(result < 0)) {
+            alloc->free(alloc->ctx, ptr);
+            ptr = NULL;
+        }
+    }
+    return ptr;
+}
+
+static void *
+traced_malloc(void *ctx, size_t size)
+{
+    const PyMemAllocatorEx *alloc = ctx;
+    if (!is_to_be_traced(size)) {
+        return alloc->malloc(alloc->ctx, size);
+    }
+    REMEMBER_CALLER();
+    is_paused = 1;
+    void *ptr = trace_new_block(alloc, alloc->malloc(alloc->ctx, size), size);
+    is_paused = 0;
+    return ptr;
+}
+
+static void *
+traced_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    const PyMemAllocatorEx *alloc = ctx;
+    if (!is_to_be_traced(nelem * elsize)) {
+        return alloc->calloc(alloc->ctx, nelem, elsize);
+    }
+    REMEMBER_CALLER();
+    is_paused = 1;
+    void *ptr = trace_new_block(alloc, alloc->calloc(alloc->ctx, nelem, elsize),
+                                nelem * elsize);
+    is_paused = 0;
+    return ptr;
+}
+
+static void
+forget_block(void *ptr)
+{
+    if (block_may_be_known((uintptr_t)ptr)) {
+        lock();
+        block_freed((uintptr_t)ptr);
+        unlock();
+    }
+}
+
+static void
+traced_free(void *ctx, void *ptr)
+{
+    const PyMemAllocatorEx *alloc = ctx;
+    if (ptr != NULL) {
+        forget_block(ptr);
+    }
+    alloc->free(alloc->ctx, ptr);
+}
+
+/* The old trace is out of the table while realloc runs, and comes back when it
+ * fails; the new stack is found before, so that nothing can fail after. */
+static void *
+traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
+{
+    struct trace old = {.ptr = (uintptr_t)ptr};
+    lock();
+    stack_id stack = prepare_trace();
+    int had_trace = stack != 0 && block_drop(&old);
+    unlock();
+    if (stack == 0) {
+        return NULL;
+    }
+    void *resized = alloc->realloc(alloc->ctx, ptr, size);
+    lock();
+    if (!tracer.is_tracing || blocks_reserve() < 0) {
+        /* stopped meanwhile, or filled up: the block matters, not its trace */
+    }
+    else if (resized != NULL) {
+        store_trace(0, (uintptr_t)resized, size, stack);
+    }
+    else if (had_trace) {
+        block_store(&old, tracer.sample_bytes != 0);
+    }
+    unlock();
+    return resized;
+}
+
+static void *
+traced_realloc(void *ctx, void *ptr, size_t size)
+{
+    const PyMemAllocatorEx *alloc = ctx;
+    if (ptr == NULL) {
+        return traced_malloc(ctx, size);
+    }
+    if (is_to_be_traced(size)) {
+        REMEMBER_CALLER();
+        is_paused = 1;
+        void *resized = traced_resize(alloc, ptr, size);
+        is_paused = 0;
+        return resized;
+    }
+    struct trace old = {.ptr = (uintptr_t)ptr};
+    int had_trace = 0;
+    if (block_may_be_known((uintptr_t)ptr)) {
+        lock();
+        had_trace = block_drop(&old);
+        unlock();
+    }
+    int paused = tracer_pause();
+    void *resized = alloc->realloc(alloc->ctx, ptr, size);
+    tracer_resume(paused);
+    if (resized == NULL && had_trace) {
+        lock();
+        if (tracer.is_tracing && blocks_reserve() == 0) {
+            block_store(&old, tracer.sample_bytes != 0);
+        }
+        unlock();
+    }
+    return resized;
+}
+
+/* Stacks go when nobody looks at them. */
+static void
+clear_stacks(void)
+{
+    tracer.stacks_are_old = tracer.nholds > 0;
+    if (!tracer.stacks_are_old) {
+        stacks_clear();
+    }
+}
+
+void
+tracer_hold_stacks(void)
+{
+    lock();
+    tracer.nholds++;
+    unlock();
+}
+
+void
+tracer_let_stacks_go(void)
+{
+    lock();
+    tracer.nholds--;
+    if (tracer.stacks_are_old && blocks_count() == 0) {
+        clear_stacks();
+    }
+    unlock();
+}
+
+unsigned
+tracer_stack_length(stack_id id, unsigned *total)
+{
+    lock();
+    unsigned length = stack_length(id, total);
+    unlock();
+    return length;
+}
+
+void
+tracer_stack_frames(stack_id id, struct trace_frame *frames,
+                    unsigned max_frames)
+{
+    lock();
+    stack_frames(id, frames, max_frames);
+    unlock();
+}
+
+struct trace_name
+tracer_file(uint32_t file)
+{
+    lock();
+    struct trace_name name = stack_file(file);
+    unlock();
+    return name;
+}
+
+void
+tracer_stack_counts(uint32_t *nstacks, size_t *nfiles)
+{
+    lock();
+    *nstacks = stacks_count();
+    *nfiles = stacks_file_count();
+    unlock();
+}
+
+/* Start and stop. */
+
+int
+tracer_start(const struct trace_source *source, unsigned max_frames,
+             size_t sample_bytes, uint64_t seed)
+{
+    if (tracer.is_tracing) {
+        return 0;
+    }
+    make_lock_safe_at_fork();
+    tracer.source = source;
+    tracer.max_frames = max_frames;
+    tracer.sample_bytes = sample_bytes;
+    tracer.seed = seed;
+    tracer.starting_thread = &sampler;
+    tracer.start++;
+    sampler.bytes_left = 0;
+    blocks_use_filter(sample_bytes != 0);
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain,
+                           &tracer.wrapped[domain]);
+    }
+    tracer.is_tracing = 1;
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMemAllocatorEx hook = {&tracer.wrapped[domain], traced_malloc,
+                                 traced_calloc, traced_realloc, traced_free};
+        PyMem_SetAllocator((PyMemAllocatorDomain)domain, &hook);
+    }
+    return 0;
+}
+
+void
+tracer_stop(void)
+{
+    if (!tracer.is_tracing) {
         return;
+    }
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMem_SetAllocator((PyMemAllocatorDomain)domain,
+                           &tracer.wrapped[domain]);
+    }
+    lock();
+    tracer.is_tracing = 0;
+    blocks_clear();
+    clear_stacks();
+    unlock();
+}
+
+int
+tracer_is_tracing(void)
+{
+    return tracer.is_tracing;
+}
+
+unsigned
+tracer_max_frames(void)
+{
+    return tracer.max_frames;
+}
+
+size_t
+tracer_sample_bytes(void)
+{
+    return tracer.sample_bytes;
+}
+
+void
+tracer_clear(void)
+{
+    lock();
+    if (tracer.is_tracing) {
+        blocks_clear();
+        clear_stacks();
+    }
+    unlock();
+}
+
+void
+tracer_memory(size_t *current, size_t *peak)
+{
+    lock();
+    blocks_memory(current, peak);
+    unlock();
+}
+
+void
+tracer_reset_peak(void)
+{
+    lock();
+    blocks_reset_peak();
+    unlock();
+}
+
+size_t
+tracer_own_memory(void)
+{
+    return tracer_bytes;
+}
+
+int
+tracer_pause(void)
+{
+    int paused_before = is_paused;
+    is_paused = 1;
+    return paused_before;
+}
+
+void
+tracer_resume(int paused_before)
+{
+    is_paused = paused_before;
+}
+
+/* Blocks that others report. */
+
+int
+tracer_track(unsigned domain, uintptr_t ptr, size_t size)
+{
+    int result = -2;
+    int paused = tracer_pause();
+    lock();
+    if (tracer.is_tracing) {
+        result = add_trace(domain, ptr, size);
+    }
+    unlock();
+    tracer_resume(paused);
+    return result;
+}
+
+int
+tracer_untrack(unsigned domain, uintptr_t ptr)
+{
+    int result = -2;
+    struct trace trace = {.ptr = ptr, .domain = domain};
+    int paused = tracer_pause();
+    lock();
+    if (tracer.is_tracing) {
+        block_drop(&trace);
+        result = 0;
+    }
+    unlock();
+    tracer_resume(paused);
+    return result;
+}
+
+void
+tracer_renew(uintptr_t ptr)
+{
+    struct trace trace = {.ptr = ptr};
+    if (is_paused || !block_may_be_known(ptr)) {
+        return;
+    }
+    is_paused = 1;
+    lock();
+    if (tracer.is_tracing && block_find(&trace)) {
+        stack_id stack = prepare_trace();
+        if (stack != 0 && stack != trace.stack) {
+            trace.stack = stack;
+            block_store(&trace, tracer.sample_bytes != 0);
+        }
+    }
+    unlock();
+    is_paused = 0;
+}
+
+/* What is known. */
+
+int
+tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace)
+{
+    *trace = (struct trace){.ptr = ptr, .domain = domain};
+    lock();
+    int found = tracer.is_tracing && block_find(trace);
+    unlock();
+    return found;
+}
+
+int
+tracer_snapshot(struct trace **traces, size_t *ntraces)
+{
+    lock();
+    *ntraces = blocks_count();
+    *traces = malloc((*ntraces + 1) * sizeof(**traces));
+    if (*traces != NULL) {
+        blocks_copy(*traces);
+    }
+    unlock();
+    return *traces != NULL ? 0 : -1;
+}
+
+void
+tracer_release(struct trace *traces)
+{
+    free(traces);
+}
+
+/* Text on a file descriptor. */
+
+static void
+put(int fd, const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t written = write(fd, text, length);
+        if (written <= 0) {
+            return;     /* nothing can be done about a stderr that is closed */
+        }
+        text += written;
+        length -= (size_t)written;
+    }
+}
+
+static void
+put_text(int fd, const char *text)
+{
+    put(fd, text, strlen(text));
+}
+
+static void
+put_number(int fd, unsigned number, unsigned base, int width)
+{
+    char digits[16];
+    int n = 0;
+    do {
+        digits[(int)sizeof(digits) - 1 - n++] = "0123456789abcdef"[number % base];
+        number /= base;
+    } while (number != 0 || n < width);
+    put(fd, digits + sizeof(digits) - n, (size_t)n);
+}
+
+/* ASCII as it is, all else by its number, as CPython does in a traceback. */
+static void
+put_name(int fd, const struct trace_name *name)
+{
+    for (size_t i = 0; i < name->length && i < 500; i++) {
+        uint32_t c = name->kind == 1 ? ((const uint8_t *)name->characters)[i]
+            : name->kind == 2 ? ((const uint16_t *)name->characters)[i]
+            : ((const uint32_t *)name->characters)[i];
+        if (c >= ' ' && c <= '~') {
+            put(fd, &(char){(char)c}, 1);
+        }
+        else {
+            put_text(fd, c <= 0xFF ? "\\x" : c <= 0xFFFF ? "\\u" : "\\U");
+            put_number(fd, c, 16, c <= 0xFF ? 2 : c <= 0xFFFF ? 4 : 8);
+        }
+    }
+    if (name->length > 500) {
+        put_text(fd, "...");
+    }
+}
+
+static void
+put_stack(int fd, stack_id id)
+{
+    struct trace_frame frames[100];
+    unsigned total, length = stack_length(id, &total);
+    stack_frames(id, frames, 100);
+    put_text(fd, "Memory block allocated at (most recent call first):\n");
+    for (unsigned i = 0; i < length && i < 100; i++) {
+        if (frames[i].file == 0) {
+            tracer.source->print_place(fd, stack_address(frames[i].line));
+            continue;
+        }
+        struct trace_name name = stack_file(frames[i].file);
+        put_text(fd, "  File \"");
+        put_name(fd, &name);
+        put_text(fd, "\", line ");
+        put_number(fd, frames[i].line, 10, 1);
+        put_text(fd, "\n");
+    }
+    put_text(fd, "\n");
+}
+
+void
+tracer_dump(int fd, const void *ptr)
+{
+    if (!tracer.is_tracing) {
+        put_text(fd, "Enable tracemalloc to get the memory block "
+                     "allocation traceback\n\n");
+        return;
+    }
+    struct trace trace = {.ptr = (uintptr_t)ptr};
+    if (try_lock()) {
+        if (block_find(&trace)) {
+            put_stack(fd, trace.stack);
+        }
+        unlock();
     }
 }

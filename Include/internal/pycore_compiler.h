@@ -17,6 +17,14 @@
 #  define NOINLINE
 #endif
 
+/* Data of a thread, reached without a call also in a shared library. */
+#if defined(__GNUC__)
+#  define FAST_THREAD_LOCAL \
+    _Thread_local __attribute__((tls_model("initial-exec")))
+#else
+#  define FAST_THREAD_LOCAL _Thread_local
+#endif
+
 /* Data of the library that no other part of a program sees: reached without a
  * table of addresses. */
 #if defined(__GNUC__)

@@ -2,7 +2,7 @@
  *
  * Six functions, by the names CPython gives them.  Linked into a CPython they
  * are CPython's own; in the standalone library they are in Python/host.c (the
- * last one in Python/tracemalloc.c).  Nothing else is called upward. */
+ * last one in Python/nativeframes.c).  Nothing else is called upward. */
 
 #ifndef Py_INTERNAL_HOST_H
 #define Py_INTERNAL_HOST_H

@@ -125,6 +125,21 @@ def heaps_and_permutations():
     sum(1 for _ in itertools.permutations(range(9)))
 
 
+def generators():
+    def numbers(n):
+        for i in range(n):
+            yield i * 1.5, str(i)
+
+    def chosen(pairs):
+        for number, text in pairs:
+            if len(text) % 2:
+                yield text + "x", number
+
+    for _ in range(6):
+        table = dict(pair for pair in chosen(numbers(60_000)))
+        assert len(table) > 1_000
+
+
 def tuples_of_fresh_values():
     for _ in range(8):
         [(i, float(i), str(i)) for i in range(200_000)]
@@ -140,7 +155,7 @@ def dict_of_lists():
 HEAVY = ["tuples_of_fresh_values", "dict_of_lists"]
 PROGRAMS = [json_documents, ast_and_compile, words, objects, asyncio_tasks,
             pickle_and_deepcopy, fractions_and_ints, changing_dict, strings,
-            heaps_and_permutations, tuples_of_fresh_values, dict_of_lists]
+            heaps_and_permutations, generators, tuples_of_fresh_values, dict_of_lists]
 
 
 def peak_kib():

@@ -1,0 +1,38 @@
+/* Traces by block: Python/traceblocks.c.  With the tracer's lock held. */
+
+#ifndef Py_INTERNAL_TRACEBLOCKS_H
+#define Py_INTERNAL_TRACEBLOCKS_H
+
+#include "pycore_tracemalloc.h"
+
+/* Make sure that one trace can be stored, whatever block it is of; -1: no
+ * memory. */
+int blocks_reserve(void);
+
+/* Store a trace, in place of an older one of the block; there must be room.
+ * A size that is an estimate is not the block's own. */
+void block_store(const struct trace *trace, int is_estimate);
+
+/* Fill in what is known of a block, by its domain and ptr; 0 if nothing is. */
+int block_find(struct trace *trace);
+
+/* The same, and forget it. */
+int block_drop(struct trace *trace);
+
+/* A block of Python's own is freed: also what is known of it as code. */
+void block_freed(uintptr_t ptr);
+
+/* A block holds code; -1: no memory. */
+int block_mark_code(const void *code);
+
+/* May anything be known of a block?  Needs no lock; for tracing by samples. */
+int block_may_be_known(uintptr_t ptr);
+void blocks_use_filter(int on);
+
+void blocks_clear(void);
+size_t blocks_count(void);
+void blocks_copy(struct trace *traces);
+void blocks_memory(size_t *current, size_t *peak);
+void blocks_reset_peak(void);
+
+#endif /* !Py_INTERNAL_TRACEBLOCKS_H */

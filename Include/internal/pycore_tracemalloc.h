@@ -1,0 +1,149 @@
+/* The allocation tracer: which blocks are alive, how large they are, and by
+ * which calls they came to be.
+ *
+ *   Python/tracemalloc.c    hooks on the domains; who asked: capture
+ *   Python/traceblocks.c    traces by block
+ *   Python/tracestacks.c    call stacks, each kept once
+ *   Python/tracetables.c    the two kinds of hash table they need
+ *
+ * It knows no Python object.  The frames of a thread come from a frame source:
+ * CPython's in a substitute (Modules/_tracemalloc.c), native ones in the
+ * standalone library (Python/nativeframes.c).  Those two include this header
+ * beside headers of others, so it needs none of ours. */
+
+#ifndef Py_INTERNAL_TRACEMALLOC_H
+#define Py_INTERNAL_TRACEMALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#  pragma GCC visibility push(hidden)
+#endif
+
+/* -- frame sources ---------------------------------------------------------- */
+
+/* A place in a program: an instruction, and the code that it belongs to.  A
+ * place means the same as long as the code's block is not freed. */
+struct trace_place {
+    const void *instruction;
+    const void *code;
+};
+
+/* A name of a file (or a symbol): characters of 1, 2 or 4 bytes each, as str
+ * keeps them. */
+struct trace_name {
+    const void *characters;
+    size_t length;              /* in characters */
+    unsigned kind;              /* 1, 2 or 4 */
+};
+
+struct trace_source {
+    /* The frames of the calling thread, the most recent first: at most
+     * max_places of them, how many of those; and how many there are in all.
+     * Called without any lock but the tracer's; must not allocate. */
+    unsigned (*capture)(struct trace_place *places, unsigned max_places,
+                        unsigned *total);
+    /* What a place is called.  NULL: places stay addresses until they are
+     * printed. */
+    void (*describe)(const struct trace_place *place, struct trace_name *file,
+                     unsigned *line);
+    /* Where the block starts that holds a code, and its size; 0 for code that is
+     * never freed. */
+    size_t (*code_block)(const void *code, const void **block);
+    /* Without describe: a line about a place. */
+    void (*print_place)(int fd, const void *instruction);
+};
+
+/* -- call stacks ------------------------------------------------------------- */
+
+typedef uint32_t stack_id;              /* 0: none */
+#define STACK_ID_BITS 27
+
+struct trace_frame {
+    uint32_t file;              /* 0: line is the number of an address */
+    uint32_t line;
+};
+
+#define MAX_TRACE_FRAMES 65535
+
+/* Everything that is known of stacks; lock held. */
+stack_id stack_capture(const struct trace_source *source, unsigned max_frames);
+void stack_forget_code(const void *block, size_t size);
+int stack_code_is_known(const void *block, size_t *size);
+void stacks_clear(void);
+uint32_t stacks_count(void);            /* ids are below this */
+size_t stacks_file_count(void);
+
+/* A stack that was captured: how many frames it has, how many there were, and
+ * the frames, the most recent first.  The name of a file, from 1 on. */
+unsigned stack_length(stack_id id, unsigned *total);
+void stack_frames(stack_id id, struct trace_frame *frames, unsigned max_frames);
+struct trace_name stack_file(uint32_t file);
+const void *stack_address(uint32_t number);
+
+/* -- traces ------------------------------------------------------------------ */
+
+struct trace {
+    uintptr_t ptr;
+    size_t size;
+    unsigned domain;
+    stack_id stack;
+};
+
+/* The tracer as its users see it; these take the lock. */
+
+/* All of max_frames frames; with sample_bytes only a sample for each so many
+ * bytes on average, whose sizes are estimates, always the same ones for a seed
+ * that is not 0. */
+int tracer_start(const struct trace_source *source, unsigned max_frames,
+                 size_t sample_bytes, uint64_t seed);
+void tracer_stop(void);
+int tracer_is_tracing(void);
+unsigned tracer_max_frames(void);
+size_t tracer_sample_bytes(void);
+void tracer_clear(void);
+void tracer_reset_peak(void);
+void tracer_memory(size_t *current, size_t *peak);
+size_t tracer_own_memory(void);
+
+/* PyTraceMalloc_Track() and Untrack(). */
+int tracer_track(unsigned domain, uintptr_t ptr, size_t size);
+int tracer_untrack(unsigned domain, uintptr_t ptr);
+
+/* While a stack is captured: where the API's function returns to. */
+const void *tracer_caller(void);
+
+/* A traced block got a new owner: it has the stack of now. */
+void tracer_renew(uintptr_t ptr);
+
+/* The trace of a block: 1, or 0 if there is none. */
+int tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace);
+
+/* Between these two ids of stacks and numbers of files stay valid, though the
+ * traces may be cleared and tracing stopped.  They count. */
+void tracer_hold_stacks(void);
+void tracer_let_stacks_go(void);
+unsigned tracer_stack_length(stack_id id, unsigned *total);
+void tracer_stack_frames(stack_id id, struct trace_frame *frames,
+                         unsigned max_frames);
+struct trace_name tracer_file(uint32_t file);
+void tracer_stack_counts(uint32_t *nstacks, size_t *nfiles);
+
+/* All traces at this moment, in memory for tracer_release(); -1 no memory. */
+int tracer_snapshot(struct trace **traces, size_t *ntraces);
+void tracer_release(struct trace *traces);
+
+/* Between the two nothing that this thread allocates is traced. */
+int tracer_pause(void);
+void tracer_resume(int paused_before);
+
+/* Where a block was allocated, as text on a file descriptor.  Allocates
+ * nothing, takes no lock that it could wait for. */
+void tracer_dump(int fd, const void *ptr);
+
+#if defined(__GNUC__)
+#  pragma GCC visibility pop
+#endif
+
+#endif /* !Py_INTERNAL_TRACEMALLOC_H */

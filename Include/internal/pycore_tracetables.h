@@ -1,0 +1,65 @@
+/* The tracer's hash tables, and where its memory comes from. */
+
+#ifndef Py_INTERNAL_TRACETABLES_H
+#define Py_INTERNAL_TRACETABLES_H
+
+#include "pycore_compiler.h"
+
+/* Memory of the tracer itself: from the raw domain below its hooks, counted. */
+void *tracer_alloc(size_t size);
+void *tracer_resize(void *ptr, size_t old_size, size_t size);
+void tracer_free(void *ptr, size_t size);
+INTERNAL_DATA(size_t) tracer_bytes;
+
+static inline uint64_t
+hash_mix(uint64_t h)
+{
+    h *= 0x9E3779B97F4A7C15u;
+    return h ^ h >> 29;
+}
+
+/* Items of one size, each kept once, numbered from 1: equal bytes, same number. */
+struct intern_table {
+    unsigned item_size;
+    uint32_t count;             /* items, from number 1 on */
+    uint32_t capacity;          /* of items */
+    char *items;
+    uint32_t *index;            /* open addressing: numbers, 0 is free */
+    uint32_t mask;              /* its size - 1 */
+};
+
+/* The number of an item, which is added if it is new; 0: no memory. */
+uint32_t intern(struct intern_table *table, const void *item);
+void intern_clear(struct intern_table *table);
+
+static inline void *
+interned(const struct intern_table *table, uint32_t number)
+{
+    return table->items + (size_t)(number - 1) * table->item_size;
+}
+
+/* From a pointer and a number to two values. */
+struct map_entry {
+    uintptr_t key;              /* 0: a free entry */
+    uint32_t domain;
+    uint32_t value;
+    size_t size;
+};
+
+struct pointer_map {
+    struct map_entry *entries;  /* open addressing, linear */
+    size_t mask;
+    size_t count;
+};
+
+struct map_entry *map_find(const struct pointer_map *map, uintptr_t key,
+                           uint32_t domain);
+/* Make sure that one more can be added; -1: no memory. */
+int map_reserve(struct pointer_map *map);
+/* The entry of a key, new (value and size 0) or old; there must be room. */
+struct map_entry *map_add(struct pointer_map *map, uintptr_t key,
+                          uint32_t domain);
+void map_remove(struct pointer_map *map, struct map_entry *entry);
+void map_clear(struct pointer_map *map);
+
+#endif /* !Py_INTERNAL_TRACETABLES_H */

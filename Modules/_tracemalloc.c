@@ -1,0 +1,560 @@
+/* The module _tracemalloc of CPython 3.11, and CPython's frames for the tracer.
+ *
+ * Compiled by Tools/relink with the headers of the CPython that it is linked
+ * into, in place of that one's own _tracemalloc.o.  Lib/tracemalloc.py sits on
+ * top unchanged.
+ *
+ *   from _tracemalloc.o                       who takes it
+ *   PyInit__tracemalloc                       the table of built-in modules
+ *   _PyTraceMalloc_Init, _PyTraceMalloc_Fini  start and end of the interpreter
+ *   _PyTraceMalloc_NewReference               object.o at each new reference
+ *   _PyTraceMalloc_GetTraceback               warnings about resources
+ *   _PyMem_DumpTraceback                      the debug hooks
+ *   PyTraceMalloc_Track, PyTraceMalloc_Untrack */
+
+#define Py_BUILD_CORE_BUILTIN
+#include "Python.h"
+#include "pycore_code.h"
+#include "pycore_frame.h"
+#include "pycore_object.h"
+#include "pycore_pymem.h"
+#include "pycore_pystate.h"
+
+#include "../Include/internal/pycore_tracemalloc.h"
+
+#include <stdlib.h>
+
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
+#  error "this file knows the frames of CPython 3.11 only"
+#endif
+
+extern void _PyMem_DumpTraceback(int fd, const void *ptr);
+extern int _PyTraceMalloc_Init(int nframe);
+extern void _PyTraceMalloc_Fini(void);
+extern int _PyTraceMalloc_NewReference(PyObject *op);
+extern PyObject *_PyTraceMalloc_GetTraceback(unsigned int domain,
+                                             uintptr_t ptr);
+
+/* -- frames -------------------------------------------------------------------
+ * Of the calling thread only, so that nobody changes them meanwhile, with the
+ * GIL or without. */
+
+/* A frame that does not run yet has no line. */
+static int
+frame_has_begun(const _PyInterpreterFrame *frame)
+{
+    return frame->owner == FRAME_OWNED_BY_GENERATOR
+        || frame->prev_instr >= _PyCode_CODE(frame->f_code)
+                                + frame->f_code->_co_firsttraceable;
+}
+
+static unsigned
+capture(struct trace_place *places, unsigned max_places, unsigned *total)
+{
+    PyThreadState *tstate = PyGILState_GetThisThreadState();
+    unsigned n = 0, all = 0;
+    if (tstate != NULL) {
+        for (const _PyInterpreterFrame *frame = tstate->cframe->current_frame;
+             frame != NULL; frame = frame->previous)
+        {
+            if (!frame_has_begun(frame)) {
+                continue;
+            }
+            if (n < max_places) {
+                places[n].instruction = frame->prev_instr;
+                places[n].code = frame->f_code;
+                n++;
+            }
+            all++;
+        }
+    }
+    *total = all;
+    return n;
+}
+
+static void
+describe(const struct trace_place *place, struct trace_name *file,
+         unsigned *line)
+{
+    PyCodeObject *code = (PyCodeObject *)place->code;
+    Py_ssize_t offset =
+        (const char *)place->instruction - (const char *)_PyCode_CODE(code);
+    int number = PyCode_Addr2Line(code, (int)offset);
+    *line = number > 0 ? (unsigned)number : 0;
+    PyObject *name = code->co_filename;
+    if (name != NULL && PyUnicode_Check(name) && PyUnicode_IS_READY(name)) {
+        file->characters = PyUnicode_DATA(name);
+        file->length = (size_t)PyUnicode_GET_LENGTH(name);
+        file->kind = PyUnicode_KIND(name);
+    }
+    else {
+        *file = (struct trace_name){"<unknown>", 9, 1};
+    }
+}
+
+static size_t
+code_block(const void *object, const void **start)
+{
+    PyCodeObject *code = (PyCodeObject *)object;
+    *start = object;
+    return offsetof(PyCodeObject, co_code_adaptive) + _PyCode_NBYTES(code);
+}
+
+static const struct trace_source python_frames = {
+    capture, describe, code_block
+};
+
+/* -- start and stop ----------------------------------------------------------- */
+
+static void
+tell_the_interpreter(void)
+{
+    _Py_tracemalloc_config.tracing = tracer_is_tracing();
+    _Py_tracemalloc_config.max_nframe =
+        tracer_is_tracing() ? (int)tracer_max_frames() : 1;
+}
+
+static int
+start(int nframe, size_t sample_bytes, uint64_t seed)
+{
+    if (_Py_tracemalloc_config.initialized == TRACEMALLOC_FINALIZED) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the tracemalloc module has been unloaded");
+        return -1;
+    }
+    _Py_tracemalloc_config.initialized = TRACEMALLOC_INITIALIZED;
+    if (nframe < 1 || nframe > MAX_TRACE_FRAMES) {
+        PyErr_Format(PyExc_ValueError,
+                     "the number of frames must be in range [1; %d]",
+                     MAX_TRACE_FRAMES);
+        return -1;
+    }
+    tracer_start(&python_frames, (unsigned)nframe, sample_bytes, seed);
+    tell_the_interpreter();
+    return 0;
+}
+
+static void
+stop(void)
+{
+    tracer_stop();
+    tell_the_interpreter();
+}
+
+/* PYTHONTRACEMALLOC_SAMPLE: the mean number of bytes between samples. */
+static int
+sample_bytes_of_environment(size_t *sample_bytes)
+{
+    const char *text = Py_GETENV("PYTHONTRACEMALLOC_SAMPLE");
+    *sample_bytes = 0;
+    if (text == NULL || *text == '\0') {
+        return 0;
+    }
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    if (*end != '\0' || *text == '-' || errno != 0 || n > PY_SSIZE_T_MAX) {
+        PyErr_Format(PyExc_ValueError, "PYTHONTRACEMALLOC_SAMPLE takes a "
+                     "number of bytes, not \"%s\"", text);
+        return -1;
+    }
+    *sample_bytes = (size_t)n;
+    return 0;
+}
+
+int
+_PyTraceMalloc_Init(int nframe)
+{
+    assert(PyGILState_Check());
+    size_t sample_bytes;
+    if (sample_bytes_of_environment(&sample_bytes) < 0) {
+        return -1;
+    }
+    if (nframe == 0) {
+        if (sample_bytes == 0) {
+            return 0;
+        }
+        nframe = 1;
+    }
+    return start(nframe, sample_bytes, 0);
+}
+
+void
+_PyTraceMalloc_Fini(void)
+{
+    assert(PyGILState_Check());
+    if (_Py_tracemalloc_config.initialized == TRACEMALLOC_INITIALIZED) {
+        _Py_tracemalloc_config.initialized = TRACEMALLOC_FINALIZED;
+        stop();
+    }
+}
+
+/* -- blocks ------------------------------------------------------------------- */
+
+int
+PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
+{
+    return tracer_track(domain, ptr, size);
+}
+
+int
+PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
+{
+    return tracer_untrack(domain, ptr);
+}
+
+/* An object begins behind what the garbage collector and the type keep of it. */
+static uintptr_t
+block_of_object(PyObject *op)
+{
+    return (uintptr_t)op - _PyType_PreHeaderSize(Py_TYPE(op));
+}
+
+int
+_PyTraceMalloc_NewReference(PyObject *op)
+{
+    tracer_renew(block_of_object(op));
+    return 0;
+}
+
+void
+_PyMem_DumpTraceback(int fd, const void *ptr)
+{
+    tracer_dump(fd, ptr);
+}
+
+/* -- stacks as Python objects -------------------------------------------------
+ * Each file name, frame and stack becomes one object in a list of traces. */
+
+struct objects {
+    PyObject **files;           /* by number - 1 */
+    PyObject **stacks;          /* by id */
+    uint32_t nstacks;
+    size_t nfiles;
+    PyObject *frames;           /* dict: (file, line) is itself */
+};
+
+static PyObject *
+file_object(struct objects *objects, uint32_t number)
+{
+    PyObject **object = &objects->files[number - 1];
+    if (*object == NULL) {
+        struct trace_name name = tracer_file(number);
+        *object = PyUnicode_FromKindAndData((int)name.kind, name.characters,
+                                            (Py_ssize_t)name.length);
+    }
+    return *object;
+}
+
+static PyObject *
+frame_object(struct objects *objects, const struct trace_frame *frame)
+{
+    PyObject *file = file_object(objects, frame->file);
+    PyObject *object = file != NULL
+        ? Py_BuildValue("(OI)", file, frame->line) : NULL;
+    if (object == NULL) {
+        return NULL;
+    }
+    PyObject *shared = PyDict_SetDefault(objects->frames, object, object);
+    Py_XINCREF(shared);
+    Py_DECREF(object);
+    return shared;
+}
+
+static PyObject *
+make_stack_object(struct objects *objects, stack_id id)
+{
+    unsigned total;
+    unsigned length = tracer_stack_length(id, &total);
+    struct trace_frame *frames = PyMem_RawMalloc(length * sizeof(*frames));
+    PyObject *stack = frames != NULL ? PyTuple_New(length) : PyErr_NoMemory();
+    if (stack != NULL) {
+        tracer_stack_frames(id, frames, length);
+        for (unsigned i = 0; i < length; i++) {
+            PyObject *frame = frame_object(objects, &frames[i]);
+            if (frame == NULL) {
+                Py_CLEAR(stack);
+                break;
+            }
+            PyTuple_SET_ITEM(stack, i, frame);
+        }
+    }
+    PyMem_RawFree(frames);
+    return stack;
+}
+
+static PyObject *
+stack_object(struct objects *objects, stack_id id)
+{
+    if (objects->stacks[id] == NULL) {
+        objects->stacks[id] = make_stack_object(objects, id);
+    }
+    return objects->stacks[id];
+}
+
+static int
+objects_init(struct objects *objects)
+{
+    tracer_stack_counts(&objects->nstacks, &objects->nfiles);
+    objects->stacks = PyMem_RawCalloc(objects->nstacks, sizeof(PyObject *));
+    objects->files = PyMem_RawCalloc(objects->nfiles + 1, sizeof(PyObject *));
+    objects->frames = PyDict_New();
+    if (objects->stacks == NULL || objects->files == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return objects->frames != NULL ? 0 : -1;
+}
+
+static void
+objects_free(struct objects *objects)
+{
+    for (uint32_t i = 0; objects->stacks != NULL && i < objects->nstacks; i++) {
+        Py_XDECREF(objects->stacks[i]);
+    }
+    for (size_t i = 0; objects->files != NULL && i < objects->nfiles; i++) {
+        Py_XDECREF(objects->files[i]);
+    }
+    PyMem_RawFree(objects->stacks);
+    PyMem_RawFree(objects->files);
+    Py_XDECREF(objects->frames);
+}
+
+PyObject *
+_PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr)
+{
+    struct trace trace;
+    struct objects objects;
+    PyObject *stack = NULL;
+    int paused = tracer_pause();
+    tracer_hold_stacks();
+    if (!tracer_find(domain, ptr, &trace)) {
+        stack = Py_NewRef(Py_None);
+    }
+    else {
+        if (objects_init(&objects) == 0) {
+            stack = make_stack_object(&objects, trace.stack);
+        }
+        objects_free(&objects);
+    }
+    tracer_let_stacks_go();
+    tracer_resume(paused);
+    return stack;
+}
+
+/* A trace as (domain, size, traceback, total_nframe).  Blocks of one size that
+ * came to be by the same calls have equal ones: the last such object of a stack
+ * is given again. */
+static PyObject *
+trace_object(struct objects *objects, const struct trace *trace)
+{
+    unsigned total;
+    tracer_stack_length(trace->stack, &total);
+    PyObject *stack = stack_object(objects, trace->stack);
+    return stack != NULL
+        ? Py_BuildValue("(InOI)", trace->domain, (Py_ssize_t)trace->size, stack,
+                        total)
+        : NULL;
+}
+
+struct known_trace {
+    stack_id stack;
+    unsigned domain;
+    size_t size;
+    PyObject *object;           /* borrowed from the list */
+};
+#define KNOWN_TRACES 4096u
+
+static PyObject *
+list_of_traces(const struct trace *traces, size_t ntraces)
+{
+    struct objects objects;
+    struct known_trace *known =
+        PyMem_RawCalloc(KNOWN_TRACES, sizeof(struct known_trace));
+    PyObject *list = NULL;
+    if (objects_init(&objects) == 0 && known != NULL) {
+        list = PyList_New((Py_ssize_t)ntraces);
+    }
+    for (size_t i = 0; list != NULL && i < ntraces; i++) {
+        const struct trace *trace = &traces[i];
+        struct known_trace *same =
+            &known[(trace->stack * 31u + (uint32_t)trace->size)
+                   % KNOWN_TRACES];
+        if (same->object != NULL && same->stack == trace->stack
+            && same->size == trace->size && same->domain == trace->domain)
+        {
+            Py_INCREF(same->object);
+        }
+        else {
+            PyObject *object = trace_object(&objects, trace);
+            if (object == NULL) {
+                Py_CLEAR(list);
+                break;
+            }
+            *same = (struct known_trace){trace->stack, trace->domain,
+                                         trace->size, object};
+        }
+        PyList_SET_ITEM(list, (Py_ssize_t)i, same->object);
+    }
+    PyMem_RawFree(known);
+    objects_free(&objects);
+    return list;
+}
+
+/* -- the module --------------------------------------------------------------- */
+
+static PyObject *
+tracemalloc_is_tracing(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(tracer_is_tracing());
+}
+
+static PyObject *
+tracemalloc_clear_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    tracer_clear();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (!tracer_is_tracing()) {
+        return PyList_New(0);
+    }
+    int paused = tracer_pause();
+    tracer_hold_stacks();
+    struct trace *traces;
+    size_t ntraces;
+    PyObject *list = NULL;
+    if (tracer_snapshot(&traces, &ntraces) < 0) {
+        PyErr_NoMemory();
+    }
+    else {
+        list = list_of_traces(traces, ntraces);
+        tracer_release(traces);
+    }
+    tracer_let_stacks_go();
+    tracer_resume(paused);
+    return list;
+}
+
+static PyObject *
+tracemalloc_get_object_traceback(PyObject *module, PyObject *obj)
+{
+    return _PyTraceMalloc_GetTraceback(0, block_of_object(obj));
+}
+
+static PyObject *
+tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"nframe", "sample_bytes", "seed", NULL};
+    int nframe = 1;
+    Py_ssize_t sample_bytes = 0;
+    unsigned long long seed = 0;
+    /* Positional as in CPython; the two of ours by name, too. */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|inK:start", names,
+                                     &nframe, &sample_bytes, &seed))
+    {
+        return NULL;
+    }
+    if (sample_bytes < 0) {
+        PyErr_Format(PyExc_ValueError, "sample_bytes is a number of bytes "
+                     "between samples, 0 to trace all; not %zd", sample_bytes);
+        return NULL;
+    }
+    if (start(nframe, (size_t)sample_bytes, seed) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+tracemalloc_stop(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    stop();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+tracemalloc_get_traceback_limit(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(_Py_tracemalloc_config.max_nframe);
+}
+
+static PyObject *
+tracemalloc_get_sample_bytes(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(tracer_is_tracing() ? tracer_sample_bytes() : 0);
+}
+
+static PyObject *
+tracemalloc_get_tracemalloc_memory(PyObject *module,
+                                   PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromSize_t(tracer_own_memory());
+}
+
+static PyObject *
+tracemalloc_get_traced_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    size_t current = 0, peak = 0;
+    if (tracer_is_tracing()) {
+        tracer_memory(&current, &peak);
+    }
+    return Py_BuildValue("nn", (Py_ssize_t)current, (Py_ssize_t)peak);
+}
+
+static PyObject *
+tracemalloc_reset_peak(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (tracer_is_tracing()) {
+        tracer_reset_peak();
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"is_tracing", tracemalloc_is_tracing, METH_NOARGS,
+     PyDoc_STR("True while allocations are traced.")},
+    {"clear_traces", tracemalloc_clear_traces, METH_NOARGS,
+     PyDoc_STR("Forget all traces.")},
+    {"_get_traces", tracemalloc_get_traces, METH_NOARGS,
+     PyDoc_STR("All traces: (domain, size, traceback, total_nframe) each.")},
+    {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
+     PyDoc_STR("Where an object was allocated, or None.")},
+    {"start", (PyCFunction)(void (*)(void))tracemalloc_start,
+     METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("start(nframe=1, sample_bytes=0, seed=0)\n\nTrace allocations "
+               "with nframe frames each; all of them, or a sample\nfor each "
+               "sample_bytes bytes on average, whose sizes are estimates.")},
+    {"stop", tracemalloc_stop, METH_NOARGS,
+     PyDoc_STR("Trace no more, and forget all traces.")},
+    {"get_traceback_limit", tracemalloc_get_traceback_limit, METH_NOARGS,
+     PyDoc_STR("The largest number of frames of a traceback.")},
+    {"get_sample_bytes", tracemalloc_get_sample_bytes, METH_NOARGS,
+     PyDoc_STR("The mean number of bytes between samples; 0: all is traced.")},
+    {"get_tracemalloc_memory", tracemalloc_get_tracemalloc_memory, METH_NOARGS,
+     PyDoc_STR("Bytes that the tracer itself uses.")},
+    {"get_traced_memory", tracemalloc_get_traced_memory, METH_NOARGS,
+     PyDoc_STR("Bytes in traced blocks: (now, peak).  Exact, or estimates "
+               "while\nsamples are traced.")},
+    {"reset_peak", tracemalloc_reset_peak, METH_NOARGS,
+     PyDoc_STR("Set the peak to what is traced now.")},
+    {NULL, NULL, 0, NULL}
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    "_tracemalloc",
+    PyDoc_STR("Trace memory allocations."),
+    0,
+    module_methods,
+    NULL, NULL, NULL, NULL
+};
+
+PyMODINIT_FUNC
+PyInit__tracemalloc(void)
+{
+    return PyModule_Create(&module_def);
+}

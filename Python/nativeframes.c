@@ -1,0 +1,139 @@
+/* Frames of a program without an interpreter: its functions, by their addresses.
+ * And what CPython's module does for the tracer there: PyTraceMalloc_Track() and
+ * _Untrack(), start by PYTHONTRACEMALLOC, the text of a stack.
+ *
+ * Stacks are lists of addresses; names are looked for when they are printed. */
+
+#define _GNU_SOURCE     /* dladdr() */
+#include "pycore_host.h"
+#include "pycore_pymem.h"
+#include "pycore_tracemalloc.h"
+#include "tracemalloc.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <execinfo.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_DEPTH 256
+
+/* The addresses where the calls return to, from the one of the API on: those
+ * before it are in the tracer.  A place is the call, so a byte before. */
+static unsigned
+capture(struct trace_place *places, unsigned max_places, unsigned *total)
+{
+    void *addresses[MAX_DEPTH];
+    const void *caller = tracer_caller();
+    int n = backtrace(addresses, MAX_DEPTH);
+    int first = 0;
+    while (first < n && addresses[first] != caller) {
+        first++;
+    }
+    if (first == n) {
+        first = 0;
+    }
+    unsigned length = 0;
+    for (int i = first; i < n && length < max_places; i++) {
+        places[length].instruction = (const char *)addresses[i] - 1;
+        places[length].code = NULL;
+        length++;
+    }
+    *total = (unsigned)(n - first);
+    return length;
+}
+
+static void
+print_place(int fd, const void *instruction)
+{
+    Dl_info info;
+    if (dladdr(instruction, &info) == 0) {
+        dprintf(fd, "  %p\n", instruction);
+    }
+    else if (info.dli_sname != NULL) {
+        dprintf(fd, "  File \"%s\", in %s+%td\n", info.dli_fname,
+                info.dli_sname,
+                (const char *)instruction - (const char *)info.dli_saddr);
+    }
+    else {
+        dprintf(fd, "  File \"%s\", at offset %#tx\n", info.dli_fname,
+                (const char *)instruction - (const char *)info.dli_fbase);
+    }
+}
+
+static const struct trace_source native_frames = {
+    .capture = capture, .print_place = print_place
+};
+
+int
+_PyTraceMalloc_Start(int max_nframe)
+{
+    if (max_nframe < 1 || max_nframe > MAX_TRACE_FRAMES) {
+        return -1;
+    }
+    void *address;
+    backtrace(&address, 1);     /* loads the unwinder, which allocates */
+    return tracer_start(&native_frames, (unsigned)max_nframe, 0, 0);
+}
+
+void
+_PyTraceMalloc_Stop(void)
+{
+    tracer_stop();
+}
+
+int
+_PyTraceMalloc_IsTracing(void)
+{
+    return tracer_is_tracing();
+}
+
+void
+_PyTraceMalloc_GetTracedMemory(size_t *current, size_t *peak)
+{
+    *current = *peak = 0;
+    if (tracer_is_tracing()) {
+        tracer_memory(current, peak);
+    }
+}
+
+int
+PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
+{
+    return tracer_track(domain, ptr, size);
+}
+
+int
+PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
+{
+    return tracer_untrack(domain, ptr);
+}
+
+void
+_PyMem_DumpTraceback(int fd, const void *ptr)
+{
+    tracer_dump(fd, ptr);
+}
+
+/* After PYTHONMALLOC is in force (Python/host.c calls this). */
+void _PyTraceMalloc_StartFromEnvironment(void);
+void
+_PyTraceMalloc_StartFromEnvironment(void)
+{
+    const char *value = Py_GETENV("PYTHONTRACEMALLOC");
+    if (value == NULL || *value == '\0') {
+        return;
+    }
+    char *end;
+    errno = 0;
+    long n = strtol(value, &end, 10);
+    if (*end != '\0' || errno != 0 || n < 0 || n > MAX_TRACE_FRAMES) {
+        _Py_FatalErrorFormat(__func__, "PYTHONTRACEMALLOC: \"%s\" is no number "
+                             "of frames; 1 to %d, or 0 for no tracing", value,
+                             MAX_TRACE_FRAMES);
+    }
+    if (n > 0) {
+        _PyTraceMalloc_Start((int)n);
+    }
+}

@@ -1,0 +1,486 @@
+/* Traces by block.
+ *
+ * Nearly all blocks are small ones of pymalloc.  The trace of such a block is one
+ * number in an array beside its pool, found from its address as the pool itself
+ * is, without hashing:
+ *
+ *   pool (16 KiB)     header | block 0 | block 1 | block 2 | ...
+ *   pool_traces                slot 0    slot 1    slot 2    ...
+ *
+ *   slot   [ holds code: 1 bit | blocksize - size: 4 bits | stack: 27 bits ]
+ *
+ * All others (large blocks, the raw domain, domains of libraries, estimates) are
+ * in a hash table. */
+
+#include "pycore_traceblocks.h"
+#include "pycore_tracetables.h"
+#ifdef WITH_PYMALLOC
+#  include "pycore_pymalloc.h"
+#  include "pycore_virtualmem.h"
+#endif
+
+#include <string.h>
+
+static struct pointer_map other_blocks;
+static size_t ntraced;              /* traces, wherever they are */
+static size_t memory_now, memory_peak;
+
+static void
+memory_add(size_t size)
+{
+    memory_now += size;
+    if (memory_now > memory_peak) {
+        memory_peak = memory_now;
+    }
+    ntraced++;
+}
+
+static void
+memory_subtract(size_t size)
+{
+    memory_now -= size;
+    ntraced--;
+}
+
+/* The filter: a count for each hash of the blocks of which something is known. */
+#define FILTER_SIZE 65536u
+static uint16_t *filter;
+static int filter_is_on;
+
+static uint16_t *
+filter_count(uintptr_t ptr)
+{
+    return &filter[hash_mix(ptr >> 4) >> 16 & (FILTER_SIZE - 1)];
+}
+
+static void
+filter_add(uintptr_t ptr)
+{
+    if (filter_is_on && *filter_count(ptr) != UINT16_MAX) {
+        ++*filter_count(ptr);
+    }
+}
+
+static void
+filter_remove(uintptr_t ptr)
+{
+    if (filter_is_on && *filter_count(ptr) != UINT16_MAX) {
+        --*filter_count(ptr);
+    }
+}
+
+int
+block_may_be_known(uintptr_t ptr)
+{
+    return !filter_is_on || *filter_count(ptr) != 0;
+}
+
+void
+blocks_use_filter(int on)
+{
+    static uint16_t counts[FILTER_SIZE];
+    filter = counts;
+    memset(counts, 0, sizeof(counts));
+    filter_is_on = on;
+}
+
+/* Slots. */
+
+#ifdef WITH_PYMALLOC
+
+#define SHORTAGE_BITS 4
+#define STACK_MASK (((uint32_t)1 << STACK_ID_BITS) - 1)
+#define SHORTAGE_MASK ((uint32_t)1 << SHORTAGE_BITS) - 1
+#define HOLDS_CODE ((uint32_t)1 << 31)
+
+struct pool_traces {
+    struct pool_traces *next;       /* of all there are */
+    uintptr_t pool_address;
+    uint32_t blocksize;
+    uint32_t nslots;
+    uint32_t reciprocal;            /* 2**32 / blocksize, rounded up */
+    uint32_t slots[];
+};
+static struct pool_traces *all_pool_traces;
+static struct pool_traces **leaves[POOL_MAP_LEAVES];    /* by frame */
+
+static size_t
+pool_traces_size(size_t nslots)
+{
+    return sizeof(struct pool_traces) + nslots * sizeof(uint32_t);
+}
+
+static struct pool_traces **
+traces_of_frame(uintptr_t address)
+{
+    struct pool_traces **leaf = leaves[leaf_of(address)];
+    return leaf != NULL ? &leaf[frame_of(address)] : NULL;
+}
+
+static size_t
+slot_size(const struct pool_traces *traces, uint32_t slot)
+{
+    return traces->blocksize - (slot >> STACK_ID_BITS & (SHORTAGE_MASK));
+}
+
+/* The pool was given to another size class: what is left here is of blocks that
+ * went without our knowing. */
+static void
+pool_traces_clear(struct pool_traces *traces)
+{
+    for (uint32_t i = 0; i < traces->nslots; i++) {
+        if (traces->slots[i] & STACK_MASK) {
+            memory_subtract(slot_size(traces, traces->slots[i]));
+        }
+    }
+    memset(traces->slots, 0, traces->nslots * sizeof(uint32_t));
+}
+
+/* The traces of a pool that a block is in; NULL: no memory. */
+static struct pool_traces *
+pool_traces_new(poolp pool, uintptr_t ptr)
+{
+    size_t leaf = leaf_of(ptr);
+    if (leaves[leaf] == NULL) {
+        leaves[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(**leaves),
+                                     SYSTEM_PAGE_SIZE);
+        if (leaves[leaf] == NULL) {
+            return NULL;
+        }
+    }
+    struct pool_traces **of_frame = &leaves[leaf][frame_of(ptr)];
+    struct pool_traces *traces = *of_frame;
+    uint32_t nslots = NUMBLOCKS(pool->blocksize);
+    if (traces != NULL) {
+        pool_traces_clear(traces);
+    }
+    if (traces == NULL || traces->nslots < nslots) {
+        size_t old_size = traces != NULL ? pool_traces_size(traces->nslots) : 0;
+        struct pool_traces *next = traces != NULL ? traces->next
+                                                  : all_pool_traces;
+        struct pool_traces **link = &all_pool_traces;
+        while (traces != NULL && *link != traces) {
+            link = &(*link)->next;
+        }
+        struct pool_traces *larger =
+            tracer_resize(traces, old_size, pool_traces_size(nslots));
+        if (larger == NULL) {
+            return NULL;
+        }
+        traces = *link = *of_frame = larger;
+        traces->next = next;
+        traces->nslots = nslots;
+        memset(traces->slots, 0, nslots * sizeof(uint32_t));
+    }
+    traces->pool_address = ptr & ~(uintptr_t)POOL_SIZE_MASK;
+    traces->blocksize = pool->blocksize;
+    traces->reciprocal = (uint32_t)(((uint64_t)1 << 32) / pool->blocksize + 1);
+    return traces;
+}
+
+/* The slot of a block in a pool, with whose traces it is; NULL if there is none
+ * yet, or the address is in a pool's header. */
+static inline uint32_t *
+slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces_found)
+{
+    struct pool_traces **of_frame = traces_of_frame(ptr);
+    struct pool_traces *traces = of_frame != NULL ? *of_frame : NULL;
+    uintptr_t offset = ptr & POOL_SIZE_MASK;
+    if (traces == NULL || traces->blocksize != pool->blocksize
+        || offset < POOL_OVERHEAD)
+    {
+        return NULL;
+    }
+    *traces_found = traces;
+    return &traces->slots[(uint64_t)(offset - POOL_OVERHEAD)
+                          * traces->reciprocal >> 32];
+}
+
+static uint32_t *
+slot_made(poolp pool, uintptr_t ptr, struct pool_traces **traces)
+{
+    uint32_t *slot = slot_of(pool, ptr, traces);
+    if (slot == NULL && (ptr & POOL_SIZE_MASK) >= POOL_OVERHEAD
+        && pool_traces_new(pool, ptr) != NULL)
+    {
+        slot = slot_of(pool, ptr, traces);
+    }
+    return slot;
+}
+
+/* 1 if the trace was stored beside its pool. */
+static int
+slot_store(const struct trace *trace)
+{
+    poolp pool = pool_of((void *)trace->ptr);
+    struct pool_traces *traces;
+    uint32_t *slot;
+    if (pool == NULL || trace->size > pool->blocksize
+        || pool->blocksize - trace->size > (SHORTAGE_MASK)
+        || (slot = slot_made(pool, trace->ptr, &traces)) == NULL)
+    {
+        return 0;
+    }
+    if (*slot & STACK_MASK) {
+        memory_subtract(slot_size(traces, *slot));
+    }
+    *slot = (*slot & HOLDS_CODE)
+        | (uint32_t)(pool->blocksize - trace->size) << STACK_ID_BITS
+        | trace->stack;
+    memory_add(trace->size);
+    return 1;
+}
+
+static int
+slot_find(struct trace *trace, int drop)
+{
+    poolp pool = pool_of((void *)trace->ptr);
+    struct pool_traces *traces;
+    uint32_t *slot = pool != NULL ? slot_of(pool, trace->ptr, &traces) : NULL;
+    if (slot == NULL || (*slot & STACK_MASK) == 0) {
+        return 0;
+    }
+    trace->stack = *slot & STACK_MASK;
+    trace->size = slot_size(traces, *slot);
+    if (drop) {
+        memory_subtract(trace->size);
+        *slot &= HOLDS_CODE;
+    }
+    return 1;
+}
+
+static COLD void
+slot_code_freed(struct pool_traces *traces, uint32_t *slot)
+{
+    *slot &= ~HOLDS_CODE;
+    size_t n = (size_t)(slot - traces->slots);
+    const char *start = (const char *)traces->pool_address + POOL_OVERHEAD
+        + n * traces->blocksize;
+    stack_forget_code(start, traces->blocksize);
+    filter_remove((uintptr_t)start);
+}
+
+/* 1 if the block is a small one and all is done.  One that is not in a slot may
+ * be in the hash table: its size was not its own. */
+static int
+slot_freed(uintptr_t ptr)
+{
+    poolp pool = pool_of((void *)ptr);
+    struct pool_traces *traces;
+    uint32_t *slot = pool != NULL ? slot_of(pool, ptr, &traces) : NULL;
+    if (slot == NULL || *slot == 0) {
+        return 0;
+    }
+    if (UNLIKELY(*slot & HOLDS_CODE)) {
+        slot_code_freed(traces, slot);
+    }
+    if ((*slot & STACK_MASK) == 0) {
+        return 0;
+    }
+    memory_subtract(slot_size(traces, *slot));
+    *slot = 0;
+    return 1;
+}
+
+/* 1 if the block is a small one and was marked; -1: no memory. */
+static int
+slot_mark_code(const void *code)
+{
+    poolp pool = pool_of(code);
+    struct pool_traces *traces;
+    if (pool == NULL) {
+        return 0;
+    }
+    uint32_t *slot = slot_made(pool, (uintptr_t)code, &traces);
+    if (slot == NULL) {
+        return -1;
+    }
+    *slot |= HOLDS_CODE;
+    return 1;
+}
+
+static size_t
+slots_copy(struct trace *out)
+{
+    size_t n = 0;
+    for (const struct pool_traces *traces = all_pool_traces; traces != NULL;
+         traces = traces->next)
+    {
+        for (uint32_t i = 0; i < traces->nslots; i++) {
+            uint32_t slot = traces->slots[i];
+            if (slot & STACK_MASK) {
+                out[n].ptr = traces->pool_address + POOL_OVERHEAD
+                    + (uintptr_t)i * traces->blocksize;
+                out[n].size = slot_size(traces, slot);
+                out[n].domain = 0;
+                out[n].stack = slot & STACK_MASK;
+                n++;
+            }
+        }
+    }
+    return n;
+}
+
+static void
+slots_clear(void)
+{
+    while (all_pool_traces != NULL) {
+        struct pool_traces *traces = all_pool_traces;
+        all_pool_traces = traces->next;
+        *traces_of_frame(traces->pool_address) = NULL;
+        tracer_free(traces, pool_traces_size(traces->nslots));
+    }
+}
+
+#else /* without pymalloc all are in the hash table */
+
+#define slot_store(trace) 0
+#define slot_find(trace, drop) 0
+#define slot_freed(ptr) 0
+#define slot_mark_code(code) 0
+#define slots_copy(traces) 0
+#define slots_clear() ((void)0)
+
+#endif
+
+/* All others. */
+
+/* Has a small block of Python's own, which belongs into a slot, been stored in
+ * the hash table since all was cleared? */
+static int small_blocks_are_elsewhere;
+
+static int
+map_find_or_drop(struct trace *trace, int drop)
+{
+    struct map_entry *entry =
+        map_find(&other_blocks, trace->ptr, trace->domain);
+    if (entry == NULL) {
+        return 0;
+    }
+    trace->stack = entry->value;
+    trace->size = entry->size;
+    if (drop) {
+        memory_subtract(entry->size);
+        map_remove(&other_blocks, entry);
+        filter_remove(trace->ptr);
+    }
+    return 1;
+}
+
+/* Both. */
+
+int
+blocks_reserve(void)
+{
+    return map_reserve(&other_blocks);
+}
+
+void
+block_store(const struct trace *trace, int is_estimate)
+{
+    struct trace old = *trace;
+    if (trace->domain == 0 && !is_estimate && slot_store(trace)) {
+        if (small_blocks_are_elsewhere) {
+            map_find_or_drop(&old, 1);
+        }
+        return;
+    }
+    if (trace->domain == 0) {
+        slot_find(&old, 1);
+        small_blocks_are_elsewhere = 1;
+    }
+    struct map_entry *entry =
+        map_add(&other_blocks, trace->ptr, trace->domain);
+    if (entry->value != 0) {
+        memory_subtract(entry->size);
+    }
+    else {
+        filter_add(trace->ptr);
+    }
+    entry->value = trace->stack;
+    entry->size = trace->size;
+    memory_add(trace->size);
+}
+
+static int
+block_find_or_drop(struct trace *trace, int drop)
+{
+    return (trace->domain == 0 && slot_find(trace, drop))
+        || map_find_or_drop(trace, drop);
+}
+
+int
+block_find(struct trace *trace)
+{
+    return block_find_or_drop(trace, 0);
+}
+
+int
+block_drop(struct trace *trace)
+{
+    return block_find_or_drop(trace, 1);
+}
+
+void
+block_freed(uintptr_t ptr)
+{
+    if (slot_freed(ptr)) {
+        return;
+    }
+    struct trace trace = {.ptr = ptr};
+    map_find_or_drop(&trace, 1);
+    size_t size;
+    if (stack_code_is_known((void *)ptr, &size)) {
+        stack_forget_code((void *)ptr, size);
+        filter_remove(ptr);
+    }
+}
+
+int
+block_mark_code(const void *code)
+{
+    filter_add((uintptr_t)code);
+    return slot_mark_code(code) < 0 ? -1 : 0;
+}
+
+size_t
+blocks_count(void)
+{
+    return ntraced;
+}
+
+void
+blocks_copy(struct trace *traces)
+{
+    size_t n = slots_copy(traces);
+    for (size_t i = 0; other_blocks.count != 0 && i <= other_blocks.mask; i++) {
+        const struct map_entry *entry = &other_blocks.entries[i];
+        if (entry->key != 0) {
+            traces[n++] = (struct trace){entry->key, entry->size,
+                                         entry->domain, entry->value};
+        }
+    }
+}
+
+void
+blocks_clear(void)
+{
+    slots_clear();
+    map_clear(&other_blocks);
+    ntraced = memory_now = memory_peak = 0;
+    small_blocks_are_elsewhere = 0;
+    blocks_use_filter(filter_is_on);
+}
+
+void
+blocks_memory(size_t *current, size_t *peak)
+{
+    *current = memory_now;
+    *peak = memory_peak;
+}
+
+void
+blocks_reset_peak(void)
+{
+    memory_peak = memory_now;
+}

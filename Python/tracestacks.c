@@ -1,0 +1,407 @@
+/* Call stacks: taken from a frame source, each kept once.
+ *
+ *   place (an instruction)  --sites-->  frame (file, line)
+ *   frames, oldest first:   node = (node of the caller, frame)
+ *   stack = (node of the most recent frame, number of frames, total)
+ *
+ * Stacks that begin alike share their nodes.  What makes it cheap: a place is
+ * asked for its line once, and a stack mostly differs from the one before in its
+ * last frames only, so that the nodes of the others are at hand.
+ *
+ * Everything here is called with the tracer's lock held. */
+
+#include "pycore_traceblocks.h"
+#include "pycore_tracetables.h"
+
+#include <string.h>
+
+struct node {
+    uint32_t caller;            /* node of the frame that called; 0: none kept */
+    uint32_t frame;
+};
+struct stack {
+    uint32_t node;
+    uint16_t length;
+    uint16_t total;
+};
+
+static struct intern_table frames = {.item_size = sizeof(struct trace_frame)};
+static struct intern_table addresses = {.item_size = sizeof(void *)};
+static struct intern_table nodes = {.item_size = sizeof(struct node)};
+static struct intern_table stacks = {.item_size = sizeof(struct stack)};
+static struct pointer_map sites;        /* instruction: number of a frame */
+static struct pointer_map codes;        /* block that holds code: its size */
+
+/* Files by name.  There are few, and each place is looked up once. */
+struct file {
+    struct trace_name name;
+    uint64_t hash;
+};
+static struct file *files;
+static uint32_t nfiles, files_capacity;
+
+/* The last stack that was captured, and the node of each frame.  Places of a
+ * stack of one frame have a cache of their own: programs go back and forth
+ * between a few. */
+static struct {
+    unsigned length, total, capacity;
+    struct trace_place *places;         /* the most recent first */
+    uint32_t *nodes;                    /* of the same frames */
+    stack_id stack;
+    struct trace_place *next_places;    /* room for the next capture */
+    uint32_t *next_nodes;
+} last;
+
+#define RECENT_STACKS 1024u
+static struct {
+    const void *instruction;
+    unsigned total;
+    stack_id stack;
+} recent[RECENT_STACKS];
+
+/* Files. */
+
+static uint64_t
+name_hash(const struct trace_name *name)
+{
+    const unsigned char *bytes = name->characters;
+    uint64_t hash = name->kind;
+    for (size_t i = 0; i < name->length * name->kind; i++) {
+        hash = hash_mix(hash + bytes[i]);
+    }
+    return hash;
+}
+
+/* The number of a file from 1 on; 0: no memory. */
+static uint32_t
+file_number(const struct trace_name *name)
+{
+    uint64_t hash = name_hash(name);
+    size_t size = name->length * name->kind;
+    for (uint32_t i = 0; i < nfiles; i++) {
+        if (files[i].hash == hash && files[i].name.length == name->length
+            && files[i].name.kind == name->kind
+            && memcmp(files[i].name.characters, name->characters, size) == 0)
+        {
+            return i + 1;
+        }
+    }
+    if (nfiles == files_capacity) {
+        uint32_t capacity = files_capacity != 0 ? 2 * files_capacity : 64;
+        struct file *larger = tracer_resize(
+            files, files_capacity * sizeof(struct file),
+            capacity * sizeof(struct file));
+        if (larger == NULL) {
+            return 0;
+        }
+        files = larger;
+        files_capacity = capacity;
+    }
+    void *copy = tracer_alloc(size + 1);
+    if (copy == NULL) {
+        return 0;
+    }
+    memcpy(copy, name->characters, size);
+    files[nfiles].hash = hash;
+    files[nfiles].name = *name;
+    files[nfiles].name.characters = copy;
+    return ++nfiles;
+}
+
+struct trace_name
+stack_file(uint32_t file)
+{
+    return files[file - 1].name;
+}
+
+size_t
+stacks_file_count(void)
+{
+    return nfiles;
+}
+
+/* Frames. */
+
+static uint32_t
+frame_number(const struct trace_name *file, unsigned line)
+{
+    struct trace_frame frame = {file_number(file), line};
+    return frame.file != 0 ? intern(&frames, &frame) : 0;
+}
+
+static uint32_t
+address_frame_number(const void *address)
+{
+    struct trace_frame frame = {0, intern(&addresses, &address)};
+    return frame.line != 0 ? intern(&frames, &frame) : 0;
+}
+
+const void *
+stack_address(uint32_t number)
+{
+    return *(const void **)interned(&addresses, number);
+}
+
+/* A place's code must not be freed unnoticed: see stack_forget_code(). */
+static int
+remember_code(const struct trace_source *source, const void *code)
+{
+    const void *block;
+    size_t size = source->code_block(code, &block);
+    if (size != 0) {
+        if (map_reserve(&codes) < 0) {
+            return -1;
+        }
+        struct map_entry *entry = map_add(&codes, (uintptr_t)block, 0);
+        if (entry->size == 0) {
+            entry->size = size;
+            return block_mark_code(block);
+        }
+    }
+    return 0;
+}
+
+/* The frame of a place; 0: no memory. */
+static uint32_t
+frame_at(const struct trace_source *source, const struct trace_place *place)
+{
+    if (source->describe == NULL) {
+        return address_frame_number(place->instruction);
+    }
+    struct map_entry *site = map_find(&sites, (uintptr_t)place->instruction, 0);
+    if (site != NULL) {
+        return site->value;
+    }
+    struct trace_name file;
+    unsigned line;
+    source->describe(place, &file, &line);
+    uint32_t frame = frame_number(&file, line);
+    if (frame == 0 || map_reserve(&sites) < 0
+        || remember_code(source, place->code) < 0)
+    {
+        return 0;
+    }
+    map_add(&sites, (uintptr_t)place->instruction, 0)->value = frame;
+    return frame;
+}
+
+int
+stack_code_is_known(const void *block, size_t *size)
+{
+    struct map_entry *entry = map_find(&codes, (uintptr_t)block, 0);
+    if (entry != NULL) {
+        *size = entry->size;
+    }
+    return entry != NULL;
+}
+
+/* A block of code is freed: its places are to mean nothing any more, as other
+ * code may soon be there. */
+void
+stack_forget_code(const void *block, size_t size)
+{
+    uintptr_t start = (uintptr_t)block;
+    for (uintptr_t p = start; p < start + size; p++) {
+        struct map_entry *site = map_find(&sites, p, 0);
+        if (site != NULL) {
+            map_remove(&sites, site);
+        }
+    }
+    struct map_entry *entry = map_find(&codes, start, 0);
+    if (entry != NULL) {
+        map_remove(&codes, entry);
+    }
+    last.length = 0;
+    memset(recent, 0, sizeof(recent));
+}
+
+/* Stacks. */
+
+static stack_id
+stack_number(uint32_t node, unsigned length, unsigned total)
+{
+    struct stack stack = {node, (uint16_t)length, (uint16_t)total};
+    uint32_t number = node != 0 ? intern(&stacks, &stack) : 0;
+    return number < (uint32_t)1 << STACK_ID_BITS ? number : 0;
+}
+
+static int
+last_has_room(unsigned max_frames)
+{
+    if (max_frames <= last.capacity) {
+        return 1;
+    }
+    size_t old = last.capacity, size = max_frames;
+    struct trace_place *p[2];
+    uint32_t *n[2];
+    for (int i = 0; i < 2; i++) {
+        p[i] = tracer_alloc(size * sizeof(*p[i]));
+        n[i] = tracer_alloc(size * sizeof(*n[i]));
+    }
+    if (p[0] != NULL && p[1] != NULL && n[0] != NULL && n[1] != NULL) {
+        tracer_free(last.places, old * sizeof(*p[0]));
+        tracer_free(last.next_places, old * sizeof(*p[0]));
+        tracer_free(last.nodes, old * sizeof(*n[0]));
+        tracer_free(last.next_nodes, old * sizeof(*n[0]));
+        last.places = p[0];
+        last.next_places = p[1];
+        last.nodes = n[0];
+        last.next_nodes = n[1];
+        last.length = 0;
+        last.capacity = max_frames;
+        return 1;
+    }
+    for (int i = 0; i < 2; i++) {
+        tracer_free(p[i], size * sizeof(*p[i]));
+        tracer_free(n[i], size * sizeof(*n[i]));
+    }
+    return 0;
+}
+
+/* A thread that has no frames, or none that can be known. */
+static stack_id
+unknown_stack(void)
+{
+    struct trace_name name = {"<unknown>", 9, 1};
+    struct node node = {0, frame_number(&name, 0)};
+    return stack_number(node.frame != 0 ? intern(&nodes, &node) : 0, 1, 1);
+}
+
+/* The nodes of next_places; those of the oldest frames are the last stack's as
+ * far as the frames are. */
+static uint32_t
+find_nodes(const struct trace_source *source, unsigned length)
+{
+    unsigned same = 0;
+    uint32_t node = 0;
+    while (same < length && same < last.length
+           && last.next_places[length - 1 - same].instruction
+              == last.places[last.length - 1 - same].instruction)
+    {
+        node = last.nodes[last.length - 1 - same];
+        last.next_nodes[length - 1 - same] = node;
+        same++;
+    }
+    for (unsigned i = length - same; i > 0; i--) {
+        struct node next = {node, frame_at(source, &last.next_places[i - 1])};
+        node = next.frame != 0 ? intern(&nodes, &next) : 0;
+        if (node == 0) {
+            return 0;
+        }
+        last.next_nodes[i - 1] = node;
+    }
+    return node;
+}
+
+static stack_id
+capture_frames(const struct trace_source *source, unsigned max_frames)
+{
+    unsigned total;
+    unsigned length = source->capture(last.next_places, max_frames, &total);
+    if (length == 0) {
+        return unknown_stack();
+    }
+    if (total > MAX_TRACE_FRAMES) {
+        total = MAX_TRACE_FRAMES;
+    }
+    uint32_t node = find_nodes(source, length);
+    stack_id stack = stack_number(node, length, total);
+    if (stack != 0) {
+        struct trace_place *places = last.places;
+        uint32_t *old_nodes = last.nodes;
+        last.places = last.next_places;
+        last.nodes = last.next_nodes;
+        last.next_places = places;
+        last.next_nodes = old_nodes;
+        last.length = length;
+    }
+    return stack;
+}
+
+static stack_id
+capture_frame(const struct trace_source *source)
+{
+    struct trace_place place;
+    unsigned total;
+    if (source->capture(&place, 1, &total) == 0) {
+        return unknown_stack();
+    }
+    if (total > MAX_TRACE_FRAMES) {
+        total = MAX_TRACE_FRAMES;
+    }
+    size_t i = (hash_mix((uintptr_t)place.instruction + total) >> 20)
+        % RECENT_STACKS;
+    if (recent[i].instruction == place.instruction && recent[i].total == total)
+    {
+        return recent[i].stack;
+    }
+    struct node node = {0, frame_at(source, &place)};
+    stack_id stack =
+        stack_number(node.frame != 0 ? intern(&nodes, &node) : 0, 1, total);
+    if (stack != 0) {
+        recent[i].instruction = place.instruction;
+        recent[i].total = total;
+        recent[i].stack = stack;
+    }
+    return stack;
+}
+
+stack_id
+stack_capture(const struct trace_source *source, unsigned max_frames)
+{
+    if (max_frames == 1) {
+        return capture_frame(source);
+    }
+    return last_has_room(max_frames) ? capture_frames(source, max_frames) : 0;
+}
+
+uint32_t
+stacks_count(void)
+{
+    return stacks.count + 1;
+}
+
+unsigned
+stack_length(stack_id id, unsigned *total)
+{
+    const struct stack *stack = interned(&stacks, id);
+    *total = stack->total;
+    return stack->length;
+}
+
+void
+stack_frames(stack_id id, struct trace_frame *out, unsigned max_frames)
+{
+    const struct stack *stack = interned(&stacks, id);
+    uint32_t number = stack->node;
+    for (unsigned i = 0; i < stack->length && i < max_frames; i++) {
+        const struct node *node = interned(&nodes, number);
+        out[i] = *(struct trace_frame *)interned(&frames, node->frame);
+        number = node->caller;
+    }
+}
+
+void
+stacks_clear(void)
+{
+    intern_clear(&frames);
+    intern_clear(&addresses);
+    intern_clear(&nodes);
+    intern_clear(&stacks);
+    map_clear(&sites);
+    map_clear(&codes);
+    for (uint32_t i = 0; i < nfiles; i++) {
+        tracer_free((void *)files[i].name.characters,
+                    files[i].name.length * files[i].name.kind + 1);
+    }
+    tracer_free(files, files_capacity * sizeof(struct file));
+    files = NULL;
+    nfiles = files_capacity = 0;
+    size_t n = last.capacity;
+    tracer_free(last.places, n * sizeof(*last.places));
+    tracer_free(last.next_places, n * sizeof(*last.places));
+    tracer_free(last.nodes, n * sizeof(*last.nodes));
+    tracer_free(last.next_nodes, n * sizeof(*last.nodes));
+    memset(&last, 0, sizeof(last));
+    memset(recent, 0, sizeof(recent));
+}

@@ -1,0 +1,131 @@
+#!/usr/bin/python3
+"""Time whole programs with tracemalloc on, on build/python and build/python-stock.
+
+    bench_tracemalloc.py [--rounds=N] [--json=FILE] [PROGRAM...]
+
+Each figure is relative to the same interpreter without tracing: processor time
+with 1 frame, with 25 frames, and (ours alone) with samples of 512 KiB; peak
+memory; and seconds for a snapshot of 1,000,000 traces.  Medians of rounds in
+which all ways run in turn.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from bench import TOP, geometric_mean, progress
+from programs import PROGRAMS
+
+SCRIPT = Path(__file__).resolve().parent / "programs.py"
+CHOSEN = ["json_documents", "ast_and_compile", "objects", "asyncio_tasks",
+          "pickle_and_deepcopy", "generators"]
+# way: (-X tracemalloc=, PYTHONTRACEMALLOC_SAMPLE)
+WAYS = {"off": (0, None), "1 frame": (1, None), "25 frames": (25, None),
+        "samples": (1, 512 * 1024)}
+INTERPRETERS = {"pymem": "python", "CPython": "python-stock"}
+
+SNAPSHOT = """
+import gc, time, tracemalloc
+gc.disable()
+tracemalloc.start(1)
+blocks = []
+for i in range(100):
+    exec(compile("\\n" * i + "for _ in range(10_000): "
+                 f"blocks.append(bytes({i} + _ % 50))", "a", "exec"))
+start = time.process_time()
+snapshot = tracemalloc.take_snapshot()
+print(time.process_time() - start)
+assert len(snapshot.traces._traces) >= 1_000_000
+"""
+
+
+def ways_of(interpreter):
+    return [way for way in WAYS if interpreter == "pymem" or way != "samples"]
+
+
+def run_program(python, name, way):
+    nframe, sample = WAYS[way]
+    environment = {} if sample is None else {
+        "PYTHONTRACEMALLOC_SAMPLE": str(sample)}
+    options = [] if nframe == 0 else ["-X", f"tracemalloc={nframe}"]
+    result = subprocess.run([python, "-s", *options, SCRIPT, name], text=True,
+                            stdout=subprocess.PIPE, env=environment)
+    if result.returncode != 0:
+        sys.exit(f"bench: {name} on {python} failed")
+    return json.loads(result.stdout)
+
+
+def snapshot_seconds(python):
+    return float(subprocess.run([python, "-I", "-c", SNAPSHOT], text=True,
+                                check=True, stdout=subprocess.PIPE).stdout)
+
+
+def measure(build, names, rounds):
+    samples = {(name, interpreter, way): []
+               for name in names for interpreter in INTERPRETERS
+               for way in ways_of(interpreter)}
+    snapshots = {interpreter: [] for interpreter in INTERPRETERS}
+    for turn in range(rounds):
+        for key in list(samples)[::1 if turn % 2 else -1]:
+            name, interpreter, way = key
+            progress(f"round {turn + 1} of {rounds}: {name}, {interpreter}, "
+                     f"{way}")
+            samples[key].append(run_program(
+                build / INTERPRETERS[interpreter], name, way))
+        for interpreter, python in INTERPRETERS.items():
+            snapshots[interpreter].append(snapshot_seconds(build / python))
+    progress("")
+    results = {}
+    for (name, interpreter, way), runs in samples.items():
+        off = samples[name, interpreter, "off"]
+        results.setdefault(name, {})[f"{interpreter}, {way}"] = {
+            "time": median(run["seconds"] / other["seconds"]
+                           for run, other in zip(runs, off)),
+            "memory": median(run["rss_kib"] / other["rss_kib"]
+                             for run, other in zip(runs, off))}
+    return results, {name: median(seconds)
+                     for name, seconds in snapshots.items()}
+
+
+def report(results, snapshots):
+    columns = [f"{interpreter}, {way}" for interpreter in INTERPRETERS
+               for way in ways_of(interpreter) if way != "off"]
+    for figure in ("time", "memory"):
+        print(f"{figure:22}" + "".join(f"{name:>20}" for name in columns))
+        for name, figures in results.items():
+            print(f"{name:22}" + "".join(
+                f"{figures[column][figure]:20.2f}" for column in columns))
+        print(f"{'geometric mean':22}" + "".join(
+            f"{geometric_mean(f[column][figure] for f in results.values()):20.2f}"
+            for column in columns) + "\n")
+    print("snapshot of 1,000,000 traces: " + ", ".join(
+        f"{name} {seconds:.2f} s" for name, seconds in snapshots.items()))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="bench_tracemalloc.py", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--build", type=Path, default=TOP / "build")
+    names = [function.__name__ for function in PROGRAMS]
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM",
+                        help=", ".join(names))
+    options = parser.parse_args()
+    for name in options.programs:
+        if name not in names:
+            parser.error(f"unknown program {name!r}; there are: "
+                         + ", ".join(names))
+    results, snapshots = measure(options.build.resolve(),
+                                 options.programs or CHOSEN, options.rounds)
+    report(results, snapshots)
+    if options.json:
+        options.json.write_text(json.dumps([results, snapshots], indent=1))
+
+
+if __name__ == "__main__":
+    main()
