@@ -48,27 +48,77 @@ frame_has_begun(const _PyInterpreterFrame *frame)
                                 + frame->f_code->_co_firsttraceable;
 }
 
-static unsigned
-capture(struct trace_place *places, unsigned max_places, unsigned *total)
+static const _PyInterpreterFrame *
+first_frame_that_has_begun(const _PyInterpreterFrame *frame)
 {
-    PyThreadState *tstate = PyGILState_GetThisThreadState();
-    unsigned n = 0, all = 0;
-    if (tstate != NULL) {
-        for (const _PyInterpreterFrame *frame = tstate->cframe->current_frame;
-             frame != NULL; frame = frame->previous)
-        {
-            if (!frame_has_begun(frame)) {
-                continue;
-            }
-            if (n < max_places) {
-                places[n].instruction = frame->prev_instr;
-                places[n].code = frame->f_code;
-                n++;
-            }
-            all++;
+    while (frame != NULL && !frame_has_begun(frame)) {
+        frame = frame->previous;
+    }
+    return frame;
+}
+
+static const _PyInterpreterFrame *
+current_frame(const PyThreadState *tstate)
+{
+    return tstate != NULL
+        ? first_frame_that_has_begun(tstate->cframe->current_frame) : NULL;
+}
+
+static void
+position(struct trace_position *where)
+{
+    const _PyInterpreterFrame *frame = current_frame(_PyThreadState_GET());
+    where->frame = frame;
+    where->instruction = frame != NULL ? frame->prev_instr : NULL;
+}
+
+/* How many frames there are from one on.  Counting follows a chain of pointers;
+ * but the same frame above the same one at the same depth of calls has as many
+ * below it as the last time. */
+static unsigned
+count_frames(const PyThreadState *tstate, const _PyInterpreterFrame *frame)
+{
+    static struct known_depth {
+        const PyThreadState *tstate;
+        const _PyInterpreterFrame *frame, *previous;
+        int recursion_remaining;
+        unsigned count;
+    } known_depths[64];
+    struct known_depth *known = &known_depths[((uintptr_t)frame >> 4) % 64];
+    if (known->frame == frame && known->previous == frame->previous
+        && known->tstate == tstate
+        && known->recursion_remaining == tstate->recursion_remaining)
+    {
+        return known->count;
+    }
+    unsigned count = 0;
+    for (const _PyInterpreterFrame *f = frame; f != NULL;
+         f = first_frame_that_has_begun(f->previous))
+    {
+        count++;
+    }
+    *known = (struct known_depth){tstate, frame, frame->previous,
+                                  tstate->recursion_remaining, count};
+    return count;
+}
+
+static unsigned
+capture(struct trace_place *places, unsigned max_places, unsigned *total,
+        int has_gil)
+{
+    PyThreadState *tstate =
+        has_gil ? _PyThreadState_GET() : PyGILState_GetThisThreadState();
+    const _PyInterpreterFrame *frame = current_frame(tstate);
+    unsigned n = 0;
+    while (frame != NULL && n < max_places) {
+        places[n].instruction = frame->prev_instr;
+        places[n].code = frame->f_code;
+        n++;
+        if (n < max_places) {
+            frame = first_frame_that_has_begun(frame->previous);
         }
     }
-    *total = all;
+    *total = frame != NULL ? n - 1 + count_frames(tstate, frame) : n;
     return n;
 }
 
@@ -101,7 +151,10 @@ code_block(const void *object, const void **start)
 }
 
 static const struct trace_source python_frames = {
-    capture, describe, code_block
+    .position = position,
+    .capture = capture,
+    .describe = describe,
+    .code_block = code_block,
 };
 
 /* -- start and stop ----------------------------------------------------------- */

@@ -22,8 +22,10 @@
 /* The addresses where the calls return to, from the one of the API on: those
  * before it are in the tracer.  A place is the call, so a byte before. */
 static unsigned
-capture(struct trace_place *places, unsigned max_places, unsigned *total)
+capture(struct trace_place *places, unsigned max_places, unsigned *total,
+        int has_gil)
 {
+    (void)has_gil;
     void *addresses[MAX_DEPTH];
     const void *caller = tracer_caller();
     int n = backtrace(addresses, MAX_DEPTH);

@@ -7,10 +7,10 @@
  *   pool (16 KiB)     header | block 0 | block 1 | block 2 | ...
  *   pool_traces                slot 0    slot 1    slot 2    ...
  *
- *   slot   [ holds code: 1 bit | blocksize - size: 4 bits | stack: 27 bits ]
+ *   slot   [ holds code: 1 bit | blocksize - size: 7 bits | stack: 24 bits ]
  *
- * All others (large blocks, the raw domain, domains of libraries, estimates) are
- * in a hash table. */
+ * All others (large blocks, the raw domain, domains of libraries, estimates, the
+ * stacks after 16,777,215 different ones) are in a hash table. */
 
 #include "pycore_traceblocks.h"
 #include "pycore_tracetables.h"
@@ -24,6 +24,10 @@
 static struct pointer_map other_blocks;
 static size_t ntraced;              /* traces, wherever they are */
 static size_t memory_now, memory_peak;
+
+/* Has a small block of Python's own, which belongs into a slot, been stored in
+ * the hash table since all was cleared? */
+static int small_blocks_are_elsewhere;
 
 static void
 memory_add(size_t size)
@@ -88,9 +92,15 @@ blocks_use_filter(int on)
 
 #ifdef WITH_PYMALLOC
 
-#define SHORTAGE_BITS 4
-#define STACK_MASK (((uint32_t)1 << STACK_ID_BITS) - 1)
-#define SHORTAGE_MASK ((uint32_t)1 << SHORTAGE_BITS) - 1
+static int
+is_small_block(uintptr_t ptr)
+{
+    return pool_of((void *)ptr) != NULL;
+}
+
+#define STACK_BITS 24
+#define STACK_MASK (((uint32_t)1 << STACK_BITS) - 1)
+#define SHORTAGE_MASK ((uint32_t)127)   /* a realloc may leave a quarter unused */
 #define HOLDS_CODE ((uint32_t)1 << 31)
 
 struct pool_traces {
@@ -120,7 +130,7 @@ traces_of_frame(uintptr_t address)
 static size_t
 slot_size(const struct pool_traces *traces, uint32_t slot)
 {
-    return traces->blocksize - (slot >> STACK_ID_BITS & (SHORTAGE_MASK));
+    return traces->blocksize - (slot >> STACK_BITS & SHORTAGE_MASK);
 }
 
 /* The pool was given to another size class: what is left here is of blocks that
@@ -209,14 +219,15 @@ slot_made(poolp pool, uintptr_t ptr, struct pool_traces **traces)
 }
 
 /* 1 if the trace was stored beside its pool. */
-static int
+static inline int
 slot_store(const struct trace *trace)
 {
     poolp pool = pool_of((void *)trace->ptr);
     struct pool_traces *traces;
     uint32_t *slot;
     if (pool == NULL || trace->size > pool->blocksize
-        || pool->blocksize - trace->size > (SHORTAGE_MASK)
+        || pool->blocksize - trace->size > SHORTAGE_MASK
+        || trace->stack > STACK_MASK
         || (slot = slot_made(pool, trace->ptr, &traces)) == NULL)
     {
         return 0;
@@ -225,7 +236,7 @@ slot_store(const struct trace *trace)
         memory_subtract(slot_size(traces, *slot));
     }
     *slot = (*slot & HOLDS_CODE)
-        | (uint32_t)(pool->blocksize - trace->size) << STACK_ID_BITS
+        | (uint32_t)(pool->blocksize - trace->size) << STACK_BITS
         | trace->stack;
     memory_add(trace->size);
     return 1;
@@ -260,26 +271,26 @@ slot_code_freed(struct pool_traces *traces, uint32_t *slot)
     filter_remove((uintptr_t)start);
 }
 
-/* 1 if the block is a small one and all is done.  One that is not in a slot may
- * be in the hash table: its size was not its own. */
-static int
+/* 1 if the block is a small one and all is done. */
+static inline int
 slot_freed(uintptr_t ptr)
 {
     poolp pool = pool_of((void *)ptr);
+    if (pool == NULL) {
+        return 0;
+    }
     struct pool_traces *traces;
-    uint32_t *slot = pool != NULL ? slot_of(pool, ptr, &traces) : NULL;
-    if (slot == NULL || *slot == 0) {
-        return 0;
+    uint32_t *slot = slot_of(pool, ptr, &traces);
+    if (slot != NULL && *slot != 0) {
+        if (UNLIKELY(*slot & HOLDS_CODE)) {
+            slot_code_freed(traces, slot);
+        }
+        if (*slot & STACK_MASK) {
+            memory_subtract(slot_size(traces, *slot));
+            *slot = 0;
+        }
     }
-    if (UNLIKELY(*slot & HOLDS_CODE)) {
-        slot_code_freed(traces, slot);
-    }
-    if ((*slot & STACK_MASK) == 0) {
-        return 0;
-    }
-    memory_subtract(slot_size(traces, *slot));
-    *slot = 0;
-    return 1;
+    return !small_blocks_are_elsewhere;
 }
 
 /* 1 if the block is a small one and was marked; -1: no memory. */
@@ -334,6 +345,7 @@ slots_clear(void)
 
 #else /* without pymalloc all are in the hash table */
 
+#define is_small_block(ptr) 0
 #define slot_store(trace) 0
 #define slot_find(trace, drop) 0
 #define slot_freed(ptr) 0
@@ -344,10 +356,6 @@ slots_clear(void)
 #endif
 
 /* All others. */
-
-/* Has a small block of Python's own, which belongs into a slot, been stored in
- * the hash table since all was cleared? */
-static int small_blocks_are_elsewhere;
 
 static int
 map_find_or_drop(struct trace *trace, int drop)
@@ -375,20 +383,9 @@ blocks_reserve(void)
     return map_reserve(&other_blocks);
 }
 
-void
-block_store(const struct trace *trace, int is_estimate)
+static NOINLINE void
+store_in_map(const struct trace *trace)
 {
-    struct trace old = *trace;
-    if (trace->domain == 0 && !is_estimate && slot_store(trace)) {
-        if (small_blocks_are_elsewhere) {
-            map_find_or_drop(&old, 1);
-        }
-        return;
-    }
-    if (trace->domain == 0) {
-        slot_find(&old, 1);
-        small_blocks_are_elsewhere = 1;
-    }
     struct map_entry *entry =
         map_add(&other_blocks, trace->ptr, trace->domain);
     if (entry->value != 0) {
@@ -400,6 +397,29 @@ block_store(const struct trace *trace, int is_estimate)
     entry->value = trace->stack;
     entry->size = trace->size;
     memory_add(trace->size);
+}
+
+/* A block has one trace: an older one may be where this one is not. */
+void
+block_store(const struct trace *trace, int is_estimate)
+{
+    if (trace->domain != 0) {
+        store_in_map(trace);
+    }
+    else if (LIKELY(!is_estimate && slot_store(trace))) {
+        if (UNLIKELY(small_blocks_are_elsewhere)) {
+            struct trace old = *trace;
+            map_find_or_drop(&old, 1);
+        }
+    }
+    else {
+        struct trace old = *trace;
+        slot_find(&old, 1);
+        if (is_small_block(trace->ptr)) {
+            small_blocks_are_elsewhere = 1;
+        }
+        store_in_map(trace);
+    }
 }
 
 static int

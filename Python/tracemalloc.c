@@ -29,6 +29,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+#  include <sys/single_threaded.h>
+#  define there_is_one_thread() (__libc_single_threaded)
+#else
+#  define there_is_one_thread() 0
+#endif
+
 static struct {
     int is_tracing;
     unsigned max_frames;
@@ -45,14 +52,22 @@ static struct {
 /* Not to trace what is allocated now: we, or who asked for a pause. */
 static FAST_THREAD_LOCAL int is_paused;
 
-/* The lock.  Held for some tens of nanoseconds, so waiting is looking again. */
+/* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
+ * While there is one thread an exchange, which takes longer than all the rest of
+ * a call, is not needed. */
 
-static atomic_flag lock_flag = ATOMIC_FLAG_INIT;
+static atomic_int lock_is_held;
 
 static inline int
 try_lock(void)
 {
-    return !atomic_flag_test_and_set_explicit(&lock_flag, memory_order_acquire);
+    if (there_is_one_thread()) {
+        int was_held = atomic_load_explicit(&lock_is_held,
+                                            memory_order_relaxed);
+        atomic_store_explicit(&lock_is_held, 1, memory_order_relaxed);
+        return !was_held;
+    }
+    return !atomic_exchange_explicit(&lock_is_held, 1, memory_order_acquire);
 }
 
 static inline void
@@ -66,7 +81,7 @@ lock(void)
 static inline void
 unlock(void)
 {
-    atomic_flag_clear_explicit(&lock_flag, memory_order_release);
+    atomic_store_explicit(&lock_is_held, 0, memory_order_release);
 }
 
 /* No other thread is in the tables at a fork; the child goes on tracing. */
@@ -186,10 +201,10 @@ size_to_report(size_t size)
 
 /* Room for a trace and the stack that goes into it; 0: no memory. */
 static stack_id
-prepare_trace(void)
+prepare_trace(int has_gil)
 {
     return blocks_reserve() < 0 ? 0
-        : stack_capture(tracer.source, tracer.max_frames);
+        : stack_capture(tracer.source, tracer.max_frames, has_gil);
 }
 
 static void
@@ -200,13 +215,41 @@ store_trace(unsigned domain, uintptr_t ptr, size_t size, stack_id stack)
 }
 
 static int
-add_trace(unsigned domain, uintptr_t ptr, size_t size)
+add_trace(unsigned domain, uintptr_t ptr, size_t size, int has_gil)
 {
-    stack_id stack = prepare_trace();
+    stack_id stack = prepare_trace(has_gil);
     if (stack != 0) {
         store_trace(domain, ptr, size, stack);
     }
     return stack != 0 ? 0 : -1;
+}
+
+/* The object's block that was traced last, and where: CPython tells of each new
+ * object right after its block was allocated.  Protected by the GIL. */
+static struct {
+    uintptr_t ptr;
+    struct trace_position where;
+} newest;
+
+static inline void
+remember_newest(uintptr_t ptr)
+{
+    if (tracer.max_frames == 1 && tracer.source->position != NULL) {
+        newest.ptr = ptr;
+        tracer.source->position(&newest.where);
+    }
+}
+
+static inline int
+is_newest(uintptr_t ptr)
+{
+    struct trace_position where;
+    if (newest.ptr != ptr || tracer.max_frames != 1) {
+        return 0;
+    }
+    tracer.source->position(&where);
+    return where.frame == newest.where.frame
+        && where.instruction == newest.where.instruction;
 }
 
 /* Where the hook will return to: into the program, as the functions of the API
@@ -226,13 +269,23 @@ tracer_caller(void)
 
 /* The hooks.  ctx is the allocator of the domain that was there. */
 
+static inline int
+has_gil(const PyMemAllocatorEx *alloc)
+{
+    return alloc != &tracer.wrapped[PYMEM_DOMAIN_RAW];
+}
+
 static void *
 trace_new_block(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
 {
     if (ptr != NULL) {
         lock();
-        int result = tracer.is_tracing ? add_trace(0, (uintptr_t)ptr, size) : 0;
+        int result = tracer.is_tracing
+            ? add_trace(0, (uintptr_t)ptr, size, has_gil(alloc)) : 0;
         unlock();
+        if (alloc == &tracer.wrapped[PYMEM_DOMAIN_OBJ]) {
+            remember_newest((uintptr_t)ptr);
+        }
         if (UNLIKELY(result < 0)) {
             alloc->free(alloc->ctx, ptr);
             ptr = NULL;
@@ -297,7 +350,7 @@ traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
 {
     struct trace old = {.ptr = (uintptr_t)ptr};
     lock();
-    stack_id stack = prepare_trace();
+    stack_id stack = prepare_trace(has_gil(alloc));
     int had_trace = stack != 0 && block_drop(&old);
     unlock();
     if (stack == 0) {
@@ -539,7 +592,7 @@ tracer_track(unsigned domain, uintptr_t ptr, size_t size)
     int paused = tracer_pause();
     lock();
     if (tracer.is_tracing) {
-        result = add_trace(domain, ptr, size);
+        result = add_trace(domain, ptr, size, 0);
     }
     unlock();
     tracer_resume(paused);
@@ -566,13 +619,13 @@ void
 tracer_renew(uintptr_t ptr)
 {
     struct trace trace = {.ptr = ptr};
-    if (is_paused || !block_may_be_known(ptr)) {
+    if (is_paused || is_newest(ptr) || !block_may_be_known(ptr)) {
         return;
     }
     is_paused = 1;
     lock();
     if (tracer.is_tracing && block_find(&trace)) {
-        stack_id stack = prepare_trace();
+        stack_id stack = prepare_trace(1);
         if (stack != 0 && stack != trace.stack) {
             trace.stack = stack;
             block_store(&trace, tracer.sample_bytes != 0);

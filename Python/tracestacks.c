@@ -221,8 +221,7 @@ static stack_id
 stack_number(uint32_t node, unsigned length, unsigned total)
 {
     struct stack stack = {node, (uint16_t)length, (uint16_t)total};
-    uint32_t number = node != 0 ? intern(&stacks, &stack) : 0;
-    return number < (uint32_t)1 << STACK_ID_BITS ? number : 0;
+    return node != 0 ? intern(&stacks, &stack) : 0;
 }
 
 static int
@@ -294,10 +293,12 @@ find_nodes(const struct trace_source *source, unsigned length)
 }
 
 static stack_id
-capture_frames(const struct trace_source *source, unsigned max_frames)
+capture_frames(const struct trace_source *source, unsigned max_frames,
+               int has_gil)
 {
     unsigned total;
-    unsigned length = source->capture(last.next_places, max_frames, &total);
+    unsigned length = source->capture(last.next_places, max_frames, &total,
+                                      has_gil);
     if (length == 0) {
         return unknown_stack();
     }
@@ -319,11 +320,11 @@ capture_frames(const struct trace_source *source, unsigned max_frames)
 }
 
 static stack_id
-capture_frame(const struct trace_source *source)
+capture_frame(const struct trace_source *source, int has_gil)
 {
     struct trace_place place;
     unsigned total;
-    if (source->capture(&place, 1, &total) == 0) {
+    if (source->capture(&place, 1, &total, has_gil) == 0) {
         return unknown_stack();
     }
     if (total > MAX_TRACE_FRAMES) {
@@ -347,12 +348,14 @@ capture_frame(const struct trace_source *source)
 }
 
 stack_id
-stack_capture(const struct trace_source *source, unsigned max_frames)
+stack_capture(const struct trace_source *source, unsigned max_frames,
+              int has_gil)
 {
     if (max_frames == 1) {
-        return capture_frame(source);
+        return capture_frame(source, has_gil);
     }
-    return last_has_room(max_frames) ? capture_frames(source, max_frames) : 0;
+    return last_has_room(max_frames)
+        ? capture_frames(source, max_frames, has_gil) : 0;
 }
 
 uint32_t

@@ -90,12 +90,9 @@ map_find(const struct pointer_map *map, uintptr_t key, uint32_t domain)
 
 /* At most two thirds of the entries are taken. */
 int
-map_reserve(struct pointer_map *map)
+map_grow(struct pointer_map *map)
 {
     size_t size = map->entries != NULL ? map->mask + 1 : 0;
-    if (3 * (map->count + 1) <= 2 * size) {
-        return 0;
-    }
     struct pointer_map larger = {.mask = size != 0 ? 2 * size - 1 : 63};
     size_t bytes = (larger.mask + 1) * sizeof(struct map_entry);
     larger.entries = tracer_alloc(bytes);
@@ -103,6 +100,7 @@ map_reserve(struct pointer_map *map)
         return -1;
     }
     memset(larger.entries, 0, bytes);
+    larger.limit = (larger.mask + 1) / 3 * 2;
     for (size_t i = 0; i < size; i++) {
         const struct map_entry *old = &map->entries[i];
         if (old->key != 0) {

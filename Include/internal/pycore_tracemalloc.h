@@ -38,12 +38,22 @@ struct trace_name {
     unsigned kind;              /* 1, 2 or 4 */
 };
 
+/* The frame that runs and its instruction. */
+struct trace_position {
+    const void *frame;
+    const void *instruction;
+};
+
 struct trace_source {
     /* The frames of the calling thread, the most recent first: at most
      * max_places of them, how many of those; and how many there are in all.
-     * Called without any lock but the tracer's; must not allocate. */
+     * Called without any lock but the tracer's; must not allocate.  With the GIL
+     * the thread is easier to find. */
     unsigned (*capture)(struct trace_place *places, unsigned max_places,
-                        unsigned *total);
+                        unsigned *total, int has_gil);
+    /* Where the calling thread, which holds the GIL, is: the first frame of
+     * capture().  May be NULL. */
+    void (*position)(struct trace_position *position);
     /* What a place is called.  NULL: places stay addresses until they are
      * printed. */
     void (*describe)(const struct trace_place *place, struct trace_name *file,
@@ -58,7 +68,6 @@ struct trace_source {
 /* -- call stacks ------------------------------------------------------------- */
 
 typedef uint32_t stack_id;              /* 0: none */
-#define STACK_ID_BITS 27
 
 struct trace_frame {
     uint32_t file;              /* 0: line is the number of an address */
@@ -68,7 +77,8 @@ struct trace_frame {
 #define MAX_TRACE_FRAMES 65535
 
 /* Everything that is known of stacks; lock held. */
-stack_id stack_capture(const struct trace_source *source, unsigned max_frames);
+stack_id stack_capture(const struct trace_source *source, unsigned max_frames,
+                       int has_gil);
 void stack_forget_code(const void *block, size_t size);
 int stack_code_is_known(const void *block, size_t *size);
 void stacks_clear(void);
@@ -114,7 +124,7 @@ int tracer_untrack(unsigned domain, uintptr_t ptr);
 /* While a stack is captured: where the API's function returns to. */
 const void *tracer_caller(void);
 
-/* A traced block got a new owner: it has the stack of now. */
+/* A traced block got a new owner: it has the stack of now.  With the GIL. */
 void tracer_renew(uintptr_t ptr);
 
 /* The trace of a block: 1, or 0 if there is none. */

@@ -50,12 +50,18 @@ struct pointer_map {
     struct map_entry *entries;  /* open addressing, linear */
     size_t mask;
     size_t count;
+    size_t limit;               /* of count */
 };
 
 struct map_entry *map_find(const struct pointer_map *map, uintptr_t key,
                            uint32_t domain);
 /* Make sure that one more can be added; -1: no memory. */
-int map_reserve(struct pointer_map *map);
+int map_grow(struct pointer_map *map);
+static inline int
+map_reserve(struct pointer_map *map)
+{
+    return LIKELY(map->count < map->limit) ? 0 : map_grow(map);
+}
 /* The entry of a key, new (value and size 0) or old; there must be room. */
 struct map_entry *map_add(struct pointer_map *map, uintptr_t key,
                           uint32_t domain);
