@@ -162,7 +162,10 @@ static const struct trace_source python_frames = {
 static void
 tell_the_interpreter(void)
 {
-    _Py_tracemalloc_config.tracing = tracer_is_tracing();
+    /* Asks to be told of each new object: also of those that a free list gives
+     * again, which have the stack of their block while samples are traced. */
+    _Py_tracemalloc_config.tracing =
+        tracer_is_tracing() && tracer_sample_bytes() == 0;
     _Py_tracemalloc_config.max_nframe =
         tracer_is_tracing() ? (int)tracer_max_frames() : 1;
 }

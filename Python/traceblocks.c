@@ -46,45 +46,31 @@ memory_subtract(size_t size)
     ntraced--;
 }
 
-/* The filter: a count for each hash of the blocks of which something is known. */
-#define FILTER_SIZE 65536u
-static uint16_t *filter;
-static int filter_is_on;
+/* The filter. */
 
-static uint16_t *
-filter_count(uintptr_t ptr)
-{
-    return &filter[hash_mix(ptr >> 4) >> 16 & (FILTER_SIZE - 1)];
-}
+uint16_t trace_filter[TRACE_FILTER_SIZE];
+static int filter_is_on;
 
 static void
 filter_add(uintptr_t ptr)
 {
-    if (filter_is_on && *filter_count(ptr) != UINT16_MAX) {
-        ++*filter_count(ptr);
+    if (filter_is_on && *trace_filter_count(ptr) != UINT16_MAX) {
+        ++*trace_filter_count(ptr);
     }
 }
 
 static void
 filter_remove(uintptr_t ptr)
 {
-    if (filter_is_on && *filter_count(ptr) != UINT16_MAX) {
-        --*filter_count(ptr);
+    if (filter_is_on && *trace_filter_count(ptr) != UINT16_MAX) {
+        --*trace_filter_count(ptr);
     }
-}
-
-int
-block_may_be_known(uintptr_t ptr)
-{
-    return !filter_is_on || *filter_count(ptr) != 0;
 }
 
 void
 blocks_use_filter(int on)
 {
-    static uint16_t counts[FILTER_SIZE];
-    filter = counts;
-    memset(counts, 0, sizeof(counts));
+    memset(trace_filter, 0, sizeof(trace_filter));
     filter_is_on = on;
 }
 

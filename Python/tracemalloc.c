@@ -49,8 +49,17 @@ static struct {
     PyMemAllocatorEx wrapped[NB_DOMAINS];
 } tracer;
 
-/* Not to trace what is allocated now: we, or who asked for a pause. */
-static FAST_THREAD_LOCAL int is_paused;
+/* What belongs to a thread. */
+static FAST_THREAD_LOCAL struct {
+    int is_paused;                  /* what it allocates is not to be traced:
+                                       we do, or who asked for a pause */
+    unsigned start;                 /* the sampling is of which of the starts */
+    int64_t bytes_left;             /* to the next sample */
+    uint64_t random;
+    const void *caller;             /* where the hook will return to: into the
+                                       program, as the functions of the API end
+                                       by jumping to a hook */
+} mine;
 
 /* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
  * While there is one thread an exchange, which takes longer than all the rest of
@@ -129,19 +138,13 @@ tracer_free(void *ptr, size_t size)
  * size s is hit with the probability p = 1 - exp(-s / sample_bytes), and stands
  * for s / p bytes, so that sums are right on average. */
 
-static FAST_THREAD_LOCAL struct {
-    int64_t bytes_left;             /* to the next sample */
-    uint64_t random;
-    unsigned start;                 /* to which of the starts this belongs */
-} sampler;
-
 static double
 random_distance(void)
 {
-    sampler.random ^= sampler.random << 13;
-    sampler.random ^= sampler.random >> 7;
-    sampler.random ^= sampler.random << 17;
-    double unit = ((double)(sampler.random >> 11) + 1.0) / 9007199254740992.0;
+    mine.random ^= mine.random << 13;
+    mine.random ^= mine.random >> 7;
+    mine.random ^= mine.random << 17;
+    double unit = ((double)(mine.random >> 11) + 1.0) / 9007199254740992.0;
     return -log(unit) * (double)tracer.sample_bytes;
 }
 
@@ -151,25 +154,25 @@ sampler_begin(size_t already_taken)
 {
     static atomic_uint_least64_t nthreads;
     uint64_t n = atomic_fetch_add(&nthreads, 1);
-    uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &sampler
-        ? tracer.seed : n + (uintptr_t)&sampler + virtual_clock();
-    sampler.random = hash_mix(hash_mix(seed) + 0x2545F4914F6CDD1Du) | 1;
-    sampler.start = tracer.start;
+    uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &mine
+        ? tracer.seed : n + (uintptr_t)&mine + virtual_clock();
+    mine.random = hash_mix(hash_mix(seed) + 0x2545F4914F6CDD1Du) | 1;
+    mine.start = tracer.start;
     for (int i = 0; i < 8; i++) {
         random_distance();
     }
-    sampler.bytes_left = (int64_t)random_distance() - (int64_t)already_taken;
+    mine.bytes_left = (int64_t)random_distance() - (int64_t)already_taken;
 }
 
 static NOINLINE int
 sample_is_due(size_t size)
 {
-    if (sampler.start != tracer.start) {
+    if (mine.start != tracer.start) {
         sampler_begin(size);
     }
-    int is_due = sampler.bytes_left <= 0;
-    while (sampler.bytes_left <= 0) {
-        sampler.bytes_left += (int64_t)random_distance() + 1;
+    int is_due = mine.bytes_left <= 0;
+    while (mine.bytes_left <= 0) {
+        mine.bytes_left += (int64_t)random_distance() + 1;
     }
     return is_due;
 }
@@ -177,14 +180,21 @@ sample_is_due(size_t size)
 static inline int
 is_to_be_traced(size_t size)
 {
-    if (is_paused) {
+    if (mine.is_paused) {
         return 0;
     }
     if (tracer.sample_bytes == 0) {
         return 1;
     }
-    return UNLIKELY((sampler.bytes_left -= (int64_t)size) <= 0)
+    return UNLIKELY((mine.bytes_left -= (int64_t)size) <= 0)
         && sample_is_due(size);
+}
+
+/* May a block have a trace? */
+static inline int
+may_be_traced(const void *ptr)
+{
+    return tracer.sample_bytes == 0 || *trace_filter_count((uintptr_t)ptr) != 0;
 }
 
 static size_t
@@ -252,11 +262,8 @@ is_newest(uintptr_t ptr)
         && where.instruction == newest.where.instruction;
 }
 
-/* Where the hook will return to: into the program, as the functions of the API
- * end by jumping to a hook. */
-static FAST_THREAD_LOCAL const void *caller;
 #if defined(__GNUC__)
-#  define REMEMBER_CALLER() (caller = __builtin_return_address(0))
+#  define REMEMBER_CALLER() (mine.caller = __builtin_return_address(0))
 #else
 #  define REMEMBER_CALLER() ((void)0)
 #endif
@@ -264,7 +271,7 @@ static FAST_THREAD_LOCAL const void *caller;
 const void *
 tracer_caller(void)
 {
-    return caller;
+    return mine.caller;
 }
 
 /* The hooks.  ctx is the allocator of the domain that was there. */
@@ -299,12 +306,15 @@ traced_malloc(void *ctx, size_t size)
 {
     const PyMemAllocatorEx *alloc = ctx;
     if (!is_to_be_traced(size)) {
-        return alloc->malloc(alloc->ctx, size);
+        int paused = tracer_pause();    /* the raw domain is not asked again */
+        void *untraced = alloc->malloc(alloc->ctx, size);
+        tracer_resume(paused);
+        return untraced;
     }
     REMEMBER_CALLER();
-    is_paused = 1;
+    mine.is_paused = 1;
     void *ptr = trace_new_block(alloc, alloc->malloc(alloc->ctx, size), size);
-    is_paused = 0;
+    mine.is_paused = 0;
     return ptr;
 }
 
@@ -313,20 +323,23 @@ traced_calloc(void *ctx, size_t nelem, size_t elsize)
 {
     const PyMemAllocatorEx *alloc = ctx;
     if (!is_to_be_traced(nelem * elsize)) {
-        return alloc->calloc(alloc->ctx, nelem, elsize);
+        int paused = tracer_pause();
+        void *untraced = alloc->calloc(alloc->ctx, nelem, elsize);
+        tracer_resume(paused);
+        return untraced;
     }
     REMEMBER_CALLER();
-    is_paused = 1;
+    mine.is_paused = 1;
     void *ptr = trace_new_block(alloc, alloc->calloc(alloc->ctx, nelem, elsize),
                                 nelem * elsize);
-    is_paused = 0;
+    mine.is_paused = 0;
     return ptr;
 }
 
 static void
 forget_block(void *ptr)
 {
-    if (block_may_be_known((uintptr_t)ptr)) {
+    if (may_be_traced(ptr)) {
         lock();
         block_freed((uintptr_t)ptr);
         unlock();
@@ -380,14 +393,14 @@ traced_realloc(void *ctx, void *ptr, size_t size)
     }
     if (is_to_be_traced(size)) {
         REMEMBER_CALLER();
-        is_paused = 1;
+        mine.is_paused = 1;
         void *resized = traced_resize(alloc, ptr, size);
-        is_paused = 0;
+        mine.is_paused = 0;
         return resized;
     }
     struct trace old = {.ptr = (uintptr_t)ptr};
     int had_trace = 0;
-    if (block_may_be_known((uintptr_t)ptr)) {
+    if (may_be_traced(ptr)) {
         lock();
         had_trace = block_drop(&old);
         unlock();
@@ -484,9 +497,9 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     tracer.max_frames = max_frames;
     tracer.sample_bytes = sample_bytes;
     tracer.seed = seed;
-    tracer.starting_thread = &sampler;
+    tracer.starting_thread = &mine;
     tracer.start++;
-    sampler.bytes_left = 0;
+    mine.bytes_left = 0;
     blocks_use_filter(sample_bytes != 0);
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         PyMem_GetAllocator((PyMemAllocatorDomain)domain,
@@ -572,15 +585,15 @@ tracer_own_memory(void)
 int
 tracer_pause(void)
 {
-    int paused_before = is_paused;
-    is_paused = 1;
+    int paused_before = mine.is_paused;
+    mine.is_paused = 1;
     return paused_before;
 }
 
 void
 tracer_resume(int paused_before)
 {
-    is_paused = paused_before;
+    mine.is_paused = paused_before;
 }
 
 /* Blocks that others report. */
@@ -619,10 +632,11 @@ void
 tracer_renew(uintptr_t ptr)
 {
     struct trace trace = {.ptr = ptr};
-    if (is_paused || is_newest(ptr) || !block_may_be_known(ptr)) {
+    if (mine.is_paused || is_newest(ptr)
+        || !may_be_traced((void *)ptr)) {
         return;
     }
-    is_paused = 1;
+    mine.is_paused = 1;
     lock();
     if (tracer.is_tracing && block_find(&trace)) {
         stack_id stack = prepare_trace(1);
@@ -632,7 +646,7 @@ tracer_renew(uintptr_t ptr)
         }
     }
     unlock();
-    is_paused = 0;
+    mine.is_paused = 0;
 }
 
 /* What is known. */

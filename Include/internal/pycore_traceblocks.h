@@ -25,9 +25,19 @@ void block_freed(uintptr_t ptr);
 /* A block holds code; -1: no memory. */
 int block_mark_code(const void *code);
 
-/* May anything be known of a block?  Needs no lock; for tracing by samples. */
-int block_may_be_known(uintptr_t ptr);
+/* How many blocks there are of which something is known, for each 16 KiB of
+ * addresses (and others that share the place): kept while samples are traced.
+ * Then nearly all places are 0, and that is all that free() looks at.  Needs no
+ * lock for a block of one's own. */
+#define TRACE_FILTER_SIZE 16384u
+extern uint16_t trace_filter[TRACE_FILTER_SIZE];
 void blocks_use_filter(int on);
+
+static inline uint16_t *
+trace_filter_count(uintptr_t ptr)
+{
+    return &trace_filter[ptr >> 14 & (TRACE_FILTER_SIZE - 1)];
+}
 
 void blocks_clear(void);
 size_t blocks_count(void);
