@@ -259,7 +259,7 @@ slot_code_freed(struct pool_traces *traces, uint32_t *slot)
 
 /* 1 if the block is a small one and all is done. */
 static inline int
-slot_freed(uintptr_t ptr)
+slot_freed(uintptr_t ptr, stack_id *stack)
 {
     poolp pool = pool_of((void *)ptr);
     if (pool == NULL) {
@@ -273,6 +273,7 @@ slot_freed(uintptr_t ptr)
         }
         if (*slot & STACK_MASK) {
             memory_subtract(slot_size(traces, *slot));
+            *stack = *slot & STACK_MASK;
             *slot = 0;
         }
     }
@@ -334,7 +335,7 @@ slots_clear(void)
 #define is_small_block(ptr) 0
 #define slot_store(trace) 0
 #define slot_find(trace, drop) 0
-#define slot_freed(ptr) 0
+#define slot_freed(ptr, stack) 0
 #define slot_mark_code(code) 0
 #define slots_copy(traces) 0
 #define slots_clear() ((void)0)
@@ -427,19 +428,20 @@ block_drop(struct trace *trace)
     return block_find_or_drop(trace, 1);
 }
 
-void
+stack_id
 block_freed(uintptr_t ptr)
 {
-    if (slot_freed(ptr)) {
-        return;
-    }
     struct trace trace = {.ptr = ptr};
+    if (slot_freed(ptr, &trace.stack)) {
+        return trace.stack;
+    }
     map_find_or_drop(&trace, 1);
     size_t size;
     if (stack_code_is_known((void *)ptr, &size)) {
         stack_forget_code((void *)ptr, size);
         filter_remove(ptr);
     }
+    return trace.stack;
 }
 
 int

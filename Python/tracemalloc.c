@@ -56,6 +56,9 @@ static FAST_THREAD_LOCAL struct {
     unsigned start;                 /* the sampling is of which of the starts */
     int64_t bytes_left;             /* to the next sample */
     uint64_t random;
+    uintptr_t going;                /* the block that is being freed, and the */
+    stack_id going_stack;           /* stack it had, should the one below find
+                                       fault with it */
     const void *caller;             /* where the hook will return to: into the
                                        program, as the functions of the API end
                                        by jumping to a hook */
@@ -337,23 +340,19 @@ traced_calloc(void *ctx, size_t nelem, size_t elsize)
 }
 
 static void
-forget_block(void *ptr)
-{
-    if (may_be_traced(ptr)) {
-        lock();
-        block_freed((uintptr_t)ptr);
-        unlock();
-    }
-}
-
-static void
 traced_free(void *ctx, void *ptr)
 {
     const PyMemAllocatorEx *alloc = ctx;
-    if (ptr != NULL) {
-        forget_block(ptr);
+    if (ptr == NULL || !may_be_traced(ptr)) {
+        alloc->free(alloc->ctx, ptr);
+        return;
     }
+    lock();
+    mine.going_stack = block_freed((uintptr_t)ptr);
+    unlock();
+    mine.going = (uintptr_t)ptr;
     alloc->free(alloc->ctx, ptr);
+    mine.going = 0;
 }
 
 /* The old trace is out of the table while realloc runs, and comes back when it
@@ -369,7 +368,10 @@ traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
     if (stack == 0) {
         return NULL;
     }
+    mine.going = old.ptr;
+    mine.going_stack = old.stack;
     void *resized = alloc->realloc(alloc->ctx, ptr, size);
+    mine.going = 0;
     lock();
     if (!tracer.is_tracing || blocks_reserve() < 0) {
         /* stopped meanwhile, or filled up: the block matters, not its trace */
@@ -766,7 +768,13 @@ tracer_dump(int fd, const void *ptr)
     }
     struct trace trace = {.ptr = (uintptr_t)ptr};
     if (try_lock()) {
-        if (block_find(&trace)) {
+        if (mine.going == trace.ptr) {
+            trace.stack = mine.going_stack;
+        }
+        else {
+            block_find(&trace);
+        }
+        if (trace.stack != 0) {
             put_stack(fd, trace.stack);
         }
         unlock();

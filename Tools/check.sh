@@ -83,6 +83,8 @@ for name in debug malloc malloc_debug; do
     part "CPython's own tests, PYTHONMALLOC=$name" \
         "$top/Tools/regrtest" --quick --malloc="$name"
 done
+part "CPython's own tests, PYTHONTRACEMALLOC=5" \
+    "$top/Tools/regrtest" --quick --tracemalloc=5
 part "make distcheck" make -s -C "$top/build" distcheck
 
 if [ -n "$failed" ]; then

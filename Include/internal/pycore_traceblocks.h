@@ -19,8 +19,9 @@ int block_find(struct trace *trace);
 /* The same, and forget it. */
 int block_drop(struct trace *trace);
 
-/* A block of Python's own is freed: also what is known of it as code. */
-void block_freed(uintptr_t ptr);
+/* A block of Python's own is freed: also what is known of it as code.  The stack
+ * it had, or 0. */
+stack_id block_freed(uintptr_t ptr);
 
 /* A block holds code; -1: no memory. */
 int block_mark_code(const void *code);

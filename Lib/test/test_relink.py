@@ -20,7 +20,7 @@ def build(tmp_path):
     """A build folder with our libraries and no products."""
     directory = tmp_path / "build"
     (directory / ".libs").mkdir(parents=True)
-    for name in ("libpymemcore.a", "libpymemabi.a"):
+    for name in ("libpymemcore.a", "libpymemtrace.a", "libpymemabi.a"):
         shutil.copy(BUILD / ".libs" / name, directory / ".libs")
     return directory
 
@@ -30,7 +30,8 @@ def fake_python(directory, **answers):
     answer = {"LIBPL": LIBPL, "LIBDIR": "/nonexistent", "LIBS": "", "CC": "gcc",
               "MODLIBS": "", "SYSLIBS": "", "LINKFORSHARED": "",
               "Py_GIL_DISABLED": 0, "Py_DEBUG": 0, "version": "3.11",
-              "implementation": "cpython", **answers}
+              "implementation": "cpython",
+              "include": sysconfig.get_path("include"), **answers}
     import json
     path = directory / "fake-python"
     path.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
@@ -51,7 +52,8 @@ def refused(build, python, *words):
 def test_makes_its_products(build):
     result = run(RELINK, f"--build={build}")
     assert result.returncode == 0, result.stderr
-    assert "symbols of obmalloc.o from libpymemcore.a" in result.stdout
+    assert ("symbols of obmalloc.o and _tracemalloc.o from libpymemcore.a"
+            in result.stdout)
     assert sorted(os.listdir(build)) == [
         ".libs", "libpython3.11.so.1.0", "python", "python-stock",
         "relink.stamp"]
@@ -85,10 +87,12 @@ def archive_of(tmp_path, name, source, *flags):
     directory = tmp_path / "config"
     directory.mkdir()
     (directory / f"{name}.c").write_text(source)
-    subprocess.run(["gcc", "-c", *flags, f"{name}.c", "-o", f"{name}.o"],
-                   cwd=directory, check=True)
-    subprocess.run(["gcc-ar", "rc", "libpython3.11-pic.a", f"{name}.o"],
-                   cwd=directory, check=True)
+    (directory / "_tracemalloc.c").write_text("int tracing;")
+    for stem in (name, "_tracemalloc"):
+        subprocess.run(["gcc", "-c", *flags, f"{stem}.c", "-o", f"{stem}.o"],
+                       cwd=directory, check=True)
+        subprocess.run(["gcc-ar", "rc", "libpython3.11-pic.a", f"{stem}.o"],
+                       cwd=directory, check=True)
     return directory
 
 
@@ -133,6 +137,11 @@ def test_a_symbol_we_lack_is_named(build, tmp_path):
     python = fake_python(tmp_path, LIBPL=str(directory), **{
         name: sysconfig.get_config_var(name) for name in names})
     refused(build, python, "PyMem_OfTheFuture is defined in nowhere")
+
+
+def test_headers_that_are_not_there(build, tmp_path):
+    refused(build, fake_python(tmp_path, include="/nonexistent"),
+            "/nonexistent/internal/pycore_frame.h is missing")
 
 
 def test_library_not_built(tmp_path):
