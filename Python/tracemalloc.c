@@ -144,10 +144,11 @@ tracer_free(void *ptr, size_t size)
 static double
 random_distance(void)
 {
-    mine.random ^= mine.random << 13;
-    mine.random ^= mine.random >> 7;
-    mine.random ^= mine.random << 17;
-    double unit = ((double)(mine.random >> 11) + 1.0) / 9007199254740992.0;
+    uint64_t n = mine.random += 0x9E3779B97F4A7C15u;    /* splitmix64 */
+    n = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
+    n = (n ^ n >> 27) * 0x94D049BB133111EBu;
+    n ^= n >> 31;
+    double unit = ((double)(n >> 11) + 1.0) / 9007199254740992.0;
     return -log(unit) * (double)tracer.sample_bytes;
 }
 
@@ -159,11 +160,8 @@ sampler_begin(size_t already_taken)
     uint64_t n = atomic_fetch_add(&nthreads, 1);
     uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &mine
         ? tracer.seed : n + (uintptr_t)&mine + virtual_clock();
-    mine.random = hash_mix(hash_mix(seed) + 0x2545F4914F6CDD1Du) | 1;
+    mine.random = seed * 0xD1342543DE82EF95u;
     mine.start = tracer.start;
-    for (int i = 0; i < 8; i++) {
-        random_distance();
-    }
     mine.bytes_left = (int64_t)random_distance() - (int64_t)already_taken;
 }
 
@@ -604,6 +602,9 @@ int
 tracer_track(unsigned domain, uintptr_t ptr, size_t size)
 {
     int result = -2;
+    if (tracer.sample_bytes != 0 && !is_to_be_traced(size)) {
+        return tracer_untrack(domain, ptr);     /* no sample; nor an older one */
+    }
     int paused = tracer_pause();
     lock();
     if (tracer.is_tracing) {

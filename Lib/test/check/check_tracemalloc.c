@@ -1,16 +1,50 @@
-/* Python/tracemalloc.c: what is answered while nothing is traced. */
+/* Python/tracemalloc.c, traceblocks.c, tracestacks.c, nativeframes.c: the tracer
+ * in a program without an interpreter. */
 
 #include "support.h"
 #include "pycore_host.h"
+#include "pycore_pymem.h"
+#include "pycore_traceblocks.h"
 
+#include <math.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+static void
+start(void)
+{
+    ck_assert_int_eq(_PyTraceMalloc_Start(5), 0);
+}
+
+static void
+stop(void)
+{
+    _PyTraceMalloc_Stop();
+    ck_assert_uint_eq(tracer_own_memory(), 0);
+}
+
+static size_t
+traced_now(void)
+{
+    size_t current, peak;
+    _PyTraceMalloc_GetTracedMemory(&current, &peak);
+    ck_assert_uint_ge(peak, current);
+    return current;
+}
+
+/* Not tracing. */
 
 START_TEST(track_and_untrack_say_that_nothing_is_traced)
 {
-    int block;
-    ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)&block, 4), -2);
+    int here;
+    ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)&here, 4), -2);
     ck_assert_int_eq(PyTraceMalloc_Track(389047, 1, 0), -2);
-    ck_assert_int_eq(PyTraceMalloc_Untrack(0, (uintptr_t)&block), -2);
+    ck_assert_int_eq(PyTraceMalloc_Untrack(0, (uintptr_t)&here), -2);
+    ck_assert_int_eq(_PyTraceMalloc_IsTracing(), 0);
+    ck_assert_uint_eq(traced_now(), 0);
+    _PyTraceMalloc_Stop();
 }
 END_TEST
 
@@ -31,13 +65,467 @@ START_TEST(the_dump_says_how_to_know_more)
 }
 END_TEST
 
+START_TEST(a_number_of_frames_that_is_none)
+{
+    ck_assert_int_eq(_PyTraceMalloc_Start(0), -1);
+    ck_assert_int_eq(_PyTraceMalloc_Start(-1), -1);
+    ck_assert_int_eq(_PyTraceMalloc_Start(65536), -1);
+    ck_assert_int_eq(_PyTraceMalloc_IsTracing(), 0);
+}
+END_TEST
+
+/* Blocks. */
+
+START_TEST(each_domain_counts_what_was_asked_for)
+{
+    const size_t sizes[] = {1, 7, 16, 100, 512, 513, 5000, 100000};
+    start();
+    for (int f = 0; f < 3; f++) {
+        for (int i = 0; i < 8; i++) {
+            size_t size = sizes[i];
+            void *p = families[f].malloc(size);
+            ck_assert_uint_eq(traced_now(), size);
+            p = families[f].realloc(p, 2 * size);
+            ck_assert_uint_eq(traced_now(), 2 * size);
+            p = families[f].realloc(p, size);
+            ck_assert_uint_eq(traced_now(), size);
+            void *q = families[f].calloc(3, size);
+            ck_assert_uint_eq(traced_now(), 4 * size);
+            families[f].free(p);
+            ck_assert_uint_eq(traced_now(), 3 * size);
+            families[f].free(q);
+            families[f].free(NULL);
+            ck_assert_uint_eq(traced_now(), 0);
+        }
+    }
+    stop();
+}
+END_TEST
+
+START_TEST(a_block_from_before_has_no_trace)
+{
+    void *before = PyMem_Malloc(100);
+    void *moved = PyMem_Malloc(100);
+    start();
+    PyMem_Free(before);
+    ck_assert_uint_eq(traced_now(), 0);
+    moved = PyMem_Realloc(moved, 200);
+    ck_assert_uint_eq(traced_now(), 200);
+    void *after = PyMem_Malloc(50);
+    stop();
+    PyMem_Free(after);
+    PyMem_Free(moved);
+}
+END_TEST
+
+START_TEST(the_peak_stays_until_it_is_reset)
+{
+    size_t current, peak;
+    start();
+    PyMem_Free(PyMem_Malloc(5000));
+    tracer_memory(&current, &peak);
+    ck_assert_uint_eq(current, 0);
+    ck_assert_uint_eq(peak, 5000);
+    tracer_reset_peak();
+    tracer_memory(&current, &peak);
+    ck_assert_uint_eq(peak, 0);
+    stop();
+}
+END_TEST
+
+/* A block of a domain of ours, and one that is Python's too. */
+START_TEST(a_block_has_one_trace)
+{
+    struct trace trace;
+    start();
+    ck_assert_int_eq(PyTraceMalloc_Track(7, 4096, 10), 0);
+    ck_assert_int_eq(PyTraceMalloc_Track(7, 4096, 30), 0);
+    ck_assert_int_eq(PyTraceMalloc_Track(8, 4096, 5), 0);
+    ck_assert_uint_eq(traced_now(), 35);
+    ck_assert_int_eq(tracer_find(7, 4096, &trace), 1);
+    ck_assert_uint_eq(trace.size, 30);
+    ck_assert_int_eq(PyTraceMalloc_Untrack(7, 4096), 0);
+    ck_assert_int_eq(PyTraceMalloc_Untrack(7, 4096), 0);
+    ck_assert_int_eq(tracer_find(7, 4096, &trace), 0);
+    ck_assert_int_eq(PyTraceMalloc_Untrack(8, 4096), 0);
+
+    void *p = PyMem_Malloc(100);
+    ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)p, 3000), 0);
+    ck_assert_uint_eq(traced_now(), 3000);      /* no size of a small block */
+    ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)p, 100), 0);
+    ck_assert_uint_eq(traced_now(), 100);
+    ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)p, 9), 0);
+    PyMem_Free(p);
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+
+/* The tables hold what a list beside them holds, over thousands of steps. */
+START_TEST(traces_are_those_of_the_blocks_that_live)
+{
+    enum { N = 2000, STEPS = 40000 };
+    static struct { void *ptr; size_t size; } live[N];
+    unsigned nlive = 0;
+    start();
+    for (unsigned step = 0; step < STEPS; step++) {
+        unsigned i = random_below(N);
+        size_t size = random_below(10) ? 1 + random_below(600)
+                                       : random_below(40000);
+        const struct family *family = &families[i % 3];
+        unsigned what = random_below(3);
+        if (live[i].ptr == NULL) {
+            live[i].ptr = family->malloc(size);
+            nlive++;
+        }
+        else if (what == 0) {
+            live[i].ptr = family->realloc(live[i].ptr, size);
+        }
+        else {
+            family->free(live[i].ptr);
+            live[i].ptr = NULL;
+            nlive--;
+        }
+        live[i].size = size;
+    }
+    size_t sum = 0;
+    int all_right = 1;
+    for (unsigned i = 0; i < N; i++) {
+        struct trace trace;
+        if (live[i].ptr != NULL) {
+            sum += live[i].size;
+            all_right &= tracer_find(0, (uintptr_t)live[i].ptr, &trace)
+                && trace.size == live[i].size;
+        }
+    }
+    ck_assert(all_right);
+    ck_assert_uint_eq(traced_now(), sum);
+    struct trace *traces;
+    size_t ntraces;
+    ck_assert_int_eq(tracer_snapshot(&traces, &ntraces), 0);
+    ck_assert_uint_eq(ntraces, nlive);
+    for (size_t i = 0; i < ntraces; i++) {
+        sum -= traces[i].size;
+    }
+    ck_assert_uint_eq(sum, 0);
+    tracer_release(traces);
+    for (unsigned i = 0; i < N; i++) {
+        families[i % 3].free(live[i].ptr);
+    }
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+
+/* Stacks. */
+
+static NOINLINE void *
+allocates_here(void)
+{
+    void *p = PyMem_Malloc(100);
+    return p;
+}
+
+static void
+dump_own_block(void *unused)
+{
+    (void)unused;
+    _PyTraceMalloc_Start(5);
+    void *p = allocates_here();
+    _PyMem_DumpTraceback(STDERR_FILENO, p);
+    PyMem_Free(p);
+}
+
+/* Functions of a static program have no names at run time: addresses, then. */
+START_TEST(the_dump_shows_where_a_block_is_from)
+{
+    struct child child = run_child(dump_own_block, NULL);
+    ck_assert_ptr_eq(strstr(child.text, "Memory block allocated at (most recent "
+                                        "call first):\n  File \""), child.text);
+    ck_assert_ptr_nonnull(strstr(child.text, "check_tracemalloc\", "));
+}
+END_TEST
+
+START_TEST(equal_stacks_are_kept_once)
+{
+    struct trace a, b;
+    start();
+    void *p[100];
+    for (int i = 0; i < 100; i++) {
+        p[i] = allocates_here();
+    }
+    void *elsewhere = PyMem_Malloc(100);
+    ck_assert(tracer_find(0, (uintptr_t)p[0], &a));
+    int equal = 1;
+    for (int i = 1; i < 100; i++) {
+        equal &= tracer_find(0, (uintptr_t)p[i], &b) && a.stack == b.stack;
+    }
+    ck_assert(equal);
+    ck_assert(tracer_find(0, (uintptr_t)elsewhere, &b));
+    ck_assert_uint_ne(a.stack, b.stack);
+    unsigned total;
+    ck_assert_uint_eq(tracer_stack_length(a.stack, &total), 5);
+    ck_assert_uint_ge(total, 5);
+    for (int i = 0; i < 100; i++) {
+        PyMem_Free(p[i]);
+    }
+    PyMem_Free(elsewhere);
+    stop();
+}
+END_TEST
+
+/* Hooks that call back, and faults. */
+
+static PyMemAllocatorEx below;
+
+static void *
+tracking_malloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    void *p = below.malloc(below.ctx, size);
+    PyTraceMalloc_Track(99, (uintptr_t)p, size);
+    return p;
+}
+
+static void
+tracking_free(void *ctx, void *ptr)
+{
+    (void)ctx;
+    PyTraceMalloc_Untrack(99, (uintptr_t)ptr);
+    below.free(below.ctx, ptr);
+}
+
+START_TEST(a_hook_below_may_track)
+{
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &below);
+    PyMemAllocatorEx hook = below;
+    hook.malloc = tracking_malloc;
+    hook.free = tracking_free;
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hook);
+    start();
+    void *p = PyMem_RawMalloc(100);
+    void *q = PyMem_Malloc(10000);
+    ck_assert_uint_eq(traced_now(), 2 * 10100);
+    PyMem_RawFree(p);
+    PyMem_Free(q);
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &below);
+}
+END_TEST
+
+static struct recorder raw;
+
+START_TEST(a_realloc_that_fails_keeps_the_block_and_its_trace)
+{
+    recorder_install(&raw, PYMEM_DOMAIN_RAW);
+    start();
+    for (int f = 0; f < 3; f++) {
+        char *p = families[f].malloc(1000);
+        fill_pattern(p, 1000, 3);
+        raw.fail_at = (long)raw.ncalls + 1;
+        ck_assert_ptr_null(families[f].realloc(p, 50000));
+        raw.fail_at = 0;
+        ck_assert_uint_eq(traced_now(), 1000);
+        ck_assert(has_pattern(p, 1000, 3));
+        families[f].free(p);
+        ck_assert_uint_eq(traced_now(), 0);
+    }
+    stop();
+    recorder_remove(&raw);
+}
+END_TEST
+
+/* Address space runs out: malloc says so before a block is without a trace. */
+static void
+run_out_of_memory(void *unused)
+{
+    (void)unused;
+    enum { MANY = 2000000 };
+    static void *p[MANY];
+    _PyTraceMalloc_Start(3);
+    struct rlimit limit = {0, 0};
+    FILE *statm = fopen("/proc/self/statm", "r");
+    unsigned long pages = 0;
+    if (fscanf(statm, "%lu", &pages) != 1) {
+        abort();
+    }
+    fclose(statm);
+    limit.rlim_cur = limit.rlim_max = pages * 4096 + (64u << 20);
+    setrlimit(RLIMIT_AS, &limit);
+    size_t n = 0;
+    while (n < MANY && (p[n] = PyMem_RawMalloc(48)) != NULL) {
+        memset(p[n], (int)n & 255, 48);
+        n++;
+    }
+    size_t current, peak;
+    _PyTraceMalloc_GetTracedMemory(&current, &peak);
+    int right = n > 1000 && n < MANY && current == 48 * n;
+    for (size_t i = 0; i < n; i++) {
+        right &= is_filled(p[i], 48, (unsigned char)(i & 255));
+        PyMem_RawFree(p[i]);
+    }
+    _PyTraceMalloc_GetTracedMemory(&current, &peak);
+    void *again = PyMem_RawMalloc(48);
+    right &= current == 0 && again != NULL;
+    fprintf(stderr, "right=%d", right);
+}
+
+START_TEST(no_memory_for_a_trace_is_no_memory)
+{
+    struct child child = run_child(run_out_of_memory, NULL);
+    ck_assert_str_eq(child.text, "right=1");
+}
+END_TEST
+
+static void *
+work(void *arg)
+{
+    for (int i = 0; i < 20000; i++) {
+        void *p = PyMem_RawMalloc(100 + (size_t)i % 50);
+        PyTraceMalloc_Track(5, (uintptr_t)arg + (uintptr_t)i, 1);
+        p = PyMem_RawRealloc(p, 300);
+        PyTraceMalloc_Untrack(5, (uintptr_t)arg + (uintptr_t)i);
+        PyMem_RawFree(p);
+    }
+    return NULL;
+}
+
+START_TEST(eight_threads_and_a_fork)
+{
+    pthread_t threads[8];
+    start();
+    for (uintptr_t i = 0; i < 8; i++) {
+        pthread_create(&threads[i], NULL, work, (void *)((i + 1) << 32));
+    }
+    for (int i = 0; i < 20; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            void *p = PyMem_RawMalloc(10);
+            PyMem_RawFree(p);
+            _exit(0);
+        }
+        int status;
+        ck_assert_int_eq(waitpid(child, &status, 0), child);
+        ck_assert_int_eq(status, 0);
+    }
+    for (int i = 0; i < 8; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+
+/* Samples. */
+
+static unsigned
+one_place(struct trace_place *places, unsigned max_places, unsigned *total,
+          int has_gil)
+{
+    (void)max_places;
+    (void)has_gil;
+    places[0].instruction = places[0].code = &below;
+    *total = 1;
+    return 1;
+}
+
+static void
+one_name(const struct trace_place *place, struct trace_name *file,
+         unsigned *line)
+{
+    (void)place;
+    *file = (struct trace_name){"file", 4, 1};
+    *line = 12;
+}
+
+static size_t
+no_block(const void *code, const void **start_of_block)
+{
+    (void)code;
+    (void)start_of_block;
+    return 0;
+}
+
+static const struct trace_source one_frame = {
+    .capture = one_place, .describe = one_name, .code_block = no_block
+};
+
+/* 1 GiB in blocks of a size, 512 KiB between samples: relative to the truth. */
+static double
+estimate(size_t size, uint64_t seed)
+{
+    const size_t truth = (size_t)1 << 30, sample = 512 * 1024;
+    tracer_start(&one_frame, 1, sample, seed);
+    for (size_t i = 0; i < truth / size; i++) {
+        tracer_track(3, 16 + 16 * i, size);
+    }
+    double ratio = (double)traced_now() / (double)(truth / size * size);
+    tracer_stop();
+    return ratio;
+}
+
+START_TEST(sampled_sizes_are_unbiased)
+{
+    const size_t sizes[] = {16384, 100000, 524288, 3000000};
+    for (int k = 0; k < 4; k++) {
+        double sum = 0, error = 3 * sqrt(524288.0 / (1 << 30));
+        for (uint64_t seed = 1; seed <= 50; seed++) {
+            double ratio = estimate(sizes[k], seed + 100 * (uint64_t)k);
+            ck_assert_msg(fabs(ratio - 1) < error, "size %zu seed %d: %f",
+                          sizes[k], (int)seed, ratio);
+            sum += ratio;
+        }
+        ck_assert_msg(fabs(sum / 50 - 1) < 0.01, "size %zu: mean %f", sizes[k],
+                      sum / 50);
+    }
+}
+END_TEST
+
+START_TEST(samples_are_few_and_go_with_their_blocks)
+{
+    enum { N = 200000 };
+    static void *p[N];
+    tracer_start(&one_frame, 1, 100000, 7);
+    for (int i = 0; i < N; i++) {
+        p[i] = PyObject_Malloc(100);
+    }
+    struct trace *traces;
+    size_t ntraces;
+    tracer_snapshot(&traces, &ntraces);
+    ck_assert_uint_gt(ntraces, 100);
+    ck_assert_uint_lt(ntraces, 400);
+    tracer_release(traces);
+    for (int i = 0; i < N; i++) {
+        PyObject_Free(p[i]);
+    }
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+
 int
 main(void)
 {
     Suite *suite = suite_create("tracemalloc");
     TCase *tc = tcase_create("tracemalloc");
+    tcase_set_timeout(tc, 120);
     suite_add_tcase(suite, tc);
     tcase_add_test(tc, track_and_untrack_say_that_nothing_is_traced);
     tcase_add_test(tc, the_dump_says_how_to_know_more);
+    tcase_add_test(tc, a_number_of_frames_that_is_none);
+    tcase_add_test(tc, each_domain_counts_what_was_asked_for);
+    tcase_add_test(tc, a_block_from_before_has_no_trace);
+    tcase_add_test(tc, the_peak_stays_until_it_is_reset);
+    tcase_add_test(tc, a_block_has_one_trace);
+    tcase_add_test(tc, traces_are_those_of_the_blocks_that_live);
+    tcase_add_test(tc, the_dump_shows_where_a_block_is_from);
+    tcase_add_test(tc, equal_stacks_are_kept_once);
+    tcase_add_test(tc, a_hook_below_may_track);
+    tcase_add_test(tc, a_realloc_that_fails_keeps_the_block_and_its_trace);
+    tcase_add_test(tc, no_memory_for_a_trace_is_no_memory);
+    tcase_add_test(tc, eight_threads_and_a_fork);
+    tcase_add_test(tc, sampled_sizes_are_unbiased);
+    tcase_add_test(tc, samples_are_few_and_go_with_their_blocks);
     return run_suite(suite);
 }

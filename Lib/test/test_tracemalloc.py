@@ -1,0 +1,285 @@
+"""The tracer in build/python: as CPython's own, and where it is more.
+
+CPython's whole test_tracemalloc runs in Tools/regrtest.
+"""
+
+import json
+import re
+
+import pytest
+
+from conftest import BUILD, clean_environment, run
+
+STOCK = BUILD / "python-stock"
+
+
+@pytest.fixture(scope="session")
+def python():
+    if not STOCK.exists():
+        pytest.skip("build/python is not there: run Tools/relink")
+    return BUILD / "python"
+
+
+def check(program, script, tmp_path, *arguments, **variables):
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    result = run(program, *arguments, path,
+                 environment=clean_environment(**variables))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+SNAPSHOT = """
+import gc, json, tracemalloc
+def leaf(n): return bytearray(n)
+def deep(k, n): return deep(k - 1, n) if k else leaf(n)
+def numbers(n):
+    for i in range(n): yield i * 1.5, str(i)
+class Slots: __slots__ = ("a", "b")
+class Plain: pass
+kept = []
+tracemalloc.start({nframe})
+kept.append(list(range(1000, 1200)))
+kept.append([deep(k, 100 * k) for k in range(40)])
+kept.append(dict(numbers(300)))
+kept.append([Slots() for i in range(50)])
+for i in range(30):
+    kept.append(Plain())
+    kept[-1].number = i
+buffer = bytearray()
+for i in range(2000):
+    buffer.append(i % 256)
+kept += [eval(f"[{{i}}, 'x' * {{i}}]") for i in range(100, 140)]
+traces = tracemalloc._get_traces() if hasattr(tracemalloc, "_get_traces") else \\
+    __import__("_tracemalloc")._get_traces()
+print(json.dumps(sorted((domain, size, total, stack) for domain, size, stack, total
+                        in traces if stack[0][0] == __file__)))
+"""
+
+
+@pytest.mark.parametrize("nframe", [1, 2, 5, 25, 100])
+def test_traces_are_those_of_stock(python, tmp_path, nframe):
+    """Sizes, lines and depths of all that the script's own lines allocate."""
+    script = SNAPSHOT.format(nframe=nframe)
+    ours = json.loads(check(python, script, tmp_path))
+    stock = json.loads(check(STOCK, script, tmp_path))
+    assert len(stock) > 1000
+    assert ours == stock
+
+
+def test_code_that_dies_leaves_no_lines_behind(python, tmp_path):
+    """Other code at the same address has lines of its own."""
+    check(python, """
+import tracemalloc
+tracemalloc.start(1)
+def block_on_line(line, extra):
+    source = "\\n" * (line - 1) + "made = bytearray(100)" + "; pass" * extra
+    scope = {}
+    exec(compile(source, f"file{line % 3}", "exec"), scope)
+    return scope["made"]
+for i in range(3000):
+    line = 1 + i * 7 % 100
+    made = block_on_line(line, i % 5)
+    frame = tracemalloc.get_object_traceback(made)[0]
+    assert frame.lineno == line, (frame, line)
+    assert frame.filename == f"file{line % 3}"
+""", tmp_path)
+
+
+def test_names_of_any_characters(python, tmp_path):
+    check(python, r"""
+import tracemalloc
+tracemalloc.start(1)
+for name in ("a", "\xe9\xff", "\u20ac", "\U0001f600 x", "\udc80", "n" * 5000):
+    scope = {}
+    exec(compile("made = bytearray(50)", name, "exec"), scope)
+    frame = tracemalloc.get_object_traceback(scope["made"])[0]
+    assert frame.filename == name, frame
+""", tmp_path)
+
+
+def test_threads_with_and_without_the_gil(python, tmp_path):
+    """Track and Untrack, raw blocks and objects from eight threads."""
+    check(python, """
+import _testcapi, threading, tracemalloc, zlib
+tracemalloc.start(10)
+def work(number):
+    for i in range(400):
+        address = (number << 32) + 16 * i + 16
+        _testcapi.tracemalloc_track(7, address, 100, i % 2)
+        zlib.compress(b"x" * 5000)
+        kept = [bytearray(50) for _ in range(20)]
+        if i % 4:
+            _testcapi.tracemalloc_untrack(7, address)
+threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 9)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+traces = [t for t in tracemalloc.take_snapshot().traces if t.domain == 7]
+assert len(traces) == 8 * 100, len(traces)
+assert sum(t.size for t in traces) == 80000
+""", tmp_path)
+
+
+def test_a_child_goes_on_tracing(python, tmp_path):
+    check(python, """
+import os, threading, tracemalloc
+tracemalloc.start(3)
+stop = False
+def busy():
+    while not stop: bytearray(100)
+threads = [threading.Thread(target=busy, daemon=True) for _ in range(3)]
+for thread in threads: thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        made = bytearray(1000)
+        line = tracemalloc.get_object_traceback(made)[0].lineno
+        os._exit(0 if line == 12 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop = True
+for thread in threads: thread.join()
+""", tmp_path)
+
+
+def test_traces_cleared_while_they_are_listed(python, tmp_path):
+    """A finaliser that runs in the middle of a snapshot stops the tracer."""
+    check(python, """
+import gc, tracemalloc, _tracemalloc
+class Stops:
+    def __del__(self): tracemalloc.stop()
+class Clears:
+    def __del__(self): tracemalloc.clear_traces()
+gc.set_threshold(1)
+for kind in Clears, Stops:
+    tracemalloc.start(5)
+    kept = [[bytearray(i) for i in range(100 + k)] for k in range(10)]
+    rubbish = kind(); rubbish.self = rubbish; del rubbish
+    traces = _tracemalloc._get_traces()
+    assert len(traces) > 1000
+    assert all(stack[0][1] >= 0 for _, _, stack, _ in traces)
+tracemalloc.start(1)
+assert tracemalloc.get_object_traceback(bytearray(9))
+""", tmp_path)
+
+
+def test_no_memory_for_a_block(python, tmp_path):
+    """The domains fail one call after the other: traces stay true."""
+    check(python, """
+import _testcapi, tracemalloc
+tracemalloc.start(5)
+for k in range(1, 60):
+    data = [bytearray(10) for _ in range(10)]
+    _testcapi.set_nomemory(k, k + 1)
+    try:
+        for i in range(30):
+            data.append(bytearray(3000 + i))
+            data[0].extend(b"abc" * 300)
+    except MemoryError:
+        pass
+    finally:
+        _testcapi.remove_mem_hooks()
+    del data
+before = tracemalloc.get_traced_memory()[0]
+for _ in range(10):
+    data = [bytearray(100) for _ in range(1000)]
+    del data
+assert abs(tracemalloc.get_traced_memory()[0] - before) < 2000
+""", tmp_path)
+
+
+# Samples.
+
+def test_samples_add_up(python, tmp_path):
+    """1 GiB in blocks of many sizes, 512 KiB between samples: within three
+    standard errors, as a sample stands for 512 KiB or its own size."""
+    out = check(python, """
+import tracemalloc, _tracemalloc
+_tracemalloc.start(1, 512 * 1024, 42)
+assert _tracemalloc.get_sample_bytes() == 512 * 1024
+kept, total = [], 0
+sizes = [100, 600, 5000, 50, 70000, 33, 1000, 9000, 250, 2000000]
+while total < 1 << 30:
+    for size in sizes:
+        kept.append(bytes(size))
+        total += size + 33
+traces = _tracemalloc._get_traces()
+estimate = sum(size for domain, size, stack, n in traces)
+current, peak = tracemalloc.get_traced_memory()
+print(total, estimate, len(traces), current)
+del kept
+print(tracemalloc.get_traced_memory()[0])
+""", tmp_path)
+    total, estimate, ntraces, current, after = map(int, out.split())
+    assert current == estimate
+    assert abs(estimate / total - 1) < 3 * (512 * 1024 / total) ** 0.5
+    assert ntraces < 3 * total / (512 * 1024)
+    assert after < 0.05 * total
+
+
+def test_samples_by_environment(python, tmp_path):
+    script = """
+import tracemalloc, _tracemalloc
+print(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit(),
+      _tracemalloc.get_sample_bytes())
+"""
+    assert check(python, script, tmp_path, PYTHONTRACEMALLOC_SAMPLE="4096"
+                 ) == "True 1 4096\n"
+    assert check(python, script, tmp_path, "-X", "tracemalloc=7",
+                 PYTHONTRACEMALLOC_SAMPLE="4096") == "True 7 4096\n"
+    assert check(python, script, tmp_path) == "False 1 0\n"
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1k", "99999999999999999999999"])
+def test_a_bad_sample_size_is_named(python, value):
+    result = run(python, "-c", "pass", environment=clean_environment(
+        PYTHONTRACEMALLOC_SAMPLE=value))
+    assert result.returncode != 0
+    assert (f'PYTHONTRACEMALLOC_SAMPLE takes a number of bytes, not "{value}"'
+            in result.stderr) or "failed to initialize tracemalloc" in result.stderr
+
+
+def test_a_seed_gives_the_same_samples(python, tmp_path):
+    script = """
+import _tracemalloc, sys
+_tracemalloc.start(1, 10000, int(sys.argv[1]))
+kept = [bytearray(100) for i in range(20000)]
+print(sorted(size for _, size, _, _ in _tracemalloc._get_traces())[:1], 
+      len(_tracemalloc._get_traces()))
+"""
+    path = tmp_path / "s.py"
+    path.write_text(script)
+    counts = [run(python, path, seed).stdout for seed in (1, 1, 2, 3, 4)]
+    assert counts[0] == counts[1] != ""
+    assert len(set(counts)) > 1
+
+
+# Errors.
+
+@pytest.mark.parametrize("call, error", [
+    ("start(0)", "the number of frames must be in range [1; 65535]"),
+    ("start(65536)", "the number of frames must be in range [1; 65535]"),
+])
+def test_errors_are_those_of_stock(python, call, error):
+    lines = [run(program, "-c", f"import tracemalloc as t; t.{call}")
+             .stderr.splitlines()[-1] for program in (python, STOCK)]
+    assert lines[0] == lines[1] == f"ValueError: {error}"
+
+
+def test_a_negative_sample_size(python):
+    result = run(python, "-c", "import _tracemalloc as t; t.start(1, -5)")
+    assert result.stderr.splitlines()[-1] == (
+        "ValueError: sample_bytes is a number of bytes between samples, 0 to "
+        "trace all; not -5")
+
+
+def test_the_memory_of_the_tracer_goes_back(python, tmp_path):
+    check(python, """
+import tracemalloc
+for _ in range(3):
+    tracemalloc.start(25)
+    kept = [[i] for i in range(10000)]
+    assert tracemalloc.get_tracemalloc_memory() > 10000 * 4
+    tracemalloc.stop()
+    assert tracemalloc.get_tracemalloc_memory() == 0
+    assert tracemalloc.get_traced_memory() == (0, 0)
+""", tmp_path)
