@@ -332,13 +332,54 @@ slots_clear(void)
 
 #else /* without pymalloc all are in the hash table */
 
-#define is_small_block(ptr) 0
-#define slot_store(trace) 0
-#define slot_find(trace, drop) 0
-#define slot_freed(ptr, stack) 0
-#define slot_mark_code(code) 0
-#define slots_copy(traces) 0
-#define slots_clear() ((void)0)
+static int
+is_small_block(uintptr_t ptr)
+{
+    (void)ptr;
+    return 0;
+}
+
+static int
+slot_store(const struct trace *trace)
+{
+    (void)trace;
+    return 0;
+}
+
+static int
+slot_find(struct trace *trace, int drop)
+{
+    (void)trace;
+    (void)drop;
+    return 0;
+}
+
+static int
+slot_freed(uintptr_t ptr, stack_id *stack)
+{
+    (void)ptr;
+    (void)stack;
+    return 0;
+}
+
+static int
+slot_mark_code(const void *code)
+{
+    (void)code;
+    return 0;
+}
+
+static size_t
+slots_copy(struct trace *out)
+{
+    (void)out;
+    return 0;
+}
+
+static void
+slots_clear(void)
+{
+}
 
 #endif
 

@@ -120,6 +120,42 @@ assert sum(t.size for t in traces) == 80000
 """, tmp_path)
 
 
+def test_a_thread_that_python_does_not_know(python, tmp_path):
+    """pthread_create() runs the API's own functions, without a thread state."""
+    check(python, """
+import ctypes, tracemalloc, _tracemalloc
+libc, api = ctypes.CDLL(None), ctypes.pythonapi
+address = lambda function: ctypes.cast(function, ctypes.c_void_p)
+def in_thread(function, argument):
+    thread, result = ctypes.c_ulong(), ctypes.c_void_p()
+    assert libc.pthread_create(ctypes.byref(thread), None, address(function),
+                               ctypes.c_void_p(argument)) == 0
+    libc.pthread_join(thread, ctypes.byref(result))
+    return result.value
+tracemalloc.start(5)
+block = in_thread(api.PyMem_RawMalloc, 12345)
+found = [t for t in _tracemalloc._get_traces() if t[1] == 12345]
+assert found == [(0, 12345, (("<unknown>", 0),), 1)], found
+in_thread(api.PyMem_RawFree, block)
+assert not [t for t in _tracemalloc._get_traces() if t[1] == 12345]
+""", tmp_path)
+
+
+def test_the_end_of_the_interpreter(python, tmp_path):
+    """Threads that allocate raw blocks while Python ends."""
+    for _ in range(5):
+        check(python, """
+import atexit, threading, tracemalloc, zlib
+def busy():
+    while True: zlib.compress(b"x" * 100000)
+for _ in range(4): threading.Thread(target=busy, daemon=True).start()
+atexit.register(lambda: tracemalloc.take_snapshot())
+class Late:
+    def __del__(self): bytearray(1000)
+late = Late()
+""", tmp_path, "-X", "tracemalloc=5")
+
+
 def test_a_child_goes_on_tracing(python, tmp_path):
     check(python, """
 import os, threading, tracemalloc
