@@ -91,6 +91,7 @@ is_small_block(uintptr_t ptr)
 
 struct pool_traces {
     struct pool_traces *next;       /* of all there are */
+    struct pool_traces **link;      /* the pointer to this one */
     uintptr_t pool_address;
     uint32_t blocksize;
     uint32_t nslots;
@@ -152,19 +153,19 @@ pool_traces_new(poolp pool, uintptr_t ptr)
     }
     if (traces == NULL || traces->nslots < nslots) {
         size_t old_size = traces != NULL ? pool_traces_size(traces->nslots) : 0;
-        struct pool_traces *next = traces != NULL ? traces->next
-                                                  : all_pool_traces;
-        struct pool_traces **link = &all_pool_traces;
-        while (traces != NULL && *link != traces) {
-            link = &(*link)->next;
-        }
         struct pool_traces *larger =
             tracer_resize(traces, old_size, pool_traces_size(nslots));
         if (larger == NULL) {
             return NULL;
         }
-        traces = *link = *of_frame = larger;
-        traces->next = next;
+        if (traces == NULL) {
+            larger->next = all_pool_traces;
+            larger->link = &all_pool_traces;
+        }
+        *larger->link = *of_frame = traces = larger;
+        if (traces->next != NULL) {
+            traces->next->link = &traces->next;
+        }
         traces->nslots = nslots;
         memset(traces->slots, 0, nslots * sizeof(uint32_t));
     }

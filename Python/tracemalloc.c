@@ -418,12 +418,16 @@ traced_realloc(void *ctx, void *ptr, size_t size)
     return resized;
 }
 
-/* Stacks go when nobody looks at them. */
+/* Stacks go when nobody looks at them; places in code at once, as it is no longer
+ * noticed when the code is freed. */
 static void
 clear_stacks(void)
 {
     tracer.stacks_are_old = tracer.nholds > 0;
-    if (!tracer.stacks_are_old) {
+    if (tracer.stacks_are_old) {
+        stacks_forget_places();
+    }
+    else {
         stacks_clear();
     }
 }

@@ -195,6 +195,13 @@ stack_code_is_known(const void *block, size_t *size)
     return entry != NULL;
 }
 
+static void
+forget_last_stacks(void)
+{
+    last.length = 0;
+    memset(recent, 0, sizeof(recent));
+}
+
 /* A block of code is freed: its places are to mean nothing any more, as other
  * code may soon be there. */
 void
@@ -211,8 +218,15 @@ stack_forget_code(const void *block, size_t size)
     if (entry != NULL) {
         map_remove(&codes, entry);
     }
-    last.length = 0;
-    memset(recent, 0, sizeof(recent));
+    forget_last_stacks();
+}
+
+void
+stacks_forget_places(void)
+{
+    map_clear(&sites);
+    map_clear(&codes);
+    forget_last_stacks();
 }
 
 /* Stacks. */
@@ -391,8 +405,7 @@ stacks_clear(void)
     intern_clear(&addresses);
     intern_clear(&nodes);
     intern_clear(&stacks);
-    map_clear(&sites);
-    map_clear(&codes);
+    stacks_forget_places();
     for (uint32_t i = 0; i < nfiles; i++) {
         tracer_free((void *)files[i].name.characters,
                     files[i].name.length * files[i].name.kind + 1);
@@ -406,5 +419,4 @@ stacks_clear(void)
     tracer_free(last.nodes, n * sizeof(*last.nodes));
     tracer_free(last.next_nodes, n * sizeof(*last.nodes));
     memset(&last, 0, sizeof(last));
-    memset(recent, 0, sizeof(recent));
 }

@@ -81,6 +81,7 @@ stack_id stack_capture(const struct trace_source *source, unsigned max_frames,
                        int has_gil);
 void stack_forget_code(const void *block, size_t size);
 int stack_code_is_known(const void *block, size_t *size);
+void stacks_forget_places(void);
 void stacks_clear(void);
 uint32_t stacks_count(void);            /* ids are below this */
 size_t stacks_file_count(void);
