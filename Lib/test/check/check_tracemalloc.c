@@ -449,6 +449,134 @@ static const struct trace_source one_frame = {
     .capture = one_place, .describe = one_name, .code_block = no_block
 };
 
+/* Code in a block: its first byte is the instruction, its line a number in it. */
+static struct code { unsigned char instruction[8]; unsigned line; } *running;
+static size_t code_size;
+
+static unsigned
+place_in_code(struct trace_place *places, unsigned max_places, unsigned *total,
+              int has_gil)
+{
+    (void)has_gil;
+    *total = 2;
+    for (unsigned i = 0; i < max_places && i < 2; i++) {
+        places[i].instruction = running->instruction + i;
+        places[i].code = running;
+    }
+    return max_places < 2 ? max_places : 2;
+}
+
+static void
+name_in_code(const struct trace_place *place, struct trace_name *file,
+             unsigned *line)
+{
+    *file = (struct trace_name){"code", 4, 1};
+    *line = ((const struct code *)place->code)->line;
+}
+
+static size_t
+block_of_code(const void *code, const void **start_of_block)
+{
+    *start_of_block = code;
+    return code_size;
+}
+
+static const struct trace_source frames_in_blocks = {
+    .capture = place_in_code, .describe = name_in_code,
+    .code_block = block_of_code
+};
+
+static unsigned
+line_of(const void *ptr)
+{
+    struct trace trace;
+    struct trace_frame frame = {0, 0};
+    if (tracer_find(0, (uintptr_t)ptr, &trace)) {
+        tracer_stack_frames(trace.stack, &frame, 1);
+    }
+    return frame.line;
+}
+
+/* Small, medium and raw blocks; code from before the start and after; all that
+ * is traced, and samples of a byte.  With one frame and with more. */
+START_TEST(code_at_an_address_of_old_code_has_its_own_lines)
+{
+    static struct code caller = {"", 1000};
+    const size_t sizes[] = {100, 2000, 60000};
+    for (int k = 0; k < 12; k++) {
+        code_size = sizes[k % 3];
+        running = PyObject_Malloc(code_size);
+        running->line = 1;
+        tracer_start(&frames_in_blocks, 1 + (unsigned)k / 3 % 2,
+                     k < 6 ? 0 : 1, 5);
+        int right = 1;
+        for (unsigned line = 1; line < 300; line++) {
+            running->line = line;
+            void *made = PyMem_Malloc(64);
+            void *other = PyMem_Malloc(64);
+if (!(line_of(made)==line && line_of(other)==line)) fprintf(stderr,"line %u: %u %u\n", line, line_of(made), line_of(other));
+            right &= line_of(made) == line && line_of(other) == line;
+            PyMem_Free(made);
+            PyMem_Free(other);
+            struct code *old = running;
+            running = &caller;
+            PyObject_Free(old);
+            running = PyObject_Malloc(code_size);
+            right &= code_size > 512 || running == old;
+        }
+        ck_assert_msg(right, "code of %zu bytes, round %d", code_size, k);
+        stop();
+        PyObject_Free(running);
+    }
+}
+END_TEST
+
+START_TEST(pools_change_their_size_class)
+{
+    enum { N = 3000 };
+    static void *p[N];
+    start();
+    for (size_t size = 16; size <= 512; size += 31) {
+        for (int i = 0; i < N; i++) {
+            p[i] = PyObject_Malloc(size);
+        }
+        ck_assert_uint_eq(traced_now(), N * size);
+        for (int i = 0; i < N; i++) {
+            PyObject_Free(p[i]);
+        }
+        ck_assert_uint_eq(traced_now(), 0);
+    }
+    stop();
+}
+END_TEST
+
+/* What nobody freed through the hooks is forgotten with its pool. */
+START_TEST(a_trace_does_not_outlive_its_pool)
+{
+    enum { N = 3000 };
+    static void *p[N];
+    PyMemAllocatorEx unhooked;
+    PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, &unhooked);
+    start();
+    for (int i = 0; i < N; i++) {
+        p[i] = PyObject_Malloc(32);
+    }
+    for (int i = 0; i < N; i++) {
+        unhooked.free(unhooked.ctx, p[i]);
+    }
+    for (int i = 0; i < N; i++) {
+        p[i] = PyObject_Malloc(64);
+    }
+    size_t now = traced_now();
+    ck_assert_uint_ge(now, N * 64);
+    ck_assert_uint_lt(now, N * 64 + N * 32);
+    for (int i = 0; i < N; i++) {
+        PyObject_Free(p[i]);
+    }
+    stop();
+}
+END_TEST
+
 /* 1 GiB in blocks of a size, 512 KiB between samples: relative to the truth. */
 static double
 estimate(size_t size, uint64_t seed)
@@ -519,6 +647,9 @@ main(void)
     tcase_add_test(tc, traces_are_those_of_the_blocks_that_live);
     tcase_add_test(tc, the_dump_shows_where_a_block_is_from);
     tcase_add_test(tc, equal_stacks_are_kept_once);
+    tcase_add_test(tc, code_at_an_address_of_old_code_has_its_own_lines);
+    tcase_add_test(tc, pools_change_their_size_class);
+    tcase_add_test(tc, a_trace_does_not_outlive_its_pool);
     tcase_add_test(tc, a_hook_below_may_track);
     tcase_add_test(tc, a_realloc_that_fails_keeps_the_block_and_its_trace);
     tcase_add_test(tc, no_memory_for_a_trace_is_no_memory);
