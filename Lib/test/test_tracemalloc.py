@@ -4,7 +4,6 @@ CPython's whole test_tracemalloc runs in Tools/regrtest.
 """
 
 import json
-import re
 
 import pytest
 

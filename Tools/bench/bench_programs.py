@@ -66,11 +66,12 @@ def report(results):
                 for figure in ("speed", "memory")))
 
 
-def main():
+def parse_options(prog, description, rounds):
+    """The command line of a benchmark of whole programs."""
     parser = argparse.ArgumentParser(
-        prog="bench_programs.py", description=__doc__,
+        prog=prog, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
     names = [function.__name__ for function in PROGRAMS]
@@ -81,8 +82,16 @@ def main():
         if name not in names:
             parser.error(f"unknown program {name!r}; there are: "
                          + ", ".join(names))
-    results = summary(measure(options.build.resolve(),
-                              options.programs or names, options.rounds))
+    options.build = options.build.resolve()
+    return options
+
+
+def main():
+    options = parse_options("bench_programs.py", __doc__, 15)
+    results = summary(measure(
+        options.build,
+        options.programs or [function.__name__ for function in PROGRAMS],
+        options.rounds))
     report(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

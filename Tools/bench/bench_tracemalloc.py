@@ -9,15 +9,14 @@ memory; and seconds for a snapshot of 1,000,000 traces.  Medians of rounds in
 which all ways run in turn.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
-from bench import TOP, geometric_mean, progress
-from programs import PROGRAMS
+from bench import geometric_mean, progress
+from bench_programs import parse_options
 
 SCRIPT = Path(__file__).resolve().parent / "programs.py"
 CHOSEN = ["json_documents", "ast_and_compile", "objects", "asyncio_tasks",
@@ -106,22 +105,9 @@ def report(results, snapshots):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="bench_tracemalloc.py", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--build", type=Path, default=TOP / "build")
-    names = [function.__name__ for function in PROGRAMS]
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM",
-                        help=", ".join(names))
-    options = parser.parse_args()
-    for name in options.programs:
-        if name not in names:
-            parser.error(f"unknown program {name!r}; there are: "
-                         + ", ".join(names))
-    results, snapshots = measure(options.build.resolve(),
-                                 options.programs or CHOSEN, options.rounds)
+    options = parse_options("bench_tracemalloc.py", __doc__, 5)
+    results, snapshots = measure(options.build, options.programs or CHOSEN,
+                                 options.rounds)
     report(results, snapshots)
     if options.json:
         options.json.write_text(json.dumps([results, snapshots], indent=1))
