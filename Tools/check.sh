@@ -75,6 +75,7 @@ if [ -n "$multilib" ]; then
 fi
 part "contract: under Valgrind" valgrind -q --error-exitcode=1 --leak-check=full \
     "$top/build/extras/contract"
+part "random programs against a model" "$top/build/default/fuzz_pymem" 30
 part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q Lib/test"
 tail -n 1 "$top/build/check-pytest.log"
 part "CPython's own tests, ours against stock" "$top/Tools/regrtest"
