@@ -22,6 +22,7 @@
 
 #include "../Include/internal/pycore_tracemalloc.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
@@ -64,10 +65,24 @@ current_frame(const PyThreadState *tstate)
         ? first_frame_that_has_begun(tstate->cframe->current_frame) : NULL;
 }
 
+/* The state of the calling thread.  The one that holds the GIL is at hand; but
+ * an extension may break the rule that it should be this one's. */
+static PyThreadState *
+thread_state(int has_gil)
+{
+    PyThreadState *tstate = has_gil ? _PyThreadState_GET() : NULL;
+    if (tstate == NULL
+        || tstate->thread_id != (unsigned long)pthread_self())
+    {
+        tstate = PyGILState_GetThisThreadState();
+    }
+    return tstate;
+}
+
 static void
 position(struct trace_position *where)
 {
-    const _PyInterpreterFrame *frame = current_frame(_PyThreadState_GET());
+    const _PyInterpreterFrame *frame = current_frame(thread_state(1));
     where->frame = frame;
     where->instruction = frame != NULL ? frame->prev_instr : NULL;
 }
@@ -106,8 +121,7 @@ static unsigned
 capture(struct trace_place *places, unsigned max_places, unsigned *total,
         int has_gil)
 {
-    PyThreadState *tstate =
-        has_gil ? _PyThreadState_GET() : PyGILState_GetThisThreadState();
+    PyThreadState *tstate = thread_state(has_gil);
     const _PyInterpreterFrame *frame = current_frame(tstate);
     unsigned n = 0;
     while (frame != NULL && n < max_places) {

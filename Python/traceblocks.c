@@ -294,7 +294,10 @@ slot_mark_code(const void *code)
     if (slot == NULL) {
         return -1;
     }
-    *slot |= HOLDS_CODE;
+    if ((*slot & HOLDS_CODE) == 0) {
+        *slot |= HOLDS_CODE;
+        filter_add((uintptr_t)code);
+    }
     return 1;
 }
 
@@ -489,8 +492,13 @@ block_freed(uintptr_t ptr)
 int
 block_mark_code(const void *code)
 {
-    filter_add((uintptr_t)code);
-    return slot_mark_code(code) < 0 ? -1 : 0;
+    return slot_mark_code(code);
+}
+
+void
+block_watch(const void *ptr)
+{
+    filter_add((uintptr_t)ptr);
 }
 
 size_t

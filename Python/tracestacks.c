@@ -142,21 +142,24 @@ stack_address(uint32_t number)
     return *(const void **)interned(&addresses, number);
 }
 
-/* A place's code must not be freed unnoticed: see stack_forget_code(). */
+/* A place's code must not be freed unnoticed: see stack_forget_code().  A small
+ * block is marked itself, others are written down here. */
 static int
 remember_code(const struct trace_source *source, const void *code)
 {
     const void *block;
     size_t size = source->code_block(code, &block);
-    if (size != 0) {
-        if (map_reserve(&codes) < 0) {
-            return -1;
-        }
-        struct map_entry *entry = map_add(&codes, (uintptr_t)block, 0);
-        if (entry->size == 0) {
-            entry->size = size;
-            return block_mark_code(block);
-        }
+    int is_marked = size != 0 ? block_mark_code(block) : 1;
+    if (is_marked != 0) {
+        return is_marked < 0 ? -1 : 0;
+    }
+    if (map_reserve(&codes) < 0) {
+        return -1;
+    }
+    struct map_entry *entry = map_add(&codes, (uintptr_t)block, 0);
+    if (entry->size == 0) {
+        entry->size = size;
+        block_watch(block);
     }
     return 0;
 }

@@ -23,8 +23,11 @@ int block_drop(struct trace *trace);
  * it had, or 0. */
 stack_id block_freed(uintptr_t ptr);
 
-/* A block holds code; -1: no memory. */
+/* Mark a block that holds code: 1; 0 if it is not a small one; -1: no memory. */
 int block_mark_code(const void *code);
+
+/* Something is known of a block that is not in these tables. */
+void block_watch(const void *ptr);
 
 /* How many blocks there are of which something is known, for each 16 KiB of
  * addresses (and others that share the place): kept while samples are traced.

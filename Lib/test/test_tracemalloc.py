@@ -66,7 +66,8 @@ def test_traces_are_those_of_stock(python, tmp_path, nframe):
     assert ours == stock
 
 
-def test_code_that_dies_leaves_no_lines_behind(python, tmp_path):
+@pytest.mark.parametrize("malloc", ["default", "debug", "malloc"])
+def test_code_that_dies_leaves_no_lines_behind(python, tmp_path, malloc):
     """Other code at the same address has lines of its own."""
     check(python, """
 import tracemalloc
@@ -82,7 +83,7 @@ for i in range(3000):
     frame = tracemalloc.get_object_traceback(made)[0]
     assert frame.lineno == line, (frame, line)
     assert frame.filename == f"file{line % 3}"
-""", tmp_path)
+""", tmp_path, PYTHONMALLOC=malloc)
 
 
 def test_names_of_any_characters(python, tmp_path):
