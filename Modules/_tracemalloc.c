@@ -9,8 +9,9 @@
  *   _PyTraceMalloc_Init, _PyTraceMalloc_Fini  start and end of the interpreter
  *   _PyTraceMalloc_NewReference               object.o at each new reference
  *   _PyTraceMalloc_GetTraceback               warnings about resources
- *   _PyMem_DumpTraceback                      the debug hooks
- *   PyTraceMalloc_Track, PyTraceMalloc_Untrack */
+ *
+ * The rest of its list (PyTraceMalloc_Track and Untrack, _PyMem_DumpTraceback) is
+ * what the tracer has anyway. */
 
 #define Py_BUILD_CORE_BUILTIN
 #include "Python.h"
@@ -29,7 +30,6 @@
 #  error "this file knows the frames of CPython 3.11 only"
 #endif
 
-extern void _PyMem_DumpTraceback(int fd, const void *ptr);
 extern int _PyTraceMalloc_Init(int nframe);
 extern void _PyTraceMalloc_Fini(void);
 extern int _PyTraceMalloc_NewReference(PyObject *op);
@@ -261,18 +261,6 @@ _PyTraceMalloc_Fini(void)
 
 /* -- blocks ------------------------------------------------------------------- */
 
-int
-PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
-{
-    return tracer_track(domain, ptr, size);
-}
-
-int
-PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
-{
-    return tracer_untrack(domain, ptr);
-}
-
 /* An object begins behind what the garbage collector and the type keep of it. */
 static uintptr_t
 block_of_object(PyObject *op)
@@ -285,12 +273,6 @@ _PyTraceMalloc_NewReference(PyObject *op)
 {
     tracer_renew(block_of_object(op));
     return 0;
-}
-
-void
-_PyMem_DumpTraceback(int fd, const void *ptr)
-{
-    tracer_dump(fd, ptr);
 }
 
 /* -- stacks as Python objects -------------------------------------------------

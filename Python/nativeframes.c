@@ -1,6 +1,5 @@
 /* Frames of a program without an interpreter: its functions, by their addresses.
- * And what CPython's module does for the tracer there: PyTraceMalloc_Track() and
- * _Untrack(), start by PYTHONTRACEMALLOC, the text of a stack.
+ * And what CPython does for the tracer there: start by PYTHONTRACEMALLOC.
  *
  * Stacks are lists of addresses; names are looked for when they are printed. */
 
@@ -98,24 +97,6 @@ _PyTraceMalloc_GetTracedMemory(size_t *current, size_t *peak)
     if (tracer_is_tracing()) {
         tracer_memory(current, peak);
     }
-}
-
-int
-PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
-{
-    return tracer_track(domain, ptr, size);
-}
-
-int
-PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
-{
-    return tracer_untrack(domain, ptr);
-}
-
-void
-_PyMem_DumpTraceback(int fd, const void *ptr)
-{
-    tracer_dump(fd, ptr);
 }
 
 /* After PYTHONMALLOC is in force (Python/host.c calls this). */

@@ -20,6 +20,7 @@
 #include "pycore_tracetables.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
+#include "tracemalloc.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -603,11 +604,11 @@ tracer_resume(int paused_before)
 /* Blocks that others report. */
 
 int
-tracer_track(unsigned domain, uintptr_t ptr, size_t size)
+PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
 {
     int result = -2;
     if (tracer.sample_bytes != 0 && !is_to_be_traced(size)) {
-        return tracer_untrack(domain, ptr);     /* no sample; nor an older one */
+        return PyTraceMalloc_Untrack(domain, ptr);     /* no sample; nor an older one */
     }
     int paused = tracer_pause();
     lock();
@@ -620,7 +621,7 @@ tracer_track(unsigned domain, uintptr_t ptr, size_t size)
 }
 
 int
-tracer_untrack(unsigned domain, uintptr_t ptr)
+PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
 {
     int result = -2;
     struct trace trace = {.ptr = ptr, .domain = domain};
@@ -764,7 +765,7 @@ put_stack(int fd, stack_id id)
 }
 
 void
-tracer_dump(int fd, const void *ptr)
+_PyMem_DumpTraceback(int fd, const void *ptr)
 {
     if (!tracer.is_tracing) {
         put_text(fd, "Enable tracemalloc to get the memory block "

@@ -1,8 +1,8 @@
 /* The host: what the memory subsystem asks of the program around it.
  *
- * Six functions, by the names CPython gives them.  Linked into a CPython they
- * are CPython's own; in the standalone library they are in Python/host.c (the
- * last one in Python/nativeframes.c).  Nothing else is called upward. */
+ * Five functions, by the names CPython gives them.  Linked into a CPython they
+ * are CPython's own; in the standalone library they are in Python/host.c.
+ * Nothing else is called upward. */
 
 #ifndef Py_INTERNAL_HOST_H
 #define Py_INTERNAL_HOST_H
@@ -24,9 +24,5 @@ PyAPI_FUNC(void) _Py_NO_RETURN _Py_FatalErrorFunc(const char *func,
                                                   const char *message);
 PyAPI_FUNC(void) _Py_NO_RETURN _Py_FatalErrorFormat(const char *func,
                                                     const char *format, ...);
-
-/* Write where a block was allocated to a file descriptor, or how to find out.
- * Calls nothing that allocates. */
-PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
 
 #endif /* !Py_INTERNAL_HOST_H */

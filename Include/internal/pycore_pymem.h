@@ -86,6 +86,11 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
     {&_PyMem_Debug[domain], _PyMem_DebugMalloc, \
      _PyMem_DebugCalloc, _PyMem_DebugRealloc, _PyMem_DebugFree}
 
+/* Write where a block was allocated to a file descriptor, or how to find out
+ * (Python/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
+ * for. */
+PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
+
 /* What PYTHONMALLOC may be in this build, for messages. */
 extern const char _PyMem_AllocatorNames[];
 

@@ -118,10 +118,6 @@ void tracer_reset_peak(void);
 void tracer_memory(size_t *current, size_t *peak);
 size_t tracer_own_memory(void);
 
-/* PyTraceMalloc_Track() and Untrack(). */
-int tracer_track(unsigned domain, uintptr_t ptr, size_t size);
-int tracer_untrack(unsigned domain, uintptr_t ptr);
-
 /* While a stack is captured: where the API's function returns to. */
 const void *tracer_caller(void);
 
@@ -148,10 +144,6 @@ void tracer_release(struct trace *traces);
 /* Between the two nothing that this thread allocates is traced. */
 int tracer_pause(void);
 void tracer_resume(int paused_before);
-
-/* Where a block was allocated, as text on a file descriptor.  Allocates
- * nothing, takes no lock that it could wait for. */
-void tracer_dump(int fd, const void *ptr);
 
 #if defined(__GNUC__)
 #  pragma GCC visibility pop

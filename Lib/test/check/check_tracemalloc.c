@@ -587,7 +587,7 @@ estimate(size_t size, uint64_t seed)
     const size_t truth = (size_t)1 << 30, sample = 512 * 1024;
     tracer_start(&one_frame, 1, sample, seed);
     for (size_t i = 0; i < truth / size; i++) {
-        tracer_track(3, 16 + 16 * i, size);
+        PyTraceMalloc_Track(3, 16 + 16 * i, size);
     }
     double ratio = (double)traced_now() / (double)(truth / size * size);
     tracer_stop();
