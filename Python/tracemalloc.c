@@ -57,9 +57,9 @@ static FAST_THREAD_LOCAL struct {
     unsigned start;                 /* the sampling is of which of the starts */
     int64_t bytes_left;             /* to the next sample */
     uint64_t random;
-    uintptr_t going;                /* the block that is being freed, and the */
-    stack_id going_stack;           /* stack it had, should the one below find
-                                       fault with it */
+    uintptr_t going;                /* the block that is being freed, */
+    stack_id going_stack;           /* and the stack it had: should the allocator
+                                       below find fault with it */
     const void *caller;             /* where the hook will return to: into the
                                        program, as the functions of the API end
                                        by jumping to a hook */
