@@ -281,9 +281,8 @@ slot_freed(uintptr_t ptr, stack_id *stack)
     return !small_blocks_are_elsewhere;
 }
 
-/* 1 if the block is a small one and was marked; -1: no memory. */
-static int
-slot_mark_code(const void *code)
+int
+block_mark_code(const void *code)
 {
     poolp pool = pool_of(code);
     struct pool_traces *traces;
@@ -366,8 +365,8 @@ slot_freed(uintptr_t ptr, stack_id *stack)
     return 0;
 }
 
-static int
-slot_mark_code(const void *code)
+int
+block_mark_code(const void *code)
 {
     (void)code;
     return 0;
@@ -487,12 +486,6 @@ block_freed(uintptr_t ptr)
         filter_remove(ptr);
     }
     return trace.stack;
-}
-
-int
-block_mark_code(const void *code)
-{
-    return slot_mark_code(code);
 }
 
 void

@@ -65,6 +65,20 @@ static FAST_THREAD_LOCAL struct {
                                        by jumping to a hook */
 } mine;
 
+int
+tracer_pause(void)
+{
+    int paused_before = mine.is_paused;
+    mine.is_paused = 1;
+    return paused_before;
+}
+
+void
+tracer_resume(int paused_before)
+{
+    mine.is_paused = paused_before;
+}
+
 /* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
  * While there is one thread an exchange, which takes longer than all the rest of
  * a call, is not needed. */
@@ -303,20 +317,22 @@ trace_new_block(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
     return ptr;
 }
 
+/* While the allocator below works nothing is traced: it may ask the raw domain. */
+
 static void *
 traced_malloc(void *ctx, size_t size)
 {
     const PyMemAllocatorEx *alloc = ctx;
-    if (!is_to_be_traced(size)) {
-        int paused = tracer_pause();    /* the raw domain is not asked again */
-        void *untraced = alloc->malloc(alloc->ctx, size);
-        tracer_resume(paused);
-        return untraced;
+    int is_traced = is_to_be_traced(size);
+    if (is_traced) {
+        REMEMBER_CALLER();
     }
-    REMEMBER_CALLER();
-    mine.is_paused = 1;
-    void *ptr = trace_new_block(alloc, alloc->malloc(alloc->ctx, size), size);
-    mine.is_paused = 0;
+    int paused = tracer_pause();
+    void *ptr = alloc->malloc(alloc->ctx, size);
+    if (is_traced) {
+        ptr = trace_new_block(alloc, ptr, size);
+    }
+    tracer_resume(paused);
     return ptr;
 }
 
@@ -324,17 +340,16 @@ static void *
 traced_calloc(void *ctx, size_t nelem, size_t elsize)
 {
     const PyMemAllocatorEx *alloc = ctx;
-    if (!is_to_be_traced(nelem * elsize)) {
-        int paused = tracer_pause();
-        void *untraced = alloc->calloc(alloc->ctx, nelem, elsize);
-        tracer_resume(paused);
-        return untraced;
+    int is_traced = is_to_be_traced(nelem * elsize);
+    if (is_traced) {
+        REMEMBER_CALLER();
     }
-    REMEMBER_CALLER();
-    mine.is_paused = 1;
-    void *ptr = trace_new_block(alloc, alloc->calloc(alloc->ctx, nelem, elsize),
-                                nelem * elsize);
-    mine.is_paused = 0;
+    int paused = tracer_pause();
+    void *ptr = alloc->calloc(alloc->ctx, nelem, elsize);
+    if (is_traced) {
+        ptr = trace_new_block(alloc, ptr, nelem * elsize);
+    }
+    tracer_resume(paused);
     return ptr;
 }
 
@@ -357,29 +372,42 @@ traced_free(void *ctx, void *ptr)
 /* The old trace is out of the table while realloc runs, and comes back when it
  * fails; the new stack is found before, so that nothing can fail after. */
 static void *
-traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
+traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size,
+              int is_traced)
 {
     struct trace old = {.ptr = (uintptr_t)ptr};
-    lock();
-    stack_id stack = prepare_trace(has_gil(alloc));
-    int had_trace = stack != 0 && block_drop(&old);
-    unlock();
-    if (stack == 0) {
-        return NULL;
+    stack_id stack = 0;
+    int had_trace = 0;
+    if (is_traced || may_be_traced(ptr)) {
+        lock();
+        stack = is_traced ? prepare_trace(has_gil(alloc)) : 0;
+        int has_room = !is_traced || stack != 0;
+        had_trace = has_room && block_drop(&old);
+        unlock();
+        if (!has_room) {
+            return NULL;
+        }
     }
-    mine.going = old.ptr;
-    mine.going_stack = old.stack;
+    if (had_trace) {
+        mine.going = old.ptr;
+        mine.going_stack = old.stack;
+    }
     void *resized = alloc->realloc(alloc->ctx, ptr, size);
-    mine.going = 0;
+    if (had_trace) {
+        mine.going = 0;
+    }
+    if (!is_traced && !had_trace) {
+        return resized;
+    }
     lock();
     if (!tracer.is_tracing || blocks_reserve() < 0) {
         /* stopped meanwhile, or filled up: the block matters, not its trace */
     }
-    else if (resized != NULL) {
-        store_trace(0, (uintptr_t)resized, size, stack);
-    }
-    else if (had_trace) {
+    else if (resized == NULL && had_trace) {
         block_store(&old, tracer.sample_bytes != 0);
+    }
+    else if (resized != NULL && is_traced) {
+        store_trace(0, (uintptr_t)resized, size, stack);
     }
     unlock();
     return resized;
@@ -392,30 +420,13 @@ traced_realloc(void *ctx, void *ptr, size_t size)
     if (ptr == NULL) {
         return traced_malloc(ctx, size);
     }
-    if (is_to_be_traced(size)) {
+    int is_traced = is_to_be_traced(size);
+    if (is_traced) {
         REMEMBER_CALLER();
-        mine.is_paused = 1;
-        void *resized = traced_resize(alloc, ptr, size);
-        mine.is_paused = 0;
-        return resized;
-    }
-    struct trace old = {.ptr = (uintptr_t)ptr};
-    int had_trace = 0;
-    if (may_be_traced(ptr)) {
-        lock();
-        had_trace = block_drop(&old);
-        unlock();
     }
     int paused = tracer_pause();
-    void *resized = alloc->realloc(alloc->ctx, ptr, size);
+    void *resized = traced_resize(alloc, ptr, size, is_traced);
     tracer_resume(paused);
-    if (resized == NULL && had_trace) {
-        lock();
-        if (tracer.is_tracing && blocks_reserve() == 0) {
-            block_store(&old, tracer.sample_bytes != 0);
-        }
-        unlock();
-    }
     return resized;
 }
 
@@ -585,20 +596,6 @@ size_t
 tracer_own_memory(void)
 {
     return tracer_bytes;
-}
-
-int
-tracer_pause(void)
-{
-    int paused_before = mine.is_paused;
-    mine.is_paused = 1;
-    return paused_before;
-}
-
-void
-tracer_resume(int paused_before)
-{
-    mine.is_paused = paused_before;
 }
 
 /* Blocks that others report. */
