@@ -8,22 +8,67 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef PYPY_VERSION
+/* PyPy has the three families and the tracer's functions, and nothing else. */
+typedef int PyMemAllocatorName;
+typedef int PyMemAllocatorDomain;
+typedef struct {
+    void *ctx;
+    void *(*malloc)(void *ctx, size_t size);
+    void *(*calloc)(void *ctx, size_t nelem, size_t elsize);
+    void *(*realloc)(void *ctx, void *ptr, size_t new_size);
+    void (*free)(void *ctx, void *ptr);
+} PyMemAllocatorEx;
+typedef struct {
+    void *ctx;
+    void *(*alloc)(void *ctx, size_t size);
+    void (*free)(void *ctx, void *ptr, size_t size);
+} PyObjectArenaAllocator;
+PyAPI_FUNC(void) PyMem_GetAllocator(PyMemAllocatorDomain, PyMemAllocatorEx *);
+PyAPI_FUNC(void) PyMem_SetAllocator(PyMemAllocatorDomain, PyMemAllocatorEx *);
+PyAPI_FUNC(void) PyMem_SetupDebugHooks(void);
+PyAPI_FUNC(void) PyObject_SetArenaAllocator(PyObjectArenaAllocator *);
+#endif
+
 /* Private functions that CPython declares in internal headers. */
 PyAPI_FUNC(int) _PyMem_GetAllocatorName(const char *name,
                                         PyMemAllocatorName *allocator);
 PyAPI_FUNC(int) _PyMem_SetupAllocators(PyMemAllocatorName allocator);
 PyAPI_FUNC(int) _PyObject_DebugMallocStats(FILE *out);
-#if PY_VERSION_HEX >= 0x030c0000
-PyAPI_FUNC(Py_ssize_t) _Py_GetGlobalAllocatedBlocks(void);
-#  define GET_ALLOCATED_BLOCKS _Py_GetGlobalAllocatedBlocks
-#else
-PyAPI_FUNC(Py_ssize_t) _Py_GetAllocatedBlocks(void);
-#  define GET_ALLOCATED_BLOCKS _Py_GetAllocatedBlocks
-#endif
+PyAPI_FUNC(Py_ssize_t) _Py_GetGlobalAllocatedBlocks(void);  /* 3.12 */
+PyAPI_FUNC(Py_ssize_t) _Py_GetAllocatedBlocks(void);        /* before */
 PyAPI_FUNC(const char *) _PyMem_GetCurrentAllocatorName(void);
 PyAPI_FUNC(int) PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr,
                                     size_t size);
 PyAPI_FUNC(int) PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr);
+
+/* What an implementation may lack.  A test that asks for it hears its name. */
+#define OPTIONAL(function) \
+    extern __typeof__(function) function __attribute__((weak))
+OPTIONAL(PyMem_GetAllocator);
+OPTIONAL(PyMem_SetAllocator);
+OPTIONAL(PyMem_SetupDebugHooks);
+OPTIONAL(PyObject_SetArenaAllocator);
+OPTIONAL(_PyMem_GetAllocatorName);
+OPTIONAL(_PyMem_SetupAllocators);
+OPTIONAL(_PyObject_DebugMallocStats);
+OPTIONAL(_Py_GetGlobalAllocatedBlocks);
+OPTIONAL(_Py_GetAllocatedBlocks);
+OPTIONAL(_PyMem_GetCurrentAllocatorName);
+OPTIONAL(PyTraceMalloc_Track);
+OPTIONAL(PyTraceMalloc_Untrack);
+
+const char *testpymem_missing;
+
+static int
+lacks(const void *function, const char *name)
+{
+    if (function == NULL) {
+        testpymem_missing = name;
+    }
+    return function == NULL;
+}
+#define LACKS(function) lacks((const void *)(function), #function)
 
 static const struct {
     void *(*malloc)(size_t size);
@@ -171,6 +216,9 @@ hook_free(void *ctx, void *ptr)
 void
 testpymem_hook(int domain, long fail_at, int fail_on)
 {
+    if (LACKS(PyMem_GetAllocator) || LACKS(PyMem_SetAllocator)) {
+        return;
+    }
     struct hook *hook = &hooks[domain];
     hook->domain = domain;
     hook->countdown = (struct countdown){0, fail_at, fail_on};
@@ -250,6 +298,9 @@ arena_hook_free(void *ctx, void *ptr, size_t size)
 void
 testpymem_arena_hook(size_t offset, long fail_at, int fail_on)
 {
+    if (LACKS(PyObject_SetArenaAllocator)) {
+        return;
+    }
     arena_hook.offset = offset;
     arena_hook.countdown = (struct countdown){0, fail_at, fail_on};
     PyObjectArenaAllocator alloc = {&arena_hook, arena_hook_alloc,
@@ -268,6 +319,9 @@ testpymem_arenas(void)
 void
 testpymem_get_allocator(int domain, uintptr_t fields[5])
 {
+    if (LACKS(PyMem_GetAllocator)) {
+        return;
+    }
     PyMemAllocatorEx alloc;
     PyMem_GetAllocator((PyMemAllocatorDomain)domain, &alloc);
     fields[0] = (uintptr_t)alloc.ctx;
@@ -280,12 +334,18 @@ testpymem_get_allocator(int domain, uintptr_t fields[5])
 void
 testpymem_setup_debug_hooks(void)
 {
+    if (LACKS(PyMem_SetupDebugHooks)) {
+        return;
+    }
     PyMem_SetupDebugHooks();
 }
 
 int
 testpymem_setup_allocators(const char *name)
 {
+    if (LACKS(_PyMem_GetAllocatorName) || LACKS(_PyMem_SetupAllocators)) {
+        return -1;
+    }
     PyMemAllocatorName value;
     if (_PyMem_GetAllocatorName(name, &value) < 0) {
         return -1;
@@ -296,18 +356,28 @@ testpymem_setup_allocators(const char *name)
 const char *
 testpymem_current_name(void)
 {
+    if (LACKS(_PyMem_GetCurrentAllocatorName)) {
+        return NULL;
+    }
     return _PyMem_GetCurrentAllocatorName();
 }
 
 ptrdiff_t
 testpymem_allocated_blocks(void)
 {
-    return GET_ALLOCATED_BLOCKS();
+    if (_Py_GetAllocatedBlocks != NULL) {
+        return _Py_GetAllocatedBlocks();
+    }
+    return LACKS(_Py_GetGlobalAllocatedBlocks) ? -1
+        : _Py_GetGlobalAllocatedBlocks();
 }
 
 int
 testpymem_malloc_stats(const char *path)
 {
+    if (LACKS(_PyObject_DebugMallocStats)) {
+        return -1;
+    }
     FILE *out = fopen(path, "a");
     if (out == NULL) {
         return -1;
@@ -320,12 +390,18 @@ testpymem_malloc_stats(const char *path)
 int
 testpymem_track(unsigned domain, uintptr_t ptr, size_t size)
 {
+    if (LACKS(PyTraceMalloc_Track)) {
+        return -1;
+    }
     return PyTraceMalloc_Track(domain, ptr, size);
 }
 
 int
 testpymem_untrack(unsigned domain, uintptr_t ptr)
 {
+    if (LACKS(PyTraceMalloc_Untrack)) {
+        return -1;
+    }
     return PyTraceMalloc_Untrack(domain, ptr);
 }
 

@@ -7,13 +7,18 @@
  *
  * _testpymem.c is compiled twice from the same source: against this project,
  * with a private copy of its library, and against the CPython that runs the
- * tests.  The two see nothing of each other. */
+ * tests.  The two see nothing of each other.  Tools/check-oracle compiles it for
+ * other interpreters, and for any library with the PyMem functions. */
 
 #ifndef TESTPYMEM_H
 #define TESTPYMEM_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Set by each function that asks for one that the implementation does not
+ * provide; its result is without meaning then. */
+extern const char *testpymem_missing;
 
 /* Domains are numbers as in PyMemAllocatorDomain. */
 void *testpymem_malloc(int domain, size_t size);

@@ -29,6 +29,28 @@ address_or_none(const void *ptr)
     return PyLong_FromVoidPtr((void *)ptr);
 }
 
+/* NULL and an error if the function that was called lacks another; otherwise
+ * the result. */
+static PyObject *
+provided(PyObject *result)
+{
+    if (testpymem_missing != NULL) {
+        Py_XDECREF(result);
+        PyErr_Format(PyExc_NotImplementedError, "there is no %s",
+                     testpymem_missing);
+        testpymem_missing = NULL;
+        return NULL;
+    }
+    return result;
+}
+
+static PyObject *
+provided_none(void)
+{
+    Py_INCREF(Py_None);
+    return provided(Py_None);
+}
+
 /* "n" takes a signed number; sizes over PY_SSIZE_T_MAX are to be tried. */
 static int
 size_converter(PyObject *object, void *result)
@@ -142,7 +164,7 @@ test_hook(PyObject *module, PyObject *args)
         return NULL;
     }
     testpymem_hook(domain, fail_at, fail_on);
-    Py_RETURN_NONE;
+    return provided_none();
 }
 
 static PyObject *
@@ -190,7 +212,7 @@ test_arena_hook(PyObject *module, PyObject *args)
         return NULL;
     }
     testpymem_arena_hook((size_t)offset, fail_at, fail_on);
-    Py_RETURN_NONE;
+    return provided_none();
 }
 
 /* (asked for, given back, of a wrong size) */
@@ -212,16 +234,16 @@ test_get_allocator(PyObject *module, PyObject *args)
     }
     uintptr_t f[5];
     testpymem_get_allocator(domain, f);
-    return Py_BuildValue("(KKKKK)", (unsigned long long)f[0],
+    return provided(Py_BuildValue("(KKKKK)", (unsigned long long)f[0],
                          (unsigned long long)f[1], (unsigned long long)f[2],
-                         (unsigned long long)f[3], (unsigned long long)f[4]);
+                         (unsigned long long)f[3], (unsigned long long)f[4]));
 }
 
 static PyObject *
 test_setup_debug_hooks(PyObject *module, PyObject *unused)
 {
     testpymem_setup_debug_hooks();
-    Py_RETURN_NONE;
+    return provided_none();
 }
 
 static PyObject *
@@ -231,19 +253,19 @@ test_setup_allocators(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "s:setup_allocators", &name)) {
         return NULL;
     }
-    return PyLong_FromLong(testpymem_setup_allocators(name));
+    return provided(PyLong_FromLong(testpymem_setup_allocators(name)));
 }
 
 static PyObject *
 test_current_name(PyObject *module, PyObject *unused)
 {
-    return Py_BuildValue("z", testpymem_current_name());
+    return provided(Py_BuildValue("z", testpymem_current_name()));
 }
 
 static PyObject *
 test_allocated_blocks(PyObject *module, PyObject *unused)
 {
-    return PyLong_FromSsize_t(testpymem_allocated_blocks());
+    return provided(PyLong_FromSsize_t(testpymem_allocated_blocks()));
 }
 
 static PyObject *
@@ -253,7 +275,7 @@ test_malloc_stats(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "s:malloc_stats", &path)) {
         return NULL;
     }
-    return PyLong_FromLong(testpymem_malloc_stats(path));
+    return provided(PyLong_FromLong(testpymem_malloc_stats(path)));
 }
 
 static PyObject *
@@ -265,8 +287,8 @@ test_track(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "IKn:track", &domain, &ptr, &size)) {
         return NULL;
     }
-    return PyLong_FromLong(
-        testpymem_track(domain, (uintptr_t)ptr, (size_t)size));
+    return provided(PyLong_FromLong(
+        testpymem_track(domain, (uintptr_t)ptr, (size_t)size)));
 }
 
 static PyObject *
@@ -277,7 +299,7 @@ test_untrack(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "IK:untrack", &domain, &ptr)) {
         return NULL;
     }
-    return PyLong_FromLong(testpymem_untrack(domain, (uintptr_t)ptr));
+    return provided(PyLong_FromLong(testpymem_untrack(domain, (uintptr_t)ptr)));
 }
 
 static PyObject *

@@ -22,7 +22,8 @@ esac
 multilib=
 case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
 need_packages $build_packages check python3-pytest python3-venv g++ gdb \
-    libpython3.11-testsuite valgrind clang $multilib
+    python3-hypothesis libpython3.11-testsuite valgrind clang libclang-rt-14-dev cppcheck \
+    $multilib
 build_default
 
 parts=0
@@ -73,13 +74,15 @@ part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
 if [ -n "$multilib" ]; then
     part "contract: 32-bit" "$top/Tools/contract-32bit.sh"
 fi
-part "contract: under Valgrind" valgrind -q --error-exitcode=1 --leak-check=full \
-    "$top/build/extras/contract"
-part "random programs against a model" "$top/build/default/fuzz_pymem" 30
+part "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
+    "$top/build/extras"
+part "random programs against a model" "$top/Tools/fuzz.sh" 30
+part "static analysis" "$top/Tools/check-analyzers"
 part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q Lib/test"
 tail -n 1 "$top/build/check-pytest.log"
-part "CPython's own tests, ours against stock" "$top/Tools/regrtest"
-tail -n 1 "$top/build/check-CPython-s-own-tests--ours-against-stock.log"
+part "CPython's own tests, all, against the record of stock" \
+    "$top/Tools/regrtest" --all --recorded
+tail -n 1 "$top/build/check-CPython-s-own-tests--all--against-the-record-of-stock.log"
 for name in debug malloc malloc_debug; do
     part "CPython's own tests, PYTHONMALLOC=$name" \
         "$top/Tools/regrtest" --quick --malloc="$name"

@@ -1,9 +1,13 @@
 """What the tests share: the implementations, children, and where things are.
 
-The build is taken from PYMEM_BUILD, or build/ at the top.
+The build is taken from PYMEM_BUILD, or build/ at the top.  The tests run over our
+library and over the CPython that runs them; Tools/check-oracle names others in
+PYMEM_IMPLEMENTATIONS.
 """
 
+import ast
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -12,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from oracle_differences import reason_to_differ
+
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("PYMEM_BUILD", TOP / "build")).resolve()
 sys.path.insert(0, str(BUILD))
-
-IMPLEMENTATIONS = {"ours": "_testpymem", "cpython": "_testcpython"}
 
 RAW, MEM, OBJ = range(3)
 DOMAINS = [RAW, MEM, OBJ]
@@ -39,20 +43,145 @@ def run(*command, environment=None, **options):
                           env=environment or clean_environment(), **options)
 
 
+class Implementation:
+    """A module that drives one implementation, and the Python it is for."""
+
+    def __init__(self, python, folder, module):
+        self.python, self.folder, self.module = python, folder, module
+
+
+# Others as {name: [python, folder, module]}.
+IMPLEMENTATIONS = {
+    "ours": Implementation(sys.executable, BUILD, "_testpymem"),
+    "cpython": Implementation(sys.executable, BUILD, "_testcpython")}
+if "PYMEM_IMPLEMENTATIONS" in os.environ:
+    IMPLEMENTATIONS = {
+        name: Implementation(*fields) for name, fields
+        in json.loads(os.environ["PYMEM_IMPLEMENTATIONS"]).items()}
+
+
+class Missing(Exception):
+    """The implementation does not provide a function that a test asks for."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--results", metavar="FILE", help="write what became of each "
+                     "test as JSON: {test: {implementation: {outcome: reasons}}}")
+
+
+def tested_implementation(item):
+    callspec = getattr(item, "callspec", None)
+    return callspec and (callspec.params.get("implementation")
+                         or callspec.params.get("oracle"))
+
+
+results = {}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    name = tested_implementation(item)
+    if name and (report.when == "call" or report.outcome != "passed"):
+        outcome, reason = report.outcome, getattr(report, "wasxfail", "")
+        if reason:
+            outcome = "xfailed"
+        elif outcome == "skipped":
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+        reasons = results.setdefault(item.originalname, {}).setdefault(
+            name, {}).setdefault(outcome, [])
+        if reason not in reasons:
+            reasons.append(reason)
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("results")
+    if path:
+        Path(path).write_text(json.dumps(results))
+
+
+def pytest_collection_modifyitems(items):
+    """Where another implementation is known to differ it must, and is told why."""
+    for item in items:
+        name = tested_implementation(item)
+        reason = name and reason_to_differ(item.originalname, name,
+                                           item.callspec.params)
+        if reason:
+            item.add_marker(pytest.mark.xfail(
+                raises=AssertionError, strict=True, reason=reason))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """A function that is missing is a reason to skip, not a fault."""
+    outcome = yield
+    if outcome.excinfo and issubclass(outcome.excinfo[0],
+                                      (Missing, NotImplementedError)):
+        try:
+            pytest.skip(f"not provided: {outcome.excinfo[1]}")
+        except pytest.skip.Exception:
+            outcome._excinfo = sys.exc_info()
+
+
+class Remote:
+    """The module of an implementation in a process of its own Python."""
+
+    def __init__(self, implementation):
+        self.implementation = implementation
+        self.process = None
+
+    def __getattr__(self, function):
+        return lambda *args: self.call(function, args)
+
+    def call(self, function, args):
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [self.implementation.python, Path(__file__).parent / "oracle_server.py",
+                 self.implementation.folder, self.implementation.module],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=clean_environment())
+        self.process.stdin.write(repr((function, args)) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            process, self.process = self.process, None
+            raise AssertionError(f"{function}{args} ended the process with "
+                                 f"{process.wait()}")
+        error, result = ast.literal_eval(answer)
+        if error == "NotImplementedError":
+            raise Missing(result)
+        if error:
+            raise TypeError(f"{error}: {result}")
+        return result
+
+
 @pytest.fixture(params=list(IMPLEMENTATIONS), scope="session")
 def implementation(request):
-    """"ours" or "cpython"."""
+    """Its name: "ours", "cpython", or one that Tools/check-oracle found."""
     return request.param
 
 
+@pytest.fixture(params=[name for name in IMPLEMENTATIONS if name != "ours"])
+def oracle(request):
+    """A child of another implementation, to compare ours with."""
+    return Child(request.param)
+
+
+@pytest.fixture(scope="session")
+def driver(implementation):
+    chosen = IMPLEMENTATIONS[implementation]
+    if "PYMEM_IMPLEMENTATIONS" in os.environ:
+        return Remote(chosen)
+    return importlib.import_module(chosen.module)
+
+
 @pytest.fixture
-def api(implementation):
+def api(driver):
     """The module that drives one implementation; hooks are taken off after."""
-    module = importlib.import_module(IMPLEMENTATIONS[implementation])
-    module.take_calls()
-    yield module
+    driver.take_calls()
+    yield driver
     for domain in DOMAINS:
-        module.unhook(domain)
+        driver.unhook(domain)
 
 
 class Child:
@@ -62,10 +191,14 @@ class Child:
         self.implementation = implementation
 
     def run(self, code, **variables):
-        name = IMPLEMENTATIONS[self.implementation]
-        code = f"import sys, {name} as api\n{code}"
-        return run(sys.executable, "-c", code, environment=clean_environment(
-            PYTHONPATH=str(BUILD), **variables))
+        chosen = IMPLEMENTATIONS[self.implementation]
+        code = f"import sys, {chosen.module} as api\n{code}"
+        result = run(chosen.python, "-c", code, environment=clean_environment(
+            PYTHONPATH=str(chosen.folder), **variables))
+        missing = re.search(r"^NotImplementedError: (.*)", result.stderr, re.M)
+        if missing:
+            raise Missing(missing[1])
+        return result
 
     def fatal(self, code, **variables):
         """What was written to stderr, up to the fatal error, addresses

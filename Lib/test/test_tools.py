@@ -1,6 +1,7 @@
 """try.sh and its neighbours: options, folders, what they say."""
 
 import os
+import re
 import time
 
 import pytest
@@ -98,17 +99,66 @@ def test_installing_is_announced_and_goes_through_sudo(bare_machine, tmp_path):
     assert log.read_text().splitlines()[:2] == ["-n true", "apt-get update"]
 
 
-def test_regrtest_compares_and_finds_a_difference(python, tmp_path):
-    """One small file on both; then with a stock Python that fails it."""
-    result = run(TOOLS / "regrtest", f"--build={BUILD}", "test_bool")
-    assert result.returncode == 0, result.stdout
-    assert "1 files, 1 pass, 0 differ from stock" in result.stdout
+@pytest.fixture
+def two_pythons(python, tmp_path):
+    """A folder with ours, and with a stock one that is a script."""
     (tmp_path / "python").symlink_to(BUILD / "python")
-    (tmp_path / "python-stock").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "python-stock").chmod(0o755)
-    result = run(TOOLS / "regrtest", f"--build={tmp_path}", "test_bool")
+    stock = tmp_path / "python-stock"
+
+    def script(text):
+        stock.write_text(f"#!/bin/sh\n{text}\n")
+        stock.chmod(0o755)
+        os.utime(stock, (1, 1))
+        return tmp_path
+    return script
+
+
+def regrtest(*arguments):
+    return run(TOOLS / "regrtest", *arguments)
+
+
+def test_regrtest_compares_each_test(python):
+    result = regrtest(f"--build={BUILD}", "test_bool")
+    assert result.returncode == 0, result.stdout
+    assert "1 files of 29 tests, 1 pass, 0 differ from stock" in result.stdout
+
+
+def test_regrtest_names_a_difference(two_pythons):
+    folder = two_pythons("exit 1")
+    result = regrtest(f"--build={folder}", "test_bool")
     assert result.returncode == 1
-    assert "test_bool: passed on ours, did not run on stock" in result.stdout
+    assert "test_bool: passed on ours, crashed on stock" in result.stdout
+    assert "only on ours: test.test_bool.BoolTest" in result.stdout
+
+
+def test_regrtest_names_a_test_that_differs(two_pythons):
+    """The file passes on both, but not with the same tests."""
+    folder = two_pythons(f'exec {BUILD}/python-stock "$@" -m test_i*')
+    result = regrtest(f"--build={folder}", "test_bool")
+    assert result.returncode == 1
+    assert "test_bool: passed on ours, passed on stock" in result.stdout
+    assert "only on ours: test.test_bool.BoolTest.test_blocked passed" in result.stdout
+    assert "BoolTest.test_int" not in result.stdout
+
+
+def test_regrtest_goes_on_after_an_interruption(two_pythons):
+    folder = two_pythons(f'exec {BUILD}/python-stock "$@"')
+    kept = folder / "regrtest" / "python-stock" / "test_bool.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"state": "failed", "tests": []}')
+    result = regrtest(f"--build={folder}", "test_bool", "test_fork1")
+    assert "regrtest: going on after 1 of 4" in result.stderr
+    assert result.returncode == 0, result.stdout      # once more on both
+    assert "regrtest: test_bool once more" in result.stderr
+    assert not kept.exists()
+
+
+def test_regrtest_against_the_record(two_pythons):
+    """What agrees with it needs no stock interpreter."""
+    folder = two_pythons("exit 1")
+    result = regrtest(f"--build={folder}", "--recorded", "test_bool")
+    assert result.returncode == 0, result.stdout
+    assert "0 differ" in result.stdout
 
 
 @pytest.mark.parametrize("tool", ["regrtest", "relink"])
@@ -116,3 +166,58 @@ def test_python_tools_refuse_unknown_options(tool):
     result = run(TOOLS / tool, "--frobnicate")
     assert result.returncode == 2
     assert f"usage: {tool}" in result.stderr
+
+
+# check-oracle: the tests of the contract over any library.
+
+ALLOCATOR = """
+#include <stdlib.h>
+#include <stdint.h>
+#define FAMILY(prefix) \\
+    void *prefix##Malloc(size_t n) { return n > PTRDIFF_MAX ? NULL : malloc(n + !n); } \\
+    void *prefix##Calloc(size_t n, size_t m) { return CALLOC(n, m); } \\
+    void *prefix##Realloc(void *p, size_t n) { \\
+        return n > PTRDIFF_MAX ? NULL : realloc(p, n + !n); } \\
+    void prefix##Free(void *p) { free(p); }
+FAMILY(PyMem_Raw) FAMILY(PyMem_) FAMILY(PyObject_)
+"""
+
+
+def check_library(tmp_path, name, source, *options):
+    path = tmp_path / name
+    (tmp_path / "allocator.c").write_text(source)
+    result = run("cc", "-shared", "-fPIC", *options, tmp_path / "allocator.c",
+                 "-o", path)
+    assert result.returncode == 0, result.stderr
+    return run(TOP / "Tools" / "check-oracle", f"--implementation={path}",
+               f"--build={BUILD}")
+
+
+def test_another_allocator_is_tested(tmp_path):
+    result = check_library(tmp_path, "good.so", ALLOCATOR,
+                           "-DCALLOC(n,m)=(n&&m?calloc(n,m):calloc(1,1))")
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"^\d+ passed, \d+ skipped", result.stdout, re.M)
+
+
+def test_another_allocator_with_a_fault_is_caught(tmp_path):
+    result = check_library(tmp_path, "bad.so", ALLOCATOR,
+                           "-DCALLOC(n,m)=malloc(n*m+1)")
+    assert result.returncode == 1
+    assert "test_calloc_zeroes_used_memory" in result.stdout
+
+
+@pytest.mark.parametrize("source, reason", [
+    ("int x;", "does not export PyMem_Calloc, PyMem_Free"),
+    (ALLOCATOR.replace("FAMILY(PyMem_) ", ""), "does not export PyMem_Calloc"),
+    (ALLOCATOR + "void Py_Initialize(void) {}", "is a whole interpreter")])
+def test_what_is_no_allocator_is_refused(tmp_path, source, reason):
+    result = check_library(tmp_path, "none.so", source, "-DCALLOC(n,m)=calloc(n,m)")
+    assert result.returncode == 1
+    assert reason in result.stderr
+
+
+def test_an_oracle_that_is_no_python_is_refused(tmp_path):
+    result = run(TOP / "Tools" / "check-oracle", f"--build={BUILD}", "/bin/true")
+    assert result.returncode == 1
+    assert "/bin/true is not a Python" in result.stderr

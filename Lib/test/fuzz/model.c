@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NBLOCKS 1024
+#define NBLOCKS 8192
 static struct {
     unsigned char *ptr;
     size_t size;
@@ -303,7 +303,7 @@ void
 model_step(unsigned what, unsigned a, unsigned b)
 {
     if (what < 240) {
-        change_block(what, (a * 4u + (what >> 4 & 3)) % NBLOCKS,
+        change_block(what, (a * 32u + (what >> 4 & 3) * 8u) % NBLOCKS,
                      size_from(a, b));
         return;
     }
@@ -317,9 +317,9 @@ model_step(unsigned what, unsigned a, unsigned b)
     case 246: case 247:
         model_fail(MODEL_RAW | MODEL_ARENAS, b % 16, 1 + a % 4);
         break;
-    default:                    /* many of one class, so that pools fill up */
-        for (size_t i = 0; i < 200; i++) {
-            size_t k = (a * 4u + i) % NBLOCKS;
+    default:                    /* many of one class: pools and arenas fill up */
+        for (size_t i = 0; i < (a % 4 == 0 ? 2000 : 200); i++) {
+            size_t k = (a * 32u + i) % NBLOCKS;
             if (live[k].ptr == NULL) {
                 change_block(2, k, 1 + b * 2);
             }
