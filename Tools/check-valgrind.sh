@@ -19,7 +19,7 @@ valgrind="valgrind -q --error-exitcode=9 --leak-check=full"
 $valgrind "$build/contract"
 found=0
 for domain in 0 1 2; do
-    for size in 1 37 512 2000; do
+    for size in 1 37 512 900; do
         $valgrind "$build/faults" none $domain $size
         while read -r fault message; do
             report=$($valgrind "$build/faults" "$fault" $domain $size 2>&1) && status=0 || status=$?
