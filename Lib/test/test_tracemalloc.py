@@ -98,6 +98,26 @@ for name in ("a", "\xe9\xff", "\u20ac", "\U0001f600 x", "\udc80", "n" * 5000):
 """, tmp_path)
 
 
+def test_stacks_deeper_than_the_most_frames(python, tmp_path):
+    """No more than 65,535 are counted, and as many as asked for are kept."""
+    script = """
+import sys, tracemalloc
+sys.setrecursionlimit(100_000)
+def deep(n):
+    if n > 0:
+        return deep(n - 1)
+    tracemalloc.start({nframe})
+    return bytearray(1000)
+made = deep(70_000)
+print([(len(trace.traceback), trace.traceback.total_nframe)
+       for trace in tracemalloc.take_snapshot().traces if trace.size == 1001])
+"""
+    for nframe in (1, 20, 65_535):
+        ours, stock = (run(program, "-c", script.format(nframe=nframe)).stdout
+                       for program in (python, BUILD / "python-stock"))
+        assert ours == stock == f"[({nframe}, 65535)]\n"
+
+
 def test_threads_with_and_without_the_gil(python, tmp_path):
     """Track and Untrack, raw blocks and objects from eight threads."""
     check(python, """

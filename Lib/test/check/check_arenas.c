@@ -202,6 +202,41 @@ START_TEST(trim_leaves_the_memory_of_others_alone)
 }
 END_TEST
 
+/* An address that no map covers: such an arena goes back at once, and the block
+ * comes from elsewhere. */
+
+static size_t nfar;
+
+static void *
+far_alloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    (void)size;
+    nfar++;
+    return (void *)((uintptr_t)1 << (sizeof(void *) == 8 ? 56 : 31));
+}
+
+static void
+far_free(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    ck_assert_ptr_eq(ptr, far_alloc(NULL, size));
+    nfar -= 2;
+}
+
+START_TEST(an_arena_beyond_the_map)
+{
+    PyObjectArenaAllocator far = {NULL, far_alloc, far_free};
+    PyObject_SetArenaAllocator(&far);
+    unsigned char *p = PyObject_Malloc(37);
+    ck_assert_ptr_nonnull(p);
+    memset(p, 1, 37);
+    PyObject_Free(p);
+    ck_assert_uint_eq(nfar, 0);
+    ck_assert_uint_eq(small_arenas.ncurrent, 0);
+}
+END_TEST
+
 START_TEST(the_next_pool_comes_from_the_fullest_arena)
 {
     arena_source_install(&source);
@@ -474,6 +509,7 @@ main(void)
     tcase_add_test(tc, after_a_peak_of_gibibytes_little_stays);
     tcase_add_test(tc, trim_returns_all_that_no_block_is_in);
     tcase_add_test(tc, trim_leaves_the_memory_of_others_alone);
+    tcase_add_test(tc, an_arena_beyond_the_map);
     tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);
     tcase_add_loop_test(tc, unaligned_arenas_lose_a_pool_and_nothing_else, 0, 6);
     tcase_add_test(tc, addresses_beside_an_arena_are_not_its_blocks);

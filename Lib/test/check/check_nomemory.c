@@ -7,18 +7,31 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const struct {
     const char *name;
-    unsigned setting;
-} settings[] = {
-    {"plain", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS},
-    {"hooks", MODEL_HOOK_ALL | MODEL_HOOK_ARENAS},
-    {"debug hooks", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS | MODEL_DEBUG},
+    unsigned setting, source;
+    unsigned ncalls;            /* a program makes at least */
+} sweeps[] = {
+    {"plain", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS, MODEL_ARENAS, 2},
+    {"plain", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS, MODEL_RAW, 100},
+    {"plain", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS, MODEL_ARENAS | MODEL_RAW, 100},
+    {"plain", 0, MODEL_SYSTEM, 50},
+    {"hooks", MODEL_HOOK_ALL | MODEL_HOOK_ARENAS, MODEL_ARENAS, 2},
+    {"hooks", MODEL_HOOK_ALL | MODEL_HOOK_ARENAS, MODEL_RAW, 100},
+    {"hooks", MODEL_HOOK_ALL | MODEL_HOOK_ARENAS, MODEL_ARENAS | MODEL_RAW, 100},
+    {"hooks", MODEL_HOOK_ALL | MODEL_HOOK_ARENAS, MODEL_SYSTEM, 50},
+    {"debug hooks", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS | MODEL_DEBUG,
+     MODEL_ARENAS, 1},
+    {"debug hooks", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS | MODEL_DEBUG,
+     MODEL_RAW, 100},
+    {"debug hooks", MODEL_HOOK_RAW | MODEL_HOOK_ARENAS | MODEL_DEBUG,
+     MODEL_ARENAS | MODEL_RAW, 100},
+    {"debug hooks", MODEL_DEBUG, MODEL_SYSTEM, 50},
 };
-enum { NSETTINGS = 3, NSOURCES = 3 };
-static const unsigned sources[NSOURCES] = {
-    MODEL_ARENAS, MODEL_RAW, MODEL_ARENAS | MODEL_RAW};
+enum { NSWEEPS = sizeof(sweeps) / sizeof(sweeps[0]) };
 
 /* Steps that would take the hook away or fail by themselves are others. */
 static void
@@ -33,40 +46,47 @@ make_program(uint8_t *program, size_t nsteps)
     }
 }
 
-/* How many calls of the source a program makes before it sees no failure. */
-static unsigned
-sweep(unsigned setting, unsigned source, unsigned nfailures)
+/* The program with the k-th call failing, and then in part without a failure, on
+ * what is left.  In a child, so that each begins with nothing.  Did a call fail? */
+static int
+run_with_failure(unsigned setting, unsigned source, unsigned k, unsigned nfailures)
 {
     enum { NSTEPS = 600 };
     static uint8_t program[3 * NSTEPS];
     make_program(program, NSTEPS);
-    /* 0, 1, 2, ... 25, and then wider apart; with CHECK_NOMEMORY_WHOLE set all. */
-    unsigned stride = getenv("CHECK_NOMEMORY_WHOLE") != NULL ? UINT_MAX : 25;
-    for (unsigned k = 0;; k += 1 + k / stride) {
+    fflush(NULL);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
         model_begin(setting);
         model_fail(source, k, nfailures);
         for (size_t i = 0; i < sizeof(program); i += 3) {
             model_step(program[i], program[i + 1], program[i + 2]);
         }
         unsigned nfailed = model_failures();
-        /* Everything works again, on what the failures left. */
         model_fail(0, 0, 0);
         for (size_t i = 0; i < sizeof(program) / 4; i += 3) {
             model_step(program[i], program[i + 1], program[i + 2]);
         }
         model_end();
-        if (nfailed == 0) {
-            return k;
-        }
+        _exit(nfailed > 0);
     }
+    int status;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_msg(WIFEXITED(status), "call %u of those that fail", k);
+    return WEXITSTATUS(status);
 }
 
 START_TEST(each_call_fails)
 {
-    unsigned setting = settings[_i / NSOURCES / 2].setting;
-    unsigned source = sources[_i / 2 % NSOURCES];
-    unsigned ncalls = sweep(setting, source, _i % 2 ? UINT_MAX : 1);
-    ck_assert_uint_ge(ncalls, source & MODEL_RAW ? 100 : 2);
+    unsigned setting = sweeps[_i / 2].setting, source = sweeps[_i / 2].source;
+    /* 0, 1, 2, ... 15, and then wider apart; with CHECK_NOMEMORY_WHOLE set all. */
+    unsigned stride = getenv("CHECK_NOMEMORY_WHOLE") != NULL ? UINT_MAX : 15;
+    unsigned k = 0;
+    while (run_with_failure(setting, source, k, _i % 2 ? UINT_MAX : 1)) {
+        k += 1 + k / stride;
+    }
+    ck_assert_uint_ge(k, sweeps[_i / 2].ncalls);
 }
 END_TEST
 
@@ -76,7 +96,7 @@ main(void)
     Suite *suite = suite_create("nomemory");
     TCase *tcase = tcase_create("each call");
     tcase_set_timeout(tcase, 1200);
-    tcase_add_loop_test(tcase, each_call_fails, 0, NSETTINGS * NSOURCES * 2);
+    tcase_add_loop_test(tcase, each_call_fails, 0, 2 * NSWEEPS);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

@@ -18,6 +18,7 @@ static struct {
     unsigned char fill;
     PyMemAllocatorDomain domain;
     unsigned traced_since;      /* the value of traces_since at that time */
+    int trace_may_be_lost;      /* there was no memory for it */
 } live[NBLOCKS];
 static unsigned traces_since = 1;       /* counts when all traces went */
 
@@ -65,13 +66,13 @@ domain_free(PyMemAllocatorDomain domain, void *ptr)
 /* Hooks that count down to a failure. */
 
 static struct {
-    unsigned of;                    /* MODEL_RAW, MODEL_ARENAS */
+    unsigned of;                    /* MODEL_RAW, ... */
     unsigned calls_before, left;
     unsigned nfailed;
 } failing;
 
-static int
-fails_now(unsigned what)
+int
+model_fails_now(unsigned what)
 {
     if (failing.left == 0 || !(failing.of & what)) {
         return 0;
@@ -106,7 +107,7 @@ static PyMemAllocatorEx below_hook[3];
 static int
 hook_fails(const PyMemAllocatorEx *below)
 {
-    return below == &below_hook[PYMEM_DOMAIN_RAW] && fails_now(MODEL_RAW);
+    return below == &below_hook[PYMEM_DOMAIN_RAW] && model_fails_now(MODEL_RAW);
 }
 
 static void *
@@ -171,7 +172,7 @@ static void *
 arena_alloc(void *ctx, size_t size)
 {
     (void)ctx;
-    return fails_now(MODEL_ARENAS) ? NULL
+    return model_fails_now(MODEL_ARENAS) ? NULL
         : arenas_below.alloc(arenas_below.ctx, size);
 }
 
@@ -210,7 +211,9 @@ fill_up_with_dead_blocks(void)
 static void
 debug(void)
 {
+#ifndef Py_DEBUG    /* there they are below all others from the start */
     PyMem_SetupDebugHooks();
+#endif
     fill_up_with_dead_blocks();
     is_debugging = was_ever_debugging = 1;
 }
@@ -277,6 +280,7 @@ change_block(unsigned what, size_t i, size_t size)
             must((what & 64) == 0 || is_intact(i), "calloc did not clear");
             fill(i, with);
         }
+        live[i].trace_may_be_lost = failing.nfailed > nfailed;
         must(live[i].ptr != NULL || failing.nfailed > nfailed,
              "malloc or calloc returned NULL without a reason");
     }
@@ -291,6 +295,7 @@ change_block(unsigned what, size_t i, size_t size)
             live[i].size = size;
             fill(i, with);
         }
+        live[i].trace_may_be_lost = failing.nfailed > nfailed;
         must(moved != NULL || failing.nfailed > nfailed,
              "realloc returned NULL without a reason");
     }
@@ -347,7 +352,8 @@ check_traces(void)
         struct trace trace;
         if (live[i].ptr != NULL) {
             int is_traced = tracer_find(0, (uintptr_t)live[i].ptr, &trace);
-            must(is_traced == (live[i].traced_since == traces_since),
+            must(is_traced == (live[i].traced_since == traces_since)
+                 || (live[i].trace_may_be_lost && !is_traced),
                  "a block has a trace that it should not have, or has none");
             if (is_traced) {
                 must(trace.size == live[i].size, "a trace has another size");
@@ -376,6 +382,9 @@ model_begin(unsigned setting)
     if (setting & MODEL_HOOK_ARENAS) {
         hook_arenas();
     }
+#ifdef Py_DEBUG
+    setting |= MODEL_DEBUG;
+#endif
     if (setting & MODEL_DEBUG) {
         debug();
     }

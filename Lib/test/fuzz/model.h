@@ -22,12 +22,16 @@ void model_end(void);
 /* What is done, to which block and with which size. */
 void model_step(unsigned what, unsigned a, unsigned b);
 
-/* After so many calls of the hook of the raw domain and of the arena allocator
- * the next n fail; how many did since. */
+/* After so many calls of the hook of the raw domain, of the arena allocator and of
+ * what the library asks of the system (system.c) the next n fail; how many did. */
 #define MODEL_RAW 1u
 #define MODEL_ARENAS 2u
+#define MODEL_SYSTEM 4u
 void model_fail(unsigned of, unsigned calls_before, unsigned n);
 unsigned model_failures(void);
+
+/* For system.c: is it the turn of a call to fail? */
+int model_fails_now(unsigned what);
 
 /* Pseudo-random bytes; the state goes on. */
 void model_random_program(uint64_t *state, uint8_t *program, size_t size);
