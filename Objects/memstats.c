@@ -206,6 +206,34 @@ _PyObject_DebugMallocStats(FILE *out)
     return 1;
 }
 
+/* The same as one JSON object, sizes in bytes. */
+void
+_PyObject_WriteMallocStats(FILE *out)
+{
+    struct usage usage = usage_now();
+    fprintf(out, "{\"threshold\": %u, \"pool_size\": %zu, \"arena_size\": %zu,\n"
+            " \"allocated_blocks\": %zd, \"blocks_over_threshold\": %zd,\n"
+            " \"classes\": [", SMALL_REQUEST_THRESHOLD, (size_t)POOL_SIZE,
+            (size_t)ARENA_SIZE, _Py_GetAllocatedBlocks(), raw_allocated_blocks);
+    const char *comma = "";
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        if (usage.classes[i].pools != 0) {
+            fprintf(out, "%s\n  {\"size\": %u, \"pools\": %zu, \"blocks\": %zu, "
+                    "\"free_blocks\": %zu}", comma, INDEX_TO_SIZE(i),
+                    usage.classes[i].pools, usage.classes[i].blocks,
+                    usage.classes[i].free_blocks);
+            comma = ",";
+        }
+    }
+    fprintf(out, "],\n \"arenas\": {\"allocated\": %zu, \"reclaimed\": %zu, "
+            "\"highwater\": %zu, \"current\": %zu},\n \"free_pools\": %zu,\n"
+            " \"medium_arenas\": {\"current\": %zu, \"size\": %zu}}\n",
+            small_arenas.ntimes_allocated,
+            small_arenas.ntimes_allocated - usage.narenas,
+            small_arenas.nhighwater, usage.narenas, usage.free_pools,
+            medium_arenas.ncurrent, medium_arenas.arena_size);
+}
+
 #else /* without pymalloc: nothing to count */
 
 Py_ssize_t

@@ -6,6 +6,8 @@
 #include "pycore_compiler.h"
 #include "cpython/pymem.h"
 
+#include <stdio.h>
+
 #define NB_DOMAINS 3
 
 /* The allocator of each domain, by PyMemAllocatorDomain. */
@@ -90,6 +92,9 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
  * (Python/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
  * for. */
 PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
+
+/* What _PyObject_DebugMallocStats() knows, as JSON (Objects/memstats.c). */
+void _PyObject_WriteMallocStats(FILE *out);
 
 /* What PYTHONMALLOC may be in this build, for messages. */
 extern const char _PyMem_AllocatorNames[];

@@ -1,0 +1,328 @@
+/* pymem-run: a CPython as it is, with pymem in it.
+ *
+ * Sets LD_PRELOAD and becomes the program, so that signals and its exit status
+ * are its own.  What can be said against the program is said before: afterwards
+ * an interpreter that can't be found looks like one that does not use it. */
+
+#include "pyconfig.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <link.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "usage: pymem-run [options] PYTHON [ARGUMENT...]\n"
+    "\n"
+    "Run a CPython 3.8 or later, which need not be built for it, with pymem as the\n"
+    "allocator of its mem and object domains.  PYTHON is the interpreter or a script\n"
+    "that leads to one (a venv's tool, pyenv's python).\n"
+    "\n"
+    "  --raw                 also the raw domain\n"
+    "  --debug               with the interpreter's debug hooks\n"
+    "  --hugepages           arenas in huge pages\n"
+    "  --trim-interval=SECS  give unused memory back so often\n"
+    "  --stats               at the end statistics on stderr\n"
+    "  --stats-json=FILE     the same into a file, as JSON\n"
+    "  --no-children         child processes run without\n"
+    "  --version, --help\n"
+    "\n"
+    "The exit status is the program's; 125: bad options, 126: this program can't be\n"
+    "run with pymem, 127: it was not found.\n";
+
+enum { BAD_OPTIONS = 125, CANNOT_RUN = 126, NOT_FOUND = 127 };
+
+static void __attribute__((noreturn, format(printf, 2, 3)))
+fail(int status, const char *format, ...)
+{
+    fputs("pymem-run: ", stderr);
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    exit(status);
+}
+
+/* Where execvp() would find a program. */
+static void
+find_program(const char *name, char path[PATH_MAX])
+{
+    const char *places = getenv("PATH");
+    if (strchr(name, '/') != NULL || places == NULL) {
+        if (access(name, F_OK) != 0) {
+            fail(NOT_FOUND, "%s: %s", name, strerror(errno));
+        }
+        snprintf(path, PATH_MAX, "%s", name);
+        return;
+    }
+    while (*places != '\0') {
+        size_t length = strcspn(places, ":");
+        snprintf(path, PATH_MAX, "%.*s%s%s", (int)length, places,
+                 length > 0 ? "/" : "", name);
+        if (access(path, X_OK) == 0) {
+            return;
+        }
+        places += length + (places[length] == ':');
+    }
+    fail(NOT_FOUND, "%s: not found in PATH", name);
+}
+
+struct file {
+    const char *bytes;
+    size_t size;
+};
+
+static struct file
+map_file(const char *path)
+{
+    struct file file = {"", 0};
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &status) < 0) {
+        fail(CANNOT_RUN, "%s: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(status.st_mode)) {
+        fail(CANNOT_RUN, "%s is not a file", path);
+    }
+    void *bytes = status.st_size == 0 ? MAP_FAILED : mmap(
+        NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (bytes != MAP_FAILED) {
+        file = (struct file){bytes, (size_t)status.st_size};
+    }
+    close(fd);
+    return file;
+}
+
+static int
+contains(struct file file, const char *bytes, size_t size)
+{
+    return memmem(file.bytes, file.size, bytes, size) != NULL;
+}
+
+static void
+check_elf(const char *path, struct file file)
+{
+    ElfW(Ehdr) header;
+    struct file self = map_file("/proc/self/exe");
+    if (file.size < sizeof(header)) {
+        fail(CANNOT_RUN, "%s is not a CPython: it is no program at all", path);
+    }
+    memcpy(&header, file.bytes, sizeof(header));
+    ElfW(Ehdr) own;
+    memcpy(&own, self.bytes, sizeof(own));
+    if (memcmp(header.e_ident, own.e_ident, EI_VERSION) != 0
+        || header.e_machine != own.e_machine)
+    {
+        fail(CANNOT_RUN, "%s is for another type of machine (ELF class %d, machine "
+             "%d; this one: %d, %d)", path, header.e_ident[EI_CLASS],
+             header.e_machine, own.e_ident[EI_CLASS], own.e_machine);
+    }
+    int is_dynamic = 0;
+    for (unsigned i = 0; i < header.e_phnum; i++) {
+        ElfW(Phdr) segment;
+        size_t offset = header.e_phoff + i * sizeof(segment);
+        if (offset + sizeof(segment) <= file.size) {
+            memcpy(&segment, file.bytes + offset, sizeof(segment));
+            is_dynamic |= segment.p_type == PT_INTERP;
+        }
+    }
+    /* Names in its string table: what it exports, and what it is linked with. */
+    if (!contains(file, "\0PyMem_SetAllocator", 20)
+        && !contains(file, "\0libpython3", 11))
+    {
+        fail(CANNOT_RUN, "%s is not a CPython: it exports no PyMem_SetAllocator, "
+             "and is not linked with libpython3", path);
+    }
+    if (!is_dynamic) {
+        fail(CANNOT_RUN, "%s is linked statically: nothing can be loaded into it",
+             path);
+    }
+}
+
+static int
+is_shell(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    return strcmp(name, "sh") == 0 || strcmp(name, "bash") == 0
+        || strcmp(name, "dash") == 0 || strcmp(name, "zsh") == 0;
+}
+
+/* A program, or what a script names in its first line.  Where a shell's script
+ * leads only it knows. */
+static void
+check_program(const char *name, int depth)
+{
+    char path[PATH_MAX];
+    find_program(name, path);
+    struct file file = map_file(path);
+    if (file.size < 2 || memcmp(file.bytes, "#!", 2) != 0) {
+        if (file.size < SELFMAG || memcmp(file.bytes, ELFMAG, SELFMAG) != 0) {
+            fail(CANNOT_RUN, "%s is not a CPython: it is neither a program nor a "
+                 "script with a first line #!", path);
+        }
+        check_elf(path, file);
+        return;
+    }
+    char line[PATH_MAX], interpreter[PATH_MAX] = "", argument[PATH_MAX] = "";
+    size_t length = file.size - 2 < sizeof(line) - 1 ? file.size - 2
+                                                    : sizeof(line) - 1;
+    memcpy(line, file.bytes + 2, length);
+    line[length] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    sscanf(line, " %4095s %4095s", interpreter, argument);
+    if (depth > 4) {
+        fail(CANNOT_RUN, "%s: scripts that are run by scripts without end", path);
+    }
+    const char *base = strrchr(interpreter, '/');
+    if (base != NULL && strcmp(base, "/env") == 0) {
+        if (!is_shell(argument)) {
+            check_program(argument, depth + 1);
+        }
+    }
+    else if (!is_shell(interpreter)) {
+        check_program(interpreter, depth + 1);
+    }
+}
+
+/* What would replace our allocator again. */
+static void
+check_environment(char **arguments)
+{
+    const char *malloc_name = getenv("PYTHONMALLOC");
+    const char *dev_mode = getenv("PYTHONDEVMODE");
+    if (malloc_name != NULL && *malloc_name != '\0') {
+        fail(CANNOT_RUN, "PYTHONMALLOC=%s would replace pymem; unset it (debug "
+             "hooks: pymem-run --debug)", malloc_name);
+    }
+    int is_dev = dev_mode != NULL && *dev_mode != '\0';
+    for (char **arg = arguments + 1; *arg != NULL && **arg == '-'; arg++) {
+        is_dev |= strcmp(*arg, "-Xdev") == 0
+            || (strcmp(*arg, "-X") == 0 && arg[1] != NULL
+                && strcmp(arg[1], "dev") == 0);
+        if (strcmp(*arg, "-X") == 0 && arg[1] != NULL) {
+            arg++;
+        }
+    }
+    if (is_dev) {
+        fail(CANNOT_RUN, "the developer mode (-X dev, PYTHONDEVMODE) would replace "
+             "pymem; debug hooks: pymem-run --debug");
+    }
+}
+
+/* Beside this program in a build, or where it was installed. */
+static void
+find_preload(char path[PATH_MAX])
+{
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+    static const char *const places[] = {
+        "%s/.libs/pymem-preload.so", "%s/pymem-preload.so",
+        "%s/../lib/pymem/pymem-preload.so"};
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        char candidate[2 * PATH_MAX];
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        snprintf(candidate, sizeof(candidate), places[i], self);
+#pragma GCC diagnostic pop
+        if (realpath(candidate, path) != NULL) {
+            return;
+        }
+    }
+    if (access(PKGLIBDIR "/pymem-preload.so", R_OK) != 0) {
+        fail(CANNOT_RUN, PKGLIBDIR "/pymem-preload.so is missing: pymem is not "
+             "installed whole");
+    }
+    strcpy(path, PKGLIBDIR "/pymem-preload.so");
+}
+
+int
+main(int argc, char **argv)
+{
+    enum { RAW = 256, DEBUG, HUGEPAGES, TRIM, STATS, JSON, NO_CHILDREN, VERSION };
+    static const struct option options[] = {
+        {"raw", no_argument, NULL, RAW},
+        {"debug", no_argument, NULL, DEBUG},
+        {"hugepages", no_argument, NULL, HUGEPAGES},
+        {"trim-interval", required_argument, NULL, TRIM},
+        {"stats", no_argument, NULL, STATS},
+        {"stats-json", required_argument, NULL, JSON},
+        {"no-children", no_argument, NULL, NO_CHILDREN},
+        {"version", no_argument, NULL, VERSION},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0}};
+    char flags[8] = "c";
+    double seconds = 0;
+    unsetenv("PYMEM_RUN_STATS_JSON");
+    int option;
+    while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
+        char *end;
+        switch (option) {
+        case RAW: strcat(flags, "r"); break;
+        case DEBUG: strcat(flags, "d"); break;
+        case HUGEPAGES: setenv("PYTHON_PYMALLOC_HUGEPAGES", "1", 1); break;
+        case TRIM:
+            seconds = strtod(optarg, &end);
+            if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
+                fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to "
+                     "1000000, not \"%s\"", optarg);
+            }
+            break;
+        case STATS: strcat(flags, "s"); break;
+        case JSON: {
+            char *path = realpath(".", NULL);   /* the program may go elsewhere */
+            char whole[2 * PATH_MAX];
+            snprintf(whole, sizeof(whole), "%s%s%s",
+                     *optarg == '/' || path == NULL ? "" : path,
+                     *optarg == '/' || path == NULL ? "" : "/", optarg);
+            setenv("PYMEM_RUN_STATS_JSON", whole, 1);
+            free(path);
+            break;
+        }
+        case NO_CHILDREN: flags[0] = '-'; break;
+        case VERSION: puts("pymem-run " PACKAGE_VERSION_TEXT); return 0;
+        case 'h': fputs(usage, stdout); return 0;
+        default: return BAD_OPTIONS;
+        }
+        if (strlen(flags) > 5) {
+            fail(BAD_OPTIONS, "each option once");
+        }
+    }
+    if (optind == argc) {
+        fputs(usage, stderr);
+        return BAD_OPTIONS;
+    }
+    check_program(argv[optind], 0);
+    check_environment(argv + optind);
+    char preload[PATH_MAX], text[3 * PATH_MAX];
+    find_preload(preload);
+    if (strpbrk(preload, ": ") != NULL) {
+        fail(CANNOT_RUN, "%s: a path with a space or a colon can't be loaded before "
+             "a program", preload);
+    }
+    const char *before = getenv("LD_PRELOAD");
+    snprintf(text, sizeof(text), "%s%s%s", preload,
+             before != NULL && *before != '\0' ? ":" : "",
+             before != NULL ? before : "");
+    setenv("LD_PRELOAD", text, 1);
+    snprintf(text, sizeof(text), "%d -%s %ld", (int)getpid(), flags,
+             (long)(seconds * 1000));
+    setenv("PYMEM_RUN", text, 1);
+    execvp(argv[optind], argv + optind);
+    fail(CANNOT_RUN, "%s: %s", argv[optind], strerror(errno));
+}
