@@ -79,6 +79,15 @@ def test_too_much_asks_no_allocator(api, domain, size):
     assert api.take_calls() == []
 
 
+def test_the_largest_request_is_asked_for(api, domain):
+    api.hook(domain, 1, True)
+    assert api.malloc(domain, SSIZE_MAX) is None
+    assert api.calloc(domain, SSIZE_MAX, 1) is None
+    assert api.calloc(domain, 1, SSIZE_MAX) is None
+    assert api.realloc(domain, None, SSIZE_MAX) is None
+    assert [call[3] for call in api.take_calls()] == [SSIZE_MAX] * 4
+
+
 def test_failed_realloc_keeps_block(api, domain):
     p = api.malloc(domain, 20)
     api.write(p, b"still here")

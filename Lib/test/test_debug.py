@@ -126,10 +126,28 @@ api.setup_debug_hooks()
 api.setup_debug_hooks()
 api.take_calls()
 p = api.realloc({domain}, api.malloc({domain}, 10), 20)
+assert api.realloc({domain}, p, 2**63 - 24) is None     # not asked at all
 api.free({domain}, p)
 print([(what, size) for _, what, _, size, _ in api.take_calls()])
 """)
     assert result.stdout == "[('malloc', 34), ('realloc', 44), ('free', 0)]\n"
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_request_without_room_for_the_marks_is_not_asked_for(domain, child):
+    """Three words are added; what would be too large then has no answer."""
+    result = child.run(f"""
+p = api.malloc({domain}, 10)
+api.write(p, b"0123456789")
+for size in (2**63 - 1, 2**63 - 24):
+    assert api.malloc({domain}, size) is None
+    assert api.calloc({domain}, 1, size) is None
+    assert api.realloc({domain}, p, size) is None
+    assert api.read(p, 18) == b"0123456789" + b"\\xfd" * 8
+api.free({domain}, p)
+print("whole")
+""", **HOOKS)
+    assert result.stdout == "whole\n", result.stderr
 
 
 @pytest.mark.parametrize("name", ["debug", "malloc_debug", "pymalloc_debug"])

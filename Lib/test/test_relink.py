@@ -160,3 +160,61 @@ def test_unknown_option():
 def test_runs_from_any_folder(build, tmp_path):
     result = run(sys.executable, RELINK, f"--build={build}", cwd="/")
     assert result.returncode == 0, result.stderr
+
+
+# --install
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prefix")
+    for _ in range(2):                  # over itself, too
+        result = run(RELINK, f"--build={BUILD}", f"--install={folder}")
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_an_installed_interpreter_is_ours(prefix):
+    for name in ("python", "python3", "python3.11"):
+        result = run(prefix / "bin" / name, "-c",
+                     "import sys, ssl, ctypes, sqlite3; sys._debugmallocstats()")
+        assert "# pool map leaves" in result.stderr
+    result = run("readelf", "-d", prefix / "lib" / "libpython3.11.so")
+    assert "[libpython3.11.so.1.0]" in result.stdout
+
+
+def test_a_venv_of_an_installed_interpreter(prefix, tmp_path):
+    venv = tmp_path / "venv"
+    assert run(prefix / "bin" / "python3", "-m", "venv", "--without-pip",
+               venv).returncode == 0
+    result = run(venv / "bin" / "python", "-c",
+                 "import sys; print(sys.prefix); sys._debugmallocstats()")
+    assert result.stdout == f"{venv}\n"
+    assert "# pool map leaves" in result.stderr
+
+
+def test_numpy_traces_appear(prefix):
+    """NumPy tells the tracer of its arrays in a domain of its own."""
+    if run(prefix / "bin" / "python3", "-c", "import numpy").returncode != 0:
+        pytest.skip("needs NumPy (Debian: python3-numpy)")
+    result = run(prefix / "bin" / "python3", "-c", """
+import tracemalloc
+tracemalloc.start(2)
+import numpy
+made = numpy.zeros(100_000)
+numbers = sum(numpy.arange(n) for n in (10, 10))
+traces = tracemalloc.take_snapshot().filter_traces(
+    [tracemalloc.DomainFilter(True, 389047)]).traces
+print(sum(trace.size == made.nbytes for trace in traces), len(traces) >= 2)
+""")
+    assert result.stdout == "1 True\n", result.stderr
+
+
+@pytest.mark.parametrize("name", ["bin/python3", "lib/libpython3.11.so.1.0"])
+def test_the_prefix_of_something_else_is_left_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("mine")
+    result = run(RELINK, f"--build={BUILD}", f"--install={tmp_path}")
+    assert result.returncode == 1
+    assert f"{tmp_path / name} exists, and relink did not put it there" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
+        (tmp_path / name).name]

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Time whole programs on build/python against build/python-stock.
 
-    bench_programs.py [--rounds=N] [--json=FILE] [PROGRAM...]
+    bench_programs.py [--rounds=N] [--json=FILE] [--run] [PROGRAM...]
 
 The two run in turn, in processes of their own; printed are the medians and, of
-each pair, the median ratio: over 1 is faster, or less memory.
+each pair, the median ratio: over 1 is faster, or less memory.  With --run it is
+pymem-run python-stock, against the linked build/python.
 """
 
 import argparse
@@ -20,23 +21,24 @@ from programs import HEAVY, PROGRAMS
 SCRIPT = Path(__file__).resolve().parent / "programs.py"
 
 
-def run_program(python, name):
-    result = subprocess.run([python, "-I", SCRIPT, name], text=True,
+def run_program(command, name):
+    result = subprocess.run([*command, "-I", SCRIPT, name], text=True,
                             stdout=subprocess.PIPE)
     if result.returncode != 0:
-        sys.exit(f"bench: {name} on {python} failed")
+        sys.exit(f"bench: {name} on {command[-1]} failed")
     return json.loads(result.stdout)
 
 
-def measure(build, names, rounds):
+def measure(pair, names, rounds):
+    """The figures of ours and the other, commands by label."""
     pairs = {name: [] for name in names}
     for turn in range(rounds):
         for number, name in enumerate(names):
             progress(f"round {turn + 1} of {rounds}, program {number + 1} of "
                      f"{len(names)}: {name}")
-            order = ["python", "python-stock"][::1 if turn % 2 else -1]
-            runs = {which: run_program(build / which, name) for which in order}
-            pairs[name].append((runs["python"], runs["python-stock"]))
+            order = list(pair)[::1 if turn % 2 else -1]
+            runs = {which: run_program(pair[which], name) for which in order}
+            pairs[name].append(tuple(runs[which] for which in pair))
     progress("")
     return pairs
 
@@ -52,28 +54,31 @@ def summary(pairs):
     } for name, runs in pairs.items()}
 
 
-def report(results):
-    print(f"{'':24}{'pymem s':>10}{'CPython s':>10}{'speed':>8}{'memory':>8}")
+def report(results, pair):
+    print(f"{'':24}" + "".join(f"{label + ' s':>14}" for label in pair)
+          + f"{'speed':>8}{'memory':>8}")
     for name, figures in results.items():
-        print(f"{name:24}{figures['ours']:10.3f}{figures['stock']:10.3f}"
+        print(f"{name:24}{figures['ours']:14.3f}{figures['stock']:14.3f}"
               f"{figures['speed']:8.2f}{figures['memory']:8.2f}")
     for label, chosen in (
             ("geometric mean", [n for n in results if n not in HEAVY]),
             ("of the heavy ones", [n for n in results if n in HEAVY])):
         if chosen:
-            print(f"{label:44}" + "".join(
+            print(f"{label:52}" + "".join(
                 f"{geometric_mean(results[n][figure] for n in chosen):8.2f}"
                 for figure in ("speed", "memory")))
 
 
-def parse_options(prog, description, rounds):
-    """The command line of a benchmark of whole programs."""
+def parse_options(prog, description, rounds, flags=()):
+    """The command line of a benchmark of whole programs; flags are its own."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
     names = [function.__name__ for function in PROGRAMS]
     parser.add_argument("programs", nargs="*", metavar="PROGRAM",
                         help=", ".join(names))
@@ -87,12 +92,16 @@ def parse_options(prog, description, rounds):
 
 
 def main():
-    options = parse_options("bench_programs.py", __doc__, 15)
+    options = parse_options("bench_programs.py", __doc__, 15, ["--run"])
+    linked, stock = ([options.build / name] for name in ("python", "python-stock"))
+    pair = {"pymem": linked, "CPython": stock}
+    if options.run:
+        pair = {"pymem-run": [options.build / "pymem-run", *stock], "linked": linked}
     results = summary(measure(
-        options.build,
+        pair,
         options.programs or [function.__name__ for function in PROGRAMS],
         options.rounds))
-    report(results)
+    report(results, pair)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

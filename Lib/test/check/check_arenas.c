@@ -46,8 +46,10 @@ START_TEST(an_installed_allocator_is_asked_for_arenas_of_one_size)
     ck_assert_uint_eq(source.bad_size, 0);
     ck_assert_uint_eq(source.nlive, 5);
     ck_assert_uint_eq(small_arenas.ncurrent, 5);
+    ck_assert_uint_eq(small_arenas.nhighwater, 5);
     free_blocks();
     ck_assert_uint_eq(source.bad_size, 0);
+    ck_assert_uint_eq(small_arenas.nhighwater, 5);
 }
 END_TEST
 
@@ -110,6 +112,34 @@ START_TEST(a_peak_that_does_not_goes_back_within_a_second)
     size_t bought = small_arenas.ntimes_allocated;
     peak(10000);
     ck_assert_uint_eq(small_arenas.ntimes_allocated, bought);
+}
+END_TEST
+
+/* Allocate and free until the hold ends or arenas go. */
+static void
+wait_for_end_of_hold(void)
+{
+    uint64_t ends = small_arenas.hold_ends;
+    size_t narenas = small_arenas.ncurrent;
+    while (small_arenas.hold_ends == ends && small_arenas.ncurrent == narenas) {
+        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
+    }
+}
+
+START_TEST(arenas_that_were_needed_meanwhile_are_held_anew)
+{
+    uint64_t ends;
+    do {        /* on a machine that stands still the peak comes too late */
+        peak(100000);
+        wait_for_end_of_hold();
+        ends = small_arenas.hold_ends;
+        peak(100000);
+    } while (virtual_clock() >= ends);
+    size_t narenas = small_arenas.ncurrent;
+    ck_assert_uint_gt(narenas, 40);
+    wait_for_end_of_hold();
+    ck_assert_uint_eq(small_arenas.ncurrent, narenas);
+    ck_assert_uint_gt(small_arenas.hold_ends, ends);
 }
 END_TEST
 
@@ -199,6 +229,38 @@ START_TEST(trim_leaves_the_memory_of_others_alone)
     PyObject_Free(p);
     ck_assert_uint_eq(PyMem_Trim(), ARENA_SIZE);
     ck_assert_uint_eq(source.nlive, 0);
+}
+END_TEST
+
+START_TEST(arenas_that_are_not_to_be_had_cost_nothing)
+{
+    source.fail_at = 1;
+    source.fail_on = 1;
+    arena_source_install(&source);
+    for (int i = 0; i < 2000; i++) {
+        PyObject_Free(PyObject_Malloc(100));
+    }
+    ck_assert_uint_eq(source.nalloc, 2000);
+    ck_assert_uint_le(arena_bookkeeping.nchunks, 1);
+}
+END_TEST
+
+/* A kept pool that went no longer counts: the arena is seen to be empty as soon
+ * as its last block is freed. */
+START_TEST(a_kept_pool_that_was_released)
+{
+    arena_source_install(&source);
+    fill_arenas(2);
+    void *last = PyObject_Malloc(100);          /* in the second arena */
+    PyObject_Free(blocks[--nblocks]);           /* its pool is kept ... */
+    PyMem_Trim();                               /* ... and released */
+    for (size_t i = 0; i < 2 * NUMBLOCKS(512); i++) {
+        PyObject_Free(blocks[i]);               /* the first one has room now */
+        blocks[i] = NULL;
+    }
+    ck_assert_uint_eq(source.nlive, 2);
+    PyObject_Free(last);
+    ck_assert_uint_eq(source.nlive, 1);
 }
 END_TEST
 
@@ -505,10 +567,13 @@ main(void)
     tcase_add_test(tc, kept_pools_hold_no_arena);
     tcase_add_test(tc, a_peak_that_comes_again_finds_its_arenas);
     tcase_add_test(tc, a_peak_that_does_not_goes_back_within_a_second);
+    tcase_add_test(tc, arenas_that_were_needed_meanwhile_are_held_anew);
     tcase_add_test(tc, no_more_than_256_mib_are_held);
     tcase_add_test(tc, after_a_peak_of_gibibytes_little_stays);
     tcase_add_test(tc, trim_returns_all_that_no_block_is_in);
     tcase_add_test(tc, trim_leaves_the_memory_of_others_alone);
+    tcase_add_test(tc, arenas_that_are_not_to_be_had_cost_nothing);
+    tcase_add_test(tc, a_kept_pool_that_was_released);
     tcase_add_test(tc, an_arena_beyond_the_map);
     tcase_add_test(tc, the_next_pool_comes_from_the_fullest_arena);
     tcase_add_loop_test(tc, unaligned_arenas_lose_a_pool_and_nothing_else, 0, 6);

@@ -71,6 +71,32 @@ START_TEST(the_check_of_all_finds_it_at_once)
 }
 END_TEST
 
+/* Only malloc looks at a block in turn; free looks at the one that goes. */
+static void
+write_and_free_others(void *unused)
+{
+    (void)unused;
+    enum { OTHERS = 64 };
+    char *p = victim->malloc(40);
+    void *others[OTHERS];
+    for (int i = 0; i < OTHERS; i++) {
+        others[i] = victim->malloc(40);
+    }
+    victim->free(p);
+    p[3] = 'x';
+    for (int i = 0; i < OTHERS; i++) {
+        victim->free(others[i]);
+    }
+}
+
+START_TEST(a_block_is_looked_at_when_it_goes)
+{
+    victim = &families[_i];
+    struct child child = run_child(write_and_free_others, NULL);
+    assert_fatal(child, "block was written to after free");
+}
+END_TEST
+
 START_TEST(dead_blocks_come_back_to_their_allocator)
 {
     work(100);
@@ -128,6 +154,7 @@ main(void)
     suite_add_tcase(suite, tc);
     tcase_add_loop_test(tc, a_write_after_free_is_found_within_some_calls, 0, 3);
     tcase_add_loop_test(tc, the_check_of_all_finds_it_at_once, 0, 3);
+    tcase_add_loop_test(tc, a_block_is_looked_at_when_it_goes, 0, 3);
     tcase_add_test(tc, dead_blocks_come_back_to_their_allocator);
     tcase_add_test(tc, a_free_gives_back_blocks_of_its_own_domain_only);
     tcase_add_loop_test(tc, an_installed_allocator_sees_each_free_at_once, 0, 3);

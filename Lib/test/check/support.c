@@ -115,6 +115,7 @@ arena_source_alloc(void *ctx, size_t size)
     }
     char *memory = aligned_alloc(ARENA_SIZE, 2 * ARENA_SIZE);
     ck_assert_ptr_nonnull(memory);
+    memset(memory, 0xff, 2 * ARENA_SIZE);       /* nobody promised zeros */
     source->nlive++;
     source->last = memory + source->offset;
     return source->last;
