@@ -22,7 +22,7 @@ esac
 multilib=
 case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
 need_packages $build_packages check python3-pytest python3-venv g++ gdb \
-    python3-hypothesis libpython3.11-testsuite valgrind clang libclang-rt-14-dev cppcheck \
+    python3-hypothesis libpython3.11-testsuite valgrind clang libclang-rt-14-dev cppcheck python3-numpy \
     $multilib
 build_default
 
@@ -89,6 +89,8 @@ for name in debug malloc malloc_debug; do
 done
 part "CPython's own tests, PYTHONTRACEMALLOC=5" \
     "$top/Tools/regrtest" --quick --tracemalloc=5
+part "CPython's own tests under pymem-run" \
+    "$top/Tools/regrtest" --quick --run=/usr/bin/python3
 part "make distcheck" make -s -C "$top/build" distcheck
 
 if [ -n "$failed" ]; then

@@ -1,6 +1,6 @@
 /* A program with a Python inside, and pymem inside that.
  *
- *     cc embed.c $(pkg-config --cflags --libs pymeminstall python3-embed)
+ *     cc embed.c $(pkg-config --cflags --libs pymeminstall python-3.11-embed)
  */
 
 #include <Python.h>
