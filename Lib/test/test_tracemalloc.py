@@ -118,6 +118,46 @@ print([(len(trace.traceback), trace.traceback.total_nframe)
         assert ours == stock == f"[({nframe}, 65535)]\n"
 
 
+def test_an_object_from_a_free_list_is_traced_anew(python, tmp_path):
+    """It has the block that was traced last, and is made by another line."""
+    script = tmp_path / "floats.py"
+    script.write_text("""
+import tracemalloc
+fill = [i * 0.5 for i in range(1000)]       # no float is left in the free list
+two, three = 2.0, 3.0
+tracemalloc.start(1)
+made = two * three
+made = None
+again = two * two
+print(tracemalloc.get_object_traceback(again)[0].lineno)
+""")
+    ours, stock = (run(program, script).stdout
+                   for program in (python, BUILD / "python-stock"))
+    assert ours == stock == "8\n"
+
+
+def test_frames_of_a_subinterpreter(python, tmp_path):
+    """Its own, as in CPython 3.12; 3.11 takes those of the main one, which the
+    thread has as well."""
+    script = tmp_path / "sub.py"
+    script.write_text("""
+import _xxsubinterpreters, tracemalloc
+interpreter = _xxsubinterpreters.create()
+tracemalloc.start(3)
+_xxsubinterpreters.run_string(interpreter, '''
+def make():
+    return [bytearray(5000 + i) for i in range(20)]
+kept = make()
+''')
+for trace in sorted(tracemalloc.take_snapshot().traces, key=lambda trace: trace.size):
+    if 5000 < trace.size < 5100:
+        print(trace.size, [(frame.filename, frame.lineno) for frame in trace.traceback])
+""")
+    assert run(python, script).stdout.splitlines() == [
+        f"{5001 + i} [('<string>', 4), ('<string>', 3), ('<string>', 3)]"
+        for i in range(20)]
+
+
 def test_threads_with_and_without_the_gil(python, tmp_path):
     """Track and Untrack, raw blocks and objects from eight threads."""
     check(python, """

@@ -313,7 +313,12 @@ main(void)
     tcase_add_loop_test(tcase, raw_blocks_cross_threads, 0, NWAYS);
     tcase_add_loop_test(tcase, locked_blocks_cross_threads, 0, NWAYS);
     tcase_add_loop_test(tcase, statistics_while_allocating, 0, NWAYS);
+    /* The sanitizers' own malloc is not fit for a child of several threads. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     tcase_add_loop_test(tcase, fork_while_others_allocate, 0, NWAYS);
+#else
+    (void)fork_while_others_allocate;
+#endif
     tcase_add_test(tcase, hooks_swapped_while_idle);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);

@@ -76,6 +76,36 @@ END_TEST
 
 /* Blocks. */
 
+/* One address is another block in each domain. */
+START_TEST(domains_are_told_apart)
+{
+    enum { ADDRESSES = 3000, DOMAINS = 4 };
+    ck_assert_int_eq(_PyTraceMalloc_Start(1), 0);
+    size_t before, after, peak;
+    _PyTraceMalloc_GetTracedMemory(&before, &peak);
+    size_t sum = 0;
+    for (uintptr_t i = 1; i <= ADDRESSES; i++) {
+        for (unsigned domain = 1; domain <= DOMAINS; domain++) {
+            ck_assert_int_eq(PyTraceMalloc_Track(domain, 8 * i, domain * i), 0);
+            sum += domain * i;
+        }
+    }
+    _PyTraceMalloc_GetTracedMemory(&after, &peak);
+    ck_assert_uint_eq(after - before, sum);
+    int nfound = 0;
+    for (uintptr_t i = 1; i <= ADDRESSES; i++) {
+        ck_assert_int_eq(PyTraceMalloc_Untrack(2, 8 * i), 0);
+        for (unsigned domain = 1; domain <= DOMAINS; domain++) {
+            struct trace trace;
+            nfound += tracer_find(domain, 8 * i, &trace)
+                && trace.size == domain * i;
+        }
+    }
+    ck_assert_int_eq(nfound, ADDRESSES * (DOMAINS - 1));
+    _PyTraceMalloc_Stop();
+}
+END_TEST
+
 START_TEST(each_domain_counts_what_was_asked_for)
 {
     const size_t sizes[] = {1, 7, 16, 100, 512, 513, 5000, 100000};
@@ -643,6 +673,7 @@ main(void)
     tcase_add_test(tc, track_and_untrack_say_that_nothing_is_traced);
     tcase_add_test(tc, the_dump_says_how_to_know_more);
     tcase_add_test(tc, a_number_of_frames_that_is_none);
+    tcase_add_test(tc, domains_are_told_apart);
     tcase_add_test(tc, each_domain_counts_what_was_asked_for);
     tcase_add_test(tc, a_block_from_before_has_no_trace);
     tcase_add_test(tc, the_peak_stays_until_it_is_reset);
