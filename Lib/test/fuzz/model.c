@@ -26,7 +26,7 @@ static void
 must(int holds, const char *what)
 {
     if (!holds) {
-        fprintf(stderr, "fuzz_pymem: %s\n", what);
+        fprintf(stderr, "model: %s\n", what);
         abort();
     }
 }
@@ -342,7 +342,6 @@ check_arena(const struct arena_object *arena, void *arg)
     must(arena_is_valid(arena), "an arena is not valid");
     return 0;
 }
-
 
 static void
 check_traces(void)
