@@ -212,7 +212,7 @@ _PyObject_WriteMallocStats(FILE *out)
 {
     struct usage usage = usage_now();
     fprintf(out, "{\"threshold\": %u, \"pool_size\": %zu, \"arena_size\": %zu,\n"
-            " \"allocated_blocks\": %zd, \"blocks_over_threshold\": %zd,\n"
+            " \"allocated_blocks\": %td, \"blocks_over_threshold\": %td,\n"
             " \"classes\": [", SMALL_REQUEST_THRESHOLD, (size_t)POOL_SIZE,
             (size_t)ARENA_SIZE, _Py_GetAllocatedBlocks(), raw_allocated_blocks);
     const char *comma = "";
