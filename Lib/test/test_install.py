@@ -33,8 +33,8 @@ def prefix(tmp_path_factory):
     return directory
 
 
-def pkg_config(prefix, *options):
-    result = run("pkg-config", *options, "pymem", environment=clean_environment(
+def pkg_config(prefix, *options, package="pymem"):
+    result = run("pkg-config", *options, package, environment=clean_environment(
         PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig")))
     assert result.returncode == 0, result.stderr
     # configure's own prefix is in the file; installed elsewhere for the test
@@ -128,3 +128,28 @@ def test_configure_ends_with_a_summary(tmp_path):
     assert "arenas, pools             2**18, 2**12 bytes" in summary
     assert "pystats                   yes" in summary
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_pymem_run_from_its_prefix(prefix):
+    result = run(prefix / "bin" / "pymem-run", "--stats", "/usr/bin/python3", "-c",
+                 "print('works')")
+    assert result.stdout == "works\n"
+    assert result.stderr.startswith("Small block threshold = 512")
+    assert (prefix / "share" / "man" / "man1" / "pymem-run.1").exists()
+
+
+def test_a_program_that_embeds(prefix, tmp_path):
+    flags = pkg_config(prefix, "--cflags", "--libs", package="pymeminstall")
+    python = run("pkg-config", "--cflags", "--libs", "python-3.11-embed").stdout.split()
+    source = (TOP / "Doc" / "examples" / "embed.c").read_text()
+    result = compile_program(prefix, tmp_path, source, *flags, *python)
+    assert "488890\n" in result.stdout
+
+
+def test_what_is_installed_into_an_interpreter_is_shared_only(prefix):
+    """An archive would bring our PyMem functions beside the interpreter's."""
+    assert not list((prefix / "lib").glob("**/*install*.a"))
+    assert not list((prefix / "lib").glob("**/*preload*.a"))
+    symbols = run("nm", "-D", "--defined-only", prefix / "lib" / "libpymeminstall.so")
+    assert "PyMem_Malloc" not in symbols.stdout
+    assert "pymem_install" in symbols.stdout
