@@ -80,8 +80,8 @@ run_with_failure(unsigned setting, unsigned source, unsigned k, unsigned nfailur
 START_TEST(each_call_fails)
 {
     unsigned setting = sweeps[_i / 2].setting, source = sweeps[_i / 2].source;
-    /* 0, 1, 2, ... 15, and then wider apart; with CHECK_NOMEMORY_WHOLE set all. */
-    unsigned stride = getenv("CHECK_NOMEMORY_WHOLE") != NULL ? UINT_MAX : 15;
+    /* 0, 1, 2, ... 8, and then wider apart; with CHECK_NOMEMORY_WHOLE set all. */
+    unsigned stride = getenv("CHECK_NOMEMORY_WHOLE") != NULL ? UINT_MAX : 8;
     unsigned k = 0;
     while (run_with_failure(setting, source, k, _i % 2 ? UINT_MAX : 1)) {
         k += 1 + k / stride;
