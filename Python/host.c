@@ -54,23 +54,7 @@ PyGILState_Check(void)
     return gil_depth > 0 || !atomic_load(&gil_was_used);
 }
 
-/* Strings and errors. */
-
-char *
-Py_GETENV(const char *name)
-{
-    return getenv(name);
-}
-
-int
-PyOS_snprintf(char *str, size_t size, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int length = vsnprintf(str, size, format, args);
-    va_end(args);
-    return length;
-}
+/* Errors. */
 
 static COLD void _Py_NO_RETURN
 fatal_error(const char *func, const char *format, va_list args)

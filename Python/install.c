@@ -54,22 +54,6 @@ PyGILState_Check(void)
     return interpreter.PyGILState_Check();
 }
 
-char *
-Py_GETENV(const char *name)
-{
-    return getenv(name);
-}
-
-int
-PyOS_snprintf(char *str, size_t size, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int length = vsnprintf(str, size, format, args);
-    va_end(args);
-    return length;
-}
-
 void
 _Py_FatalErrorFormat(const char *func, const char *format, ...)
 {
