@@ -43,6 +43,15 @@ def run(*command, environment=None, **options):
                           env=environment or clean_environment(), **options)
 
 
+def first_difference(data, expected):
+    """Where they differ, or None.  (pytest explains why long bytes are not equal by
+    lines of both, and takes minutes for it where the variable CI is set.)"""
+    if data == expected:
+        return None
+    return next((i for i, (got, right) in enumerate(zip(data, expected))
+                 if got != right), min(len(data), len(expected)))
+
+
 class Implementation:
     """A module that drives one implementation, and the Python it is for."""
 

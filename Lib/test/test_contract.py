@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import DOMAINS, OBJ, MEM, RAW, SSIZE_MAX
+from conftest import DOMAINS, OBJ, MEM, RAW, SSIZE_MAX, first_difference
 
 SIZES = [0, 1, 7, 8, 15, 16, 17, 100, 511, 512, 513, 5000, 100_000]
 
@@ -14,7 +14,7 @@ def test_malloc_is_aligned_and_writable(api, domain, size):
     p = api.malloc(domain, size)
     assert p % 16 == 0
     api.write(p, b"x" * size)
-    assert api.read(p, size) == b"x" * size
+    assert first_difference(api.read(p, size), b"x" * size) is None
     api.free(domain, p)
 
 
@@ -33,7 +33,7 @@ def test_calloc_zeroes_used_memory(api, domain, size):
     api.write(p, b"\xff" * size)
     api.free(domain, p)
     p = api.calloc(domain, 1, size)
-    assert api.read(p, size) == bytes(size)
+    assert first_difference(api.read(p, size), bytes(size)) is None
     api.free(domain, p)
 
 
@@ -45,7 +45,7 @@ def test_realloc_keeps_what_fits(api, domain, old, new):
     api.write(p, data)
     p = api.realloc(domain, p, new)
     kept = min(old, new)
-    assert api.read(p, kept) == data[:kept]
+    assert first_difference(api.read(p, kept), data[:kept]) is None
     api.free(domain, p)
 
 

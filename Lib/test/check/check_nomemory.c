@@ -7,7 +7,6 @@
 
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 static const struct {
@@ -46,47 +45,48 @@ make_program(uint8_t *program, size_t nsteps)
     }
 }
 
+struct run {
+    unsigned setting, source, k, nfailures;
+};
+enum { A_CALL_FAILED = 3 };     /* exit status; tools for faults have others */
+
 /* The program with the k-th call failing, and then in part without a failure, on
- * what is left.  In a child, so that each begins with nothing.  Did a call fail? */
-static int
-run_with_failure(unsigned setting, unsigned source, unsigned k, unsigned nfailures)
+ * what is left. */
+static void
+run_with_failure(void *arg)
 {
+    const struct run *run = arg;
     enum { NSTEPS = 600 };
     static uint8_t program[3 * NSTEPS];
     make_program(program, NSTEPS);
-    fflush(NULL);
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
-        model_begin(setting);
-        model_fail(source, k, nfailures);
-        for (size_t i = 0; i < sizeof(program); i += 3) {
-            model_step(program[i], program[i + 1], program[i + 2]);
-        }
-        unsigned nfailed = model_failures();
-        model_fail(0, 0, 0);
-        for (size_t i = 0; i < sizeof(program) / 4; i += 3) {
-            model_step(program[i], program[i + 1], program[i + 2]);
-        }
-        model_end();
-        _exit(nfailed > 0);
+    model_begin(run->setting);
+    model_fail(run->source, run->k, run->nfailures);
+    for (size_t i = 0; i < sizeof(program); i += 3) {
+        model_step(program[i], program[i + 1], program[i + 2]);
     }
-    int status;
-    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-    ck_assert_msg(WIFEXITED(status), "call %u of those that fail", k);
-    return WEXITSTATUS(status);
+    unsigned nfailed = model_failures();
+    model_fail(0, 0, 0);
+    for (size_t i = 0; i < sizeof(program) / 4; i += 3) {
+        model_step(program[i], program[i + 1], program[i + 2]);
+    }
+    model_end();
+    _exit(nfailed > 0 ? A_CALL_FAILED : 0);
 }
 
 START_TEST(each_call_fails)
 {
-    unsigned setting = sweeps[_i / 2].setting, source = sweeps[_i / 2].source;
     /* 0, 1, 2, ... 8, and then wider apart; with CHECK_NOMEMORY_WHOLE set all. */
     unsigned stride = getenv("CHECK_NOMEMORY_WHOLE") != NULL ? UINT_MAX : 8;
-    unsigned k = 0;
-    while (run_with_failure(setting, source, k, _i % 2 ? UINT_MAX : 1)) {
-        k += 1 + k / stride;
+    struct run run = {sweeps[_i / 2].setting, sweeps[_i / 2].source, 0,
+                      _i % 2 ? UINT_MAX : 1};
+    struct child child;
+    /* Each in a process of its own, so that it begins with nothing. */
+    while ((child = run_child(run_with_failure, &run)).status == A_CALL_FAILED) {
+        run.k += 1 + run.k / stride;
     }
-    ck_assert_uint_ge(k, sweeps[_i / 2].ncalls);
+    ck_assert_msg(child.signal == 0 && child.status == 0, "%s, call %u: %s",
+                  sweeps[_i / 2].name, run.k, child.text);
+    ck_assert_uint_ge(run.k, sweeps[_i / 2].ncalls);
 }
 END_TEST
 

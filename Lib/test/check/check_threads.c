@@ -1,7 +1,7 @@
 /* What threads may do: the raw domain from all of them at once, blocks that one
  * allocates and another frees, statistics meanwhile, forks in the middle, and
  * hooks that come and go while the others are idle.  The mem and object domains
- * are for whoever holds the lock, here a mutex in place of the GIL. */
+ * are for whoever holds the GIL. */
 
 #include "support.h"
 #include "pycore_pymem.h"
@@ -10,7 +10,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { THREADS = 8, ROUNDS = 20000, SLOTS = 256 };
@@ -134,20 +133,16 @@ START_TEST(raw_blocks_cross_threads)
 }
 END_TEST
 
-/* The other domains, each call under the lock. */
-
-static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
+/* The other domains, each call with the GIL. */
 
 static void *
 locked_worker(void *arg)
 {
     unsigned state = (unsigned)(uintptr_t)arg;
     for (int i = 0; i < ROUNDS; i++) {
-        pthread_mutex_lock(&gil);
         PyGILState_STATE before = PyGILState_Ensure();
         pass_messages(&families[PYMEM_DOMAIN_OBJ], &state);
         PyGILState_Release(before);
-        pthread_mutex_unlock(&gil);
     }
     return NULL;
 }
@@ -219,8 +214,9 @@ endless_raw_worker(void *arg)
 }
 
 static void
-work_in_child(void)
+work_in_child(void *unused)
 {
+    (void)unused;
     alarm(20);                  /* a lock that stays taken ends here */
     unsigned state = 99;
     for (int i = 0; i < 3000; i++) {
@@ -239,14 +235,9 @@ START_TEST(fork_while_others_allocate)
     pthread_t threads[THREADS];
     start_threads(threads, endless_raw_worker);
     for (int i = 0; i < 20; i++) {
-        pid_t pid = fork();
-        ck_assert_int_ge(pid, 0);
-        if (pid == 0) {
-            work_in_child();
-        }
-        int status;
-        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-        ck_assert_int_eq(status, 0);
+        struct child child = run_child(work_in_child, NULL);
+        ck_assert_int_eq(child.signal, 0);
+        ck_assert_int_eq(child.status, 0);
     }
     stop = 1;
     join_threads(threads);
