@@ -1,198 +1,67 @@
-/* The module _tracemalloc of CPython 3.11, and CPython's frames for the tracer.
+/* CPython's module _tracemalloc, and what else its interpreter asks of the tracer.
  *
- * Compiled by Tools/relink with the headers of the CPython that it is linked
- * into, in place of that one's own _tracemalloc.o.  Lib/tracemalloc.py sits on
- * top unchanged.
+ * Compiled by Tools/relink with the headers of the CPython that it is linked into,
+ * in place of that one's own _tracemalloc.o (and, from 3.12 on, tracemalloc.o).
+ * Lib/tracemalloc.py sits on top unchanged.  Frames, and how the interpreter is told
+ * that it is traced, are in Objects/abi/.
  *
- *   from _tracemalloc.o                       who takes it
+ *   from here                                 who takes it
  *   PyInit__tracemalloc                       the table of built-in modules
  *   _PyTraceMalloc_Init, _PyTraceMalloc_Fini  start and end of the interpreter
  *   _PyTraceMalloc_NewReference               object.o at each new reference
  *   _PyTraceMalloc_GetTraceback               warnings about resources
+ *   _PyTraceMalloc_Start, and all the others  3.12+: start, and its own module
  *
  * The rest of its list (PyTraceMalloc_Track and Untrack, _PyMem_DumpTraceback) is
  * what the tracer has anyway. */
 
-#define Py_BUILD_CORE_BUILTIN
-#include "Python.h"
-#include "pycore_code.h"
-#include "pycore_frame.h"
-#include "pycore_object.h"
-#include "pycore_pymem.h"
-#include "pycore_pystate.h"
+#include "../Objects/abi/abi.h"
 
-#include "../Include/internal/pycore_tracemalloc.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 
-#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
-#  error "this file knows the frames of CPython 3.11 only"
-#endif
-
-extern int _PyTraceMalloc_Init(int nframe);
-extern void _PyTraceMalloc_Fini(void);
+/* Headers before 3.12 do not have these. */
 extern int _PyTraceMalloc_NewReference(PyObject *op);
 extern PyObject *_PyTraceMalloc_GetTraceback(unsigned int domain,
                                              uintptr_t ptr);
-
-/* -- frames -------------------------------------------------------------------
- * Of the calling thread only, so that nobody changes them meanwhile, with the
- * GIL or without. */
-
-/* A frame that does not run yet has no line. */
-static int
-frame_has_begun(const _PyInterpreterFrame *frame)
-{
-    return frame->owner == FRAME_OWNED_BY_GENERATOR
-        || frame->prev_instr >= _PyCode_CODE(frame->f_code)
-                                + frame->f_code->_co_firsttraceable;
-}
-
-static const _PyInterpreterFrame *
-first_frame_that_has_begun(const _PyInterpreterFrame *frame)
-{
-    while (frame != NULL && !frame_has_begun(frame)) {
-        frame = frame->previous;
-    }
-    return frame;
-}
-
-static const _PyInterpreterFrame *
-current_frame(const PyThreadState *tstate)
-{
-    return tstate != NULL
-        ? first_frame_that_has_begun(tstate->cframe->current_frame) : NULL;
-}
-
-/* The state of the calling thread.  The one that holds the GIL is at hand; but
- * an extension may break the rule that it should be this one's. */
-static PyThreadState *
-thread_state(int has_gil)
-{
-    PyThreadState *tstate = has_gil ? _PyThreadState_GET() : NULL;
-    if (tstate == NULL
-        || tstate->thread_id != (unsigned long)pthread_self())
-    {
-        tstate = PyGILState_GetThisThreadState();
-    }
-    return tstate;
-}
-
-static void
-position(struct trace_position *where)
-{
-    const _PyInterpreterFrame *frame = current_frame(thread_state(1));
-    where->frame = frame;
-    where->instruction = frame != NULL ? frame->prev_instr : NULL;
-}
-
-/* How many frames there are from one on.  Counting follows a chain of pointers;
- * but the same frame above the same one at the same depth of calls has as many
- * below it as the last time. */
-static unsigned
-count_frames(const PyThreadState *tstate, const _PyInterpreterFrame *frame)
-{
-    static struct known_depth {
-        const PyThreadState *tstate;
-        const _PyInterpreterFrame *frame, *previous;
-        int recursion_remaining;
-        unsigned count;
-    } known_depths[64];
-    struct known_depth *known = &known_depths[((uintptr_t)frame >> 4) % 64];
-    if (known->frame == frame && known->previous == frame->previous
-        && known->tstate == tstate
-        && known->recursion_remaining == tstate->recursion_remaining)
-    {
-        return known->count;
-    }
-    unsigned count = 0;
-    for (const _PyInterpreterFrame *f = frame; f != NULL;
-         f = first_frame_that_has_begun(f->previous))
-    {
-        count++;
-    }
-    *known = (struct known_depth){tstate, frame, frame->previous,
-                                  tstate->recursion_remaining, count};
-    return count;
-}
-
-static unsigned
-capture(struct trace_place *places, unsigned max_places, unsigned *total,
-        int has_gil)
-{
-    PyThreadState *tstate = thread_state(has_gil);
-    const _PyInterpreterFrame *frame = current_frame(tstate);
-    unsigned n = 0;
-    while (frame != NULL && n < max_places) {
-        places[n].instruction = frame->prev_instr;
-        places[n].code = frame->f_code;
-        n++;
-        if (n < max_places) {
-            frame = first_frame_that_has_begun(frame->previous);
-        }
-    }
-    *total = frame != NULL ? n - 1 + count_frames(tstate, frame) : n;
-    return n;
-}
-
-static void
-describe(const struct trace_place *place, struct trace_name *file,
-         unsigned *line)
-{
-    PyCodeObject *code = (PyCodeObject *)place->code;
-    Py_ssize_t offset =
-        (const char *)place->instruction - (const char *)_PyCode_CODE(code);
-    int number = PyCode_Addr2Line(code, (int)offset);
-    *line = number > 0 ? (unsigned)number : 0;
-    PyObject *name = code->co_filename;
-    if (name != NULL && PyUnicode_Check(name) && PyUnicode_IS_READY(name)) {
-        file->characters = PyUnicode_DATA(name);
-        file->length = (size_t)PyUnicode_GET_LENGTH(name);
-        file->kind = PyUnicode_KIND(name);
-    }
-    else {
-        *file = (struct trace_name){"<unknown>", 9, 1};
-    }
-}
-
-static size_t
-code_block(const void *object, const void **start)
-{
-    PyCodeObject *code = (PyCodeObject *)object;
-    *start = object;
-    return offsetof(PyCodeObject, co_code_adaptive) + _PyCode_NBYTES(code);
-}
-
-static const struct trace_source python_frames = {
-    .position = position,
-    .capture = capture,
-    .describe = describe,
-    .code_block = code_block,
-};
+extern int _PyTraceMalloc_IsTracing(void);
+extern void _PyTraceMalloc_ClearTraces(void);
+extern PyObject *_PyTraceMalloc_GetTraces(void);
+extern PyObject *_PyTraceMalloc_GetObjectTraceback(PyObject *obj);
+extern void _PyTraceMalloc_Stop(void);
+extern void _PyTraceMalloc_Fini(void);
+extern int _PyTraceMalloc_GetTracebackLimit(void);
+extern size_t _PyTraceMalloc_GetMemory(void);
+extern PyObject *_PyTraceMalloc_GetTracedMemory(void);
+extern void _PyTraceMalloc_ResetPeak(void);
 
 /* -- start and stop ----------------------------------------------------------- */
+
+enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };   /* of the configuration */
 
 static void
 tell_the_interpreter(void)
 {
+    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
     /* Asks to be told of each new object: also of those that a free list gives
      * again, which have the stack of their block while samples are traced. */
-    _Py_tracemalloc_config.tracing =
-        tracer_is_tracing() && tracer_sample_bytes() == 0;
-    _Py_tracemalloc_config.max_nframe =
-        tracer_is_tracing() ? (int)tracer_max_frames() : 1;
+    int was_told = config->tracing;
+    config->tracing = tracer_is_tracing() && tracer_sample_bytes() == 0;
+    config->max_nframe = tracer_is_tracing() ? (int)tracer_max_frames() : 1;
+    if (config->tracing != was_told) {
+        python_trace_references(config->tracing);
+    }
 }
 
 static int
 start(int nframe, size_t sample_bytes, uint64_t seed)
 {
-    if (_Py_tracemalloc_config.initialized == TRACEMALLOC_FINALIZED) {
+    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
+    if ((int)config->initialized == FINALIZED) {
         PyErr_SetString(PyExc_RuntimeError,
                         "the tracemalloc module has been unloaded");
         return -1;
     }
-    _Py_tracemalloc_config.initialized = TRACEMALLOC_INITIALIZED;
+    config->initialized = INITIALIZED;
     if (nframe < 1 || nframe > MAX_TRACE_FRAMES) {
         PyErr_Format(PyExc_ValueError,
                      "the number of frames must be in range [1; %d]",
@@ -204,11 +73,13 @@ start(int nframe, size_t sample_bytes, uint64_t seed)
     return 0;
 }
 
-static void
-stop(void)
+void
+_PyTraceMalloc_Stop(void)
 {
-    tracer_stop();
-    tell_the_interpreter();
+    if (tracer_is_tracing()) {
+        tracer_stop();
+        tell_the_interpreter();
+    }
 }
 
 /* PYTHONTRACEMALLOC_SAMPLE: the mean number of bytes between samples. */
@@ -232,30 +103,50 @@ sample_bytes_of_environment(size_t *sample_bytes)
     return 0;
 }
 
-int
-_PyTraceMalloc_Init(int nframe)
+/* As the interpreter starts: nframe is what it was told, 0 for nothing. */
+static int
+start_from_environment(int nframe)
 {
     assert(PyGILState_Check());
     size_t sample_bytes;
     if (sample_bytes_of_environment(&sample_bytes) < 0) {
         return -1;
     }
-    if (nframe == 0) {
-        if (sample_bytes == 0) {
-            return 0;
-        }
-        nframe = 1;
+    if (nframe == 0 && sample_bytes == 0) {
+        return 0;
     }
-    return start(nframe, sample_bytes, 0);
+    return start(nframe != 0 ? nframe : 1, sample_bytes, 0);
 }
+
+/* Up to 3.11 always, from 3.12 on if PYTHONTRACEMALLOC is set. */
+#if PY_VERSION_HEX < 0x030C0000
+int
+_PyTraceMalloc_Init(int nframe)
+{
+    return start_from_environment(nframe);
+}
+#else
+int
+_PyTraceMalloc_Start(int max_nframe)
+{
+    return start_from_environment(max_nframe);
+}
+
+int
+_PyTraceMalloc_Init(void)
+{
+    return 0;       /* CPython's own module calls it */
+}
+#endif
 
 void
 _PyTraceMalloc_Fini(void)
 {
+    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
     assert(PyGILState_Check());
-    if (_Py_tracemalloc_config.initialized == TRACEMALLOC_INITIALIZED) {
-        _Py_tracemalloc_config.initialized = TRACEMALLOC_FINALIZED;
-        stop();
+    if ((int)config->initialized == INITIALIZED) {
+        config->initialized = FINALIZED;
+        _PyTraceMalloc_Stop();
     }
 }
 
@@ -265,7 +156,7 @@ _PyTraceMalloc_Fini(void)
 static uintptr_t
 block_of_object(PyObject *op)
 {
-    return (uintptr_t)op - _PyType_PreHeaderSize(Py_TYPE(op));
+    return (uintptr_t)op - python_header_size(Py_TYPE(op));
 }
 
 int
@@ -455,21 +346,33 @@ list_of_traces(const struct trace *traces, size_t ntraces)
 
 /* -- the module --------------------------------------------------------------- */
 
+int
+_PyTraceMalloc_IsTracing(void)
+{
+    return tracer_is_tracing();
+}
+
 static PyObject *
 tracemalloc_is_tracing(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(tracer_is_tracing());
+    return PyBool_FromLong(_PyTraceMalloc_IsTracing());
+}
+
+void
+_PyTraceMalloc_ClearTraces(void)
+{
+    tracer_clear();
 }
 
 static PyObject *
 tracemalloc_clear_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    tracer_clear();
+    _PyTraceMalloc_ClearTraces();
     Py_RETURN_NONE;
 }
 
-static PyObject *
-tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+PyObject *
+_PyTraceMalloc_GetTraces(void)
 {
     if (!tracer_is_tracing()) {
         return PyList_New(0);
@@ -492,9 +395,21 @@ tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-tracemalloc_get_object_traceback(PyObject *module, PyObject *obj)
+tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return _PyTraceMalloc_GetTraces();
+}
+
+PyObject *
+_PyTraceMalloc_GetObjectTraceback(PyObject *obj)
 {
     return _PyTraceMalloc_GetTraceback(0, block_of_object(obj));
+}
+
+static PyObject *
+tracemalloc_get_object_traceback(PyObject *module, PyObject *obj)
+{
+    return _PyTraceMalloc_GetObjectTraceback(obj);
 }
 
 static PyObject *
@@ -524,14 +439,20 @@ tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
 static PyObject *
 tracemalloc_stop(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    stop();
+    _PyTraceMalloc_Stop();
     Py_RETURN_NONE;
+}
+
+int
+_PyTraceMalloc_GetTracebackLimit(void)
+{
+    return python_tracemalloc_config()->max_nframe;
 }
 
 static PyObject *
 tracemalloc_get_traceback_limit(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromLong(_Py_tracemalloc_config.max_nframe);
+    return PyLong_FromLong(_PyTraceMalloc_GetTracebackLimit());
 }
 
 static PyObject *
@@ -540,15 +461,21 @@ tracemalloc_get_sample_bytes(PyObject *module, PyObject *Py_UNUSED(ignored))
     return PyLong_FromSize_t(tracer_is_tracing() ? tracer_sample_bytes() : 0);
 }
 
+size_t
+_PyTraceMalloc_GetMemory(void)
+{
+    return tracer_own_memory();
+}
+
 static PyObject *
 tracemalloc_get_tracemalloc_memory(PyObject *module,
                                    PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromSize_t(tracer_own_memory());
+    return PyLong_FromSize_t(_PyTraceMalloc_GetMemory());
 }
 
-static PyObject *
-tracemalloc_get_traced_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
+PyObject *
+_PyTraceMalloc_GetTracedMemory(void)
 {
     size_t current = 0, peak = 0;
     if (tracer_is_tracing()) {
@@ -558,11 +485,23 @@ tracemalloc_get_traced_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-tracemalloc_reset_peak(PyObject *module, PyObject *Py_UNUSED(ignored))
+tracemalloc_get_traced_memory(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return _PyTraceMalloc_GetTracedMemory();
+}
+
+void
+_PyTraceMalloc_ResetPeak(void)
 {
     if (tracer_is_tracing()) {
         tracer_reset_peak();
     }
+}
+
+static PyObject *
+tracemalloc_reset_peak(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    _PyTraceMalloc_ResetPeak();
     Py_RETURN_NONE;
 }
 

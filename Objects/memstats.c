@@ -41,6 +41,7 @@ print_line(FILE *out, const char *label, size_t value)
 #ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
+#include "pycore_sharedheap.h"
 
 /* What one walk over all arenas counts. */
 struct usage {
@@ -83,7 +84,9 @@ usage_now(void)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
+    int is_locked = heap_enter();
     arenas_visit(&small_arenas, usage_add_arena, &usage);
+    heap_leave(is_locked);
     return usage;
 }
 

@@ -124,7 +124,7 @@ static inline void *
 allocator_malloc(const PyMemAllocatorEx *alloc, size_t size)
 {
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->malloc == _PyObject_Malloc)) {
+    if (LIKELY(alloc->malloc == unshared_pymalloc.malloc)) {
         return pymalloc_malloc(size);
     }
 #endif
@@ -147,7 +147,7 @@ static inline void *
 allocator_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t new_size)
 {
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->realloc == _PyObject_Realloc)
+    if (LIKELY(alloc->realloc == unshared_pymalloc.realloc)
         && ptr != NULL && is_in_raw_domain(ptr))
     {
         return PyMem_RawRealloc(ptr, new_size);
@@ -163,7 +163,7 @@ static inline void
 allocator_free(const PyMemAllocatorEx *alloc, void *ptr)
 {
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->free == _PyObject_Free)) {
+    if (LIKELY(alloc->free == unshared_pymalloc.free)) {
         pymalloc_free_anywhere(ptr);
         return;
     }

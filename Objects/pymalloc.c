@@ -24,6 +24,7 @@
 #include "pycore_host.h"
 #include "pycore_mediumalloc.h"
 #include "pycore_pymem.h"
+#include "pycore_sharedheap.h"
 #include "pycore_valgrind.h"
 #include "cpython/pymem.h"
 #include "cpython/objimpl.h"
@@ -188,8 +189,11 @@ pools_release_kept(void)
 size_t
 pymalloc_trim(void)
 {
+    int is_locked = heap_enter();
     pools_release_kept();
-    return arenas_trim(&small_arenas) + medium_trim();
+    size_t nbytes = arenas_trim(&small_arenas) + medium_trim();
+    heap_leave(is_locked);
+    return nbytes;
 }
 
 /* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
@@ -379,17 +383,26 @@ pymalloc_malloc_slowly(size_t nbytes)
     return counted(ptr != NULL ? ptr : PyMem_RawMalloc(nbytes));
 }
 
+static COLD void *
+shared_malloc(size_t nbytes)
+{
+    heap_lock();
+    void *ptr = pymalloc_malloc(nbytes);
+    heap_unlock();
+    return ptr;
+}
+
 void *
 _PyObject_Malloc(void *ctx, size_t nbytes)
 {
     (void)ctx;
-    return pymalloc_malloc(nbytes);
+    return UNLIKELY(heap_is_shared) ? shared_malloc(nbytes)
+        : pymalloc_malloc(nbytes);
 }
 
-void *
-_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
+static inline void *
+pymalloc_calloc(size_t nelem, size_t elsize)
 {
-    (void)ctx;
     size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
     void *ptr;
     if (LIKELY(is_small(nbytes))) {
@@ -402,6 +415,16 @@ _PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
         return counted(memset(ptr, 0, nbytes));
     }
     return counted(PyMem_RawCalloc(nelem, elsize));
+}
+
+void *
+_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    int is_locked = heap_enter();
+    void *ptr = pymalloc_calloc(nelem, elsize);
+    heap_leave(is_locked);
+    return ptr;
 }
 
 NOINLINE void
@@ -420,11 +443,24 @@ pymalloc_free_elsewhere(void *ptr)
     }
 }
 
+static COLD void
+shared_free(void *ptr)
+{
+    heap_lock();
+    pymalloc_free_anywhere(ptr);
+    heap_unlock();
+}
+
 void
 _PyObject_Free(void *ctx, void *ptr)
 {
     (void)ctx;
-    pymalloc_free_anywhere(ptr);
+    if (UNLIKELY(heap_is_shared)) {
+        shared_free(ptr);
+    }
+    else {
+        pymalloc_free_anywhere(ptr);
+    }
 }
 
 /* A block may stay where it is when it is large enough and at least three
@@ -445,11 +481,11 @@ malloc_for_move(size_t blocksize, size_t nbytes)
         : pymalloc_malloc(nbytes);
 }
 
-void *
-_PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
+static inline void *
+pymalloc_realloc(void *ptr, size_t nbytes)
 {
     if (ptr == NULL) {
-        return _PyObject_Malloc(ctx, nbytes);
+        return pymalloc_malloc(nbytes);
     }
     poolp pool = pool_of(ptr);
     struct medium_pool *medium_pool = NULL;
@@ -466,4 +502,14 @@ _PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
         pymalloc_free_anywhere(ptr);
     }
     return moved;
+}
+
+void *
+_PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
+{
+    (void)ctx;
+    int is_locked = heap_enter();
+    ptr = pymalloc_realloc(ptr, nbytes);
+    heap_leave(is_locked);
+    return ptr;
 }

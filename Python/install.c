@@ -3,24 +3,23 @@
  *   the interpreter's PyObject_Malloc()
  *         |  its allocator of the domain, set by pymem_install()
  *         v
- *   pymalloc_malloc()                        Objects/pymalloc.c
+ *   _PyObject_Malloc()                       Objects/pymalloc.c
  *
  * The interpreter is found by the names that it exports.  It is also the host
  * that pycore_host.h speaks of.
  *
- * From 3.12 on a process may have interpreters with a GIL each, and one heap
- * serves them all: as soon as there is a second interpreter each call takes a
- * lock.  A new interpreter is noticed by the one large block that its state is. */
+ * From 3.12 on a process may have interpreters with a GIL each.  A new one is
+ * noticed by the one large block that its state is. */
 
 #define _GNU_SOURCE
 #include "pymeminstall.h"
 #include "pycore_compiler.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
+#include "pycore_sharedheap.h"
 #include "cpython/objimpl.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,83 +71,6 @@ _Py_FatalErrorFunc(const char *func, const char *message)
     _Py_FatalErrorFormat(func, "%s", message);
 }
 
-/* The allocator that it gets. */
-
-static int is_shared;       /* by interpreters with a GIL each */
-static pthread_mutex_t heap_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static void
-lock(void)
-{
-    pthread_mutex_lock(&heap_lock);
-}
-
-static void
-unlock(void)
-{
-    pthread_mutex_unlock(&heap_lock);
-}
-
-static COLD void *
-shared_malloc(size_t size)
-{
-    lock();
-    void *ptr = pymalloc_malloc(size);
-    unlock();
-    return ptr;
-}
-
-static void *
-installed_malloc(void *ctx, size_t size)
-{
-    (void)ctx;
-    return UNLIKELY(is_shared) ? shared_malloc(size) : pymalloc_malloc(size);
-}
-
-static void *
-installed_calloc(void *ctx, size_t nelem, size_t elsize)
-{
-    if (LIKELY(!is_shared)) {
-        return _PyObject_Calloc(ctx, nelem, elsize);
-    }
-    lock();
-    void *ptr = _PyObject_Calloc(ctx, nelem, elsize);
-    unlock();
-    return ptr;
-}
-
-static void *
-installed_realloc(void *ctx, void *ptr, size_t size)
-{
-    if (LIKELY(!is_shared)) {
-        return _PyObject_Realloc(ctx, ptr, size);
-    }
-    lock();
-    ptr = _PyObject_Realloc(ctx, ptr, size);
-    unlock();
-    return ptr;
-}
-
-static COLD void
-shared_free(void *ptr)
-{
-    lock();
-    pymalloc_free_anywhere(ptr);
-    unlock();
-}
-
-static void
-installed_free(void *ctx, void *ptr)
-{
-    (void)ctx;
-    if (UNLIKELY(is_shared)) {
-        shared_free(ptr);
-    }
-    else {
-        pymalloc_free_anywhere(ptr);
-    }
-}
-
 /* The raw domain of an interpreter that may have others beside it.  The state of
  * one is by far larger than all else that it asks calloc() for; a block that only
  * looks like one costs the lock from then on, and nothing else. */
@@ -161,7 +83,7 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
     if (nelem * elsize >= INTERPRETER_STATE_MIN && interpreter.Py_IsInitialized()) {
-        is_shared = 1;
+        heap_share();
     }
     return raw_below.calloc(raw_below.ctx, nelem, elsize);
 }
@@ -249,8 +171,7 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     if (check_allocators(error, error_size) < 0) {
         return -1;
     }
-    PyMemAllocatorEx alloc = {NULL, installed_malloc, installed_calloc,
-                              installed_realloc, installed_free};
+    PyMemAllocatorEx alloc = PYMALLOC_ALLOC;
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &alloc);
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &alloc);
     interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &raw_below);
@@ -261,7 +182,6 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     if (minor >= 12) {
         /* Its other functions are used as they are. */
         raw.calloc = watching_calloc;
-        pthread_atfork(lock, unlock, unlock);
     }
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &raw);
     if (flags & PYMEM_INSTALL_DEBUG) {

@@ -120,14 +120,29 @@ slot_size(const struct pool_traces *traces, uint32_t slot)
     return traces->blocksize - (slot >> STACK_BITS & SHORTAGE_MASK);
 }
 
+static COLD void
+slot_code_freed(struct pool_traces *traces, uint32_t *slot)
+{
+    *slot &= ~HOLDS_CODE;
+    size_t n = (size_t)(slot - traces->slots);
+    const char *start = (const char *)traces->pool_address + POOL_OVERHEAD
+        + n * traces->blocksize;
+    stack_forget_code(start);
+    filter_remove((uintptr_t)start);
+}
+
 /* The pool was given to another size class: what is left here is of blocks that
  * went without our knowing. */
 static void
 pool_traces_clear(struct pool_traces *traces)
 {
     for (uint32_t i = 0; i < traces->nslots; i++) {
-        if (traces->slots[i] & STACK_MASK) {
-            memory_subtract(slot_size(traces, traces->slots[i]));
+        uint32_t *slot = &traces->slots[i];
+        if (*slot & STACK_MASK) {
+            memory_subtract(slot_size(traces, *slot));
+        }
+        if (*slot & HOLDS_CODE) {
+            slot_code_freed(traces, slot);
         }
     }
     memset(traces->slots, 0, traces->nslots * sizeof(uint32_t));
@@ -247,17 +262,6 @@ slot_find(struct trace *trace, int drop)
     return 1;
 }
 
-static COLD void
-slot_code_freed(struct pool_traces *traces, uint32_t *slot)
-{
-    *slot &= ~HOLDS_CODE;
-    size_t n = (size_t)(slot - traces->slots);
-    const char *start = (const char *)traces->pool_address + POOL_OVERHEAD
-        + n * traces->blocksize;
-    stack_forget_code(start, traces->blocksize);
-    filter_remove((uintptr_t)start);
-}
-
 /* 1 if the block is a small one and all is done. */
 static inline int
 slot_freed(uintptr_t ptr, stack_id *stack)
@@ -281,21 +285,31 @@ slot_freed(uintptr_t ptr, stack_id *stack)
     return !small_blocks_are_elsewhere;
 }
 
-int
-block_mark_code(const void *code)
+const void *
+block_holding(const void *code)
 {
     poolp pool = pool_of(code);
+    uintptr_t offset = (uintptr_t)code & POOL_SIZE_MASK;
+    return pool == NULL || offset < POOL_OVERHEAD ? code
+        : (const char *)code - (offset - POOL_OVERHEAD) % pool->blocksize;
+}
+
+/* 1 if it is a small block and all is done; -1: no memory. */
+static int
+slot_watch(const void *start)
+{
+    poolp pool = pool_of(start);
     struct pool_traces *traces;
     if (pool == NULL) {
         return 0;
     }
-    uint32_t *slot = slot_made(pool, (uintptr_t)code, &traces);
+    uint32_t *slot = slot_made(pool, (uintptr_t)start, &traces);
     if (slot == NULL) {
         return -1;
     }
     if ((*slot & HOLDS_CODE) == 0) {
         *slot |= HOLDS_CODE;
-        filter_add((uintptr_t)code);
+        filter_add((uintptr_t)start);
     }
     return 1;
 }
@@ -365,10 +379,16 @@ slot_freed(uintptr_t ptr, stack_id *stack)
     return 0;
 }
 
-int
-block_mark_code(const void *code)
+const void *
+block_holding(const void *code)
 {
-    (void)code;
+    return code;
+}
+
+static int
+slot_watch(const void *start)
+{
+    (void)start;
     return 0;
 }
 
@@ -480,18 +500,20 @@ block_freed(uintptr_t ptr)
         return trace.stack;
     }
     map_find_or_drop(&trace, 1);
-    size_t size;
-    if (stack_code_is_known((void *)ptr, &size)) {
-        stack_forget_code((void *)ptr, size);
+    if (stack_forget_code((void *)ptr)) {
         filter_remove(ptr);
     }
     return trace.stack;
 }
 
-void
-block_watch(const void *ptr)
+int
+block_watch(const void *start, int is_watched)
 {
-    filter_add((uintptr_t)ptr);
+    int is_small = slot_watch(start);
+    if (is_small == 0 && !is_watched) {
+        filter_add((uintptr_t)start);
+    }
+    return is_small < 0 ? -1 : 0;
 }
 
 size_t

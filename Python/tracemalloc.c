@@ -19,6 +19,7 @@
 #include "pycore_traceblocks.h"
 #include "pycore_tracetables.h"
 #include "pycore_pymem.h"
+#include "pycore_sharedheap.h"
 #include "pycore_virtualmem.h"
 #include "tracemalloc.h"
 
@@ -111,13 +112,32 @@ unlock(void)
     atomic_store_explicit(&lock_is_held, 0, memory_order_release);
 }
 
-/* No other thread is in the tables at a fork; the child goes on tracing. */
+/* No other thread is in the tables at a fork; the child goes on tracing.  Who holds
+ * the lock of the heap may want this one, so that one is taken first. */
+
+static int heap_was_locked;
+
+static void
+lock_before_fork(void)
+{
+    heap_was_locked = heap_enter();
+    lock();
+}
+
+static void
+unlock_after_fork(void)
+{
+    unlock();
+    heap_leave(heap_was_locked);
+}
+
 static void
 make_lock_safe_at_fork(void)
 {
     static int is_safe;
     if (!is_safe) {
-        is_safe = pthread_atfork(lock, unlock, unlock) == 0;
+        /* In the child the heap has a new lock. */
+        is_safe = pthread_atfork(lock_before_fork, unlock_after_fork, unlock) == 0;
     }
 }
 

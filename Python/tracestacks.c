@@ -29,8 +29,9 @@ static struct intern_table frames = {.item_size = sizeof(struct trace_frame)};
 static struct intern_table addresses = {.item_size = sizeof(void *)};
 static struct intern_table nodes = {.item_size = sizeof(struct node)};
 static struct intern_table stacks = {.item_size = sizeof(struct stack)};
-static struct pointer_map sites;        /* instruction: number of a frame */
-static struct pointer_map codes;        /* block that holds code: its size */
+static struct pointer_map sites;        /* instruction: number of a frame, and
+                                           the next site of the same code */
+static struct pointer_map codes;        /* block that holds code: its first site */
 
 /* Files by name.  There are few, and each place is looked up once. */
 struct file {
@@ -142,25 +143,31 @@ stack_address(uint32_t number)
     return *(const void **)interned(&addresses, number);
 }
 
-/* A place's code must not be freed unnoticed: see stack_forget_code().  A small
- * block is marked itself, others are written down here. */
+/* A place's code must not be freed unnoticed: see stack_forget_code(). */
 static int
-remember_code(const struct trace_source *source, const void *code)
+remember_site(const struct trace_place *place, uint32_t frame)
 {
-    const void *block;
-    size_t size = source->code_block(code, &block);
-    int is_marked = size != 0 ? block_mark_code(block) : 1;
-    if (is_marked != 0) {
-        return is_marked < 0 ? -1 : 0;
+    uintptr_t instruction = (uintptr_t)place->instruction;
+    if (map_reserve(&sites) < 0) {
+        return -1;
     }
+    if (place->code == NULL) {
+        map_add(&sites, instruction, 0)->value = frame;
+        return 0;
+    }
+    const void *block = block_holding(place->code);
     if (map_reserve(&codes) < 0) {
         return -1;
     }
-    struct map_entry *entry = map_add(&codes, (uintptr_t)block, 0);
-    if (entry->size == 0) {
-        entry->size = size;
-        block_watch(block);
+    int is_known = map_find(&codes, (uintptr_t)block, 0) != NULL;
+    if (block_watch(block, is_known) < 0) {
+        return -1;
     }
+    struct map_entry *code = map_add(&codes, (uintptr_t)block, 0);
+    struct map_entry *site = map_add(&sites, instruction, 0);
+    site->value = frame;
+    site->size = code->size;
+    code->size = instruction;
     return 0;
 }
 
@@ -179,23 +186,7 @@ frame_at(const struct trace_source *source, const struct trace_place *place)
     unsigned line;
     source->describe(place, &file, &line);
     uint32_t frame = frame_number(&file, line);
-    if (frame == 0 || map_reserve(&sites) < 0
-        || remember_code(source, place->code) < 0)
-    {
-        return 0;
-    }
-    map_add(&sites, (uintptr_t)place->instruction, 0)->value = frame;
-    return frame;
-}
-
-int
-stack_code_is_known(const void *block, size_t *size)
-{
-    struct map_entry *entry = map_find(&codes, (uintptr_t)block, 0);
-    if (entry != NULL) {
-        *size = entry->size;
-    }
-    return entry != NULL;
+    return frame != 0 && remember_site(place, frame) == 0 ? frame : 0;
 }
 
 static void
@@ -207,21 +198,21 @@ forget_last_stacks(void)
 
 /* A block of code is freed: its places are to mean nothing any more, as other
  * code may soon be there. */
-void
-stack_forget_code(const void *block, size_t size)
+int
+stack_forget_code(const void *block)
 {
-    uintptr_t start = (uintptr_t)block;
-    for (uintptr_t p = start; p < start + size; p++) {
-        struct map_entry *site = map_find(&sites, p, 0);
-        if (site != NULL) {
-            map_remove(&sites, site);
-        }
+    struct map_entry *code = map_find(&codes, (uintptr_t)block, 0);
+    if (code == NULL) {
+        return 0;
     }
-    struct map_entry *entry = map_find(&codes, start, 0);
-    if (entry != NULL) {
-        map_remove(&codes, entry);
+    for (uintptr_t instruction = code->size; instruction != 0; ) {
+        struct map_entry *site = map_find(&sites, instruction, 0);
+        instruction = site->size;
+        map_remove(&sites, site);
     }
+    map_remove(&codes, code);
     forget_last_stacks();
+    return 1;
 }
 
 void

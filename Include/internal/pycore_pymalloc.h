@@ -204,6 +204,15 @@ void *_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize);
 void *_PyObject_Realloc(void *ctx, void *ptr, size_t nbytes);
 void _PyObject_Free(void *ctx, void *ptr);
 
+/* The same, for who looks whether a domain is pymalloc's to use it without a call:
+ * NULLs when a lock is needed (Objects/sharedheap.c). */
+struct unshared_pymalloc {
+    void *(*malloc)(void *ctx, size_t nbytes);
+    void *(*realloc)(void *ctx, void *ptr, size_t nbytes);
+    void (*free)(void *ctx, void *ptr);
+};
+INTERNAL_DATA(struct unshared_pymalloc) unshared_pymalloc;
+
 /* Give back all memory that no block is in; the number of bytes. */
 size_t pymalloc_trim(void);
 

@@ -23,11 +23,13 @@ int block_drop(struct trace *trace);
  * it had, or 0. */
 stack_id block_freed(uintptr_t ptr);
 
-/* Mark a block that holds code: 1; 0 if it is not a small one; -1: no memory. */
-int block_mark_code(const void *code);
+/* The block that holds a code: of a small one its start, as hooks above the tracer
+ * may keep something in front of the code. */
+const void *block_holding(const void *code);
 
-/* Something is known of a block that is not in these tables. */
-void block_watch(const void *ptr);
+/* From now on stack_forget_code() is told when this block is freed; -1: no
+ * memory. */
+int block_watch(const void *start, int is_watched);
 
 /* How many blocks there are of which something is known, for each 16 KiB of
  * addresses (and others that share the place): kept while samples are traced.

@@ -7,12 +7,12 @@
  *   Python/tracetables.c    the two kinds of hash table they need
  *
  * It knows no Python object.  The frames of a thread come from a frame source:
- * CPython's in a substitute (Modules/_tracemalloc.c), native ones in the
+ * CPython's in a substitute (Objects/abi/), native ones in the
  * standalone library (Python/nativeframes.c).  Those two include this header
- * beside headers of others, so it needs none of ours. */
+ * beside headers of others, so it needs none of ours, nor has CPython's guard. */
 
-#ifndef Py_INTERNAL_TRACEMALLOC_H
-#define Py_INTERNAL_TRACEMALLOC_H
+#ifndef PYMEM_INTERNAL_TRACEMALLOC_H
+#define PYMEM_INTERNAL_TRACEMALLOC_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -23,8 +23,9 @@
 
 /* -- frame sources ---------------------------------------------------------- */
 
-/* A place in a program: an instruction, and the code that it belongs to.  A
- * place means the same as long as the code's block is not freed. */
+/* A place in a program: an instruction, or whatever no other instruction has,
+ * and the block that holds its code, until whose end the place means the same;
+ * NULL for code that is never freed. */
 struct trace_place {
     const void *instruction;
     const void *code;
@@ -58,9 +59,6 @@ struct trace_source {
      * printed. */
     void (*describe)(const struct trace_place *place, struct trace_name *file,
                      unsigned *line);
-    /* Where the block starts that holds a code, and its size; 0 for code that is
-     * never freed. */
-    size_t (*code_block)(const void *code, const void **block);
     /* Without describe: a line about a place. */
     void (*print_place)(int fd, const void *instruction);
 };
@@ -79,8 +77,7 @@ struct trace_frame {
 /* Everything that is known of stacks; lock held. */
 stack_id stack_capture(const struct trace_source *source, unsigned max_frames,
                        int has_gil);
-void stack_forget_code(const void *block, size_t size);
-int stack_code_is_known(const void *block, size_t *size);
+int stack_forget_code(const void *block);       /* 1 if any of it was known */
 void stacks_forget_places(void);
 void stacks_clear(void);
 uint32_t stacks_count(void);            /* ids are below this */
@@ -149,4 +146,4 @@ void tracer_resume(int paused_before);
 #  pragma GCC visibility pop
 #endif
 
-#endif /* !Py_INTERNAL_TRACEMALLOC_H */
+#endif /* !PYMEM_INTERNAL_TRACEMALLOC_H */

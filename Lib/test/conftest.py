@@ -69,6 +69,37 @@ if "PYMEM_IMPLEMENTATIONS" in os.environ:
         in json.loads(os.environ["PYMEM_IMPLEMENTATIONS"]).items()}
 
 
+def relinkable():
+    """{version: python} of other CPythons here that have a static archive."""
+    found = {}
+    for archive in sorted((Path.home() / ".pyenv" / "versions").glob(
+            "3.1[0-3].*/lib/python3.1?/config-*/libpython3.1?.a")):
+        root = archive.parents[3]
+        found[archive.stem.removeprefix("libpython")] = root / "bin" / "python3"
+    found.pop("%d.%d" % sys.version_info[:2], None)
+    return found
+
+
+@pytest.fixture(scope="session", params=["build", *relinkable()])
+def products(request):
+    """The folder of a python with our objects and a python-stock, of each version
+    that can be made here."""
+    if request.param == "build":
+        if not (BUILD / "python-stock").exists():
+            pytest.skip("build/python is not there: run Tools/relink")
+        return BUILD
+    folder = BUILD / f"cpython-{request.param}"
+    result = run(TOP / "Tools" / "relink", f"--build={BUILD}", f"--products={folder}",
+                 f"--with-python={relinkable()[request.param]}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def stock(products):
+    return products / "python-stock"
+
+
 class Missing(Exception):
     """The implementation does not provide a function that a test asks for."""
 

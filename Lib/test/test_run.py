@@ -308,7 +308,7 @@ except ImportError:
     import _xxsubinterpreters as _interpreters
     create = _interpreters.create
 code = '''
-for i in range(200_000):
+for i in range(80_000):
     made = [bytes(i % 600), str(i), {i: (i,)}]
 '''
 def work():

@@ -1,19 +1,29 @@
-/* What CPython 3.11 takes from obmalloc.o beside the API.
+/* CPython 3.11: what it takes beside the API, and its frames.
  *
  *   symbol                    who reads it
- *   _Py_tracemalloc_config    object.o at each new reference; _tracemalloc.o
- *                             sets it
+ *   _Py_tracemalloc_config    object.o at each new reference
  *
- * The rest of its list (_Py_GetAllocatedBlocks, _PyObject_VirtualAlloc, ...)
- * is what the library has anyway.  CPython 3.10 takes the same. */
+ * The rest of its list (_Py_GetAllocatedBlocks, _PyObject_VirtualAlloc, ...) is
+ * what the library has anyway. */
 
-#include "pyport.h"
+#include "abi.h"
 
-struct _PyTraceMalloc_Config {
-    int initialized;    /* 0 not yet, 1 yes, 2 finalized */
-    int tracing;
-    int max_nframe;     /* 1 unless the tracer is told otherwise */
-};
+struct _PyTraceMalloc_Config _Py_tracemalloc_config = {.max_nframe = 1};
 
-PyAPI_DATA(struct _PyTraceMalloc_Config) _Py_tracemalloc_config;
-struct _PyTraceMalloc_Config _Py_tracemalloc_config = {0, 0, 1};
+struct _PyTraceMalloc_Config *
+python_tracemalloc_config(void)
+{
+    return &_Py_tracemalloc_config;
+}
+
+void
+python_trace_references(int on)
+{
+    (void)on;       /* the interpreter looks at the configuration itself */
+}
+
+#define NEWEST_FRAME(tstate) (tstate)->cframe->current_frame
+#define FRAME_CODE(frame) (frame)->f_code
+#define FRAME_INSTRUCTION(frame) (frame)->prev_instr
+#define RECURSION_LEFT(tstate) (tstate)->recursion_remaining
+#include "since311.h"

@@ -1,10 +1,11 @@
 /* What threads may do: the raw domain from all of them at once, blocks that one
  * allocates and another frees, statistics meanwhile, forks in the middle, and
  * hooks that come and go while the others are idle.  The mem and object domains
- * are for whoever holds the GIL. */
+ * are for whoever holds the GIL; or for all, once heap_share() was called. */
 
 #include "support.h"
 #include "pycore_pymem.h"
+#include "pycore_sharedheap.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -67,12 +68,15 @@ pass_messages(const struct family *family, unsigned *state)
     open_message(family, atomic_exchange(&slots[random % SLOTS], message));
 }
 
+/* What all threads use at once. */
+static const struct family *used = &families[PYMEM_DOMAIN_RAW];
+
 static void *
-raw_worker(void *arg)
+worker(void *arg)
 {
     unsigned state = (unsigned)(uintptr_t)arg;
     for (int i = 0; i < ROUNDS; i++) {
-        pass_messages(&families[PYMEM_DOMAIN_RAW], &state);
+        pass_messages(used, &state);
     }
     return NULL;
 }
@@ -102,29 +106,34 @@ join_threads(pthread_t *threads)
     }
 }
 
-/* As it is, with debug hooks, and traced. */
-enum { PLAIN, DEBUG, TRACED, NWAYS };
+/* As it is, with debug hooks, and traced; and the same again with object blocks in
+ * place of raw ones, in a heap that is shared. */
+enum { PLAIN, DEBUG, TRACED, NWAYS, NSHARED = 2 * NWAYS };
 
 static void
 prepare(int way)
 {
-    if (way == DEBUG) {
+    if (way >= NWAYS) {
+        heap_share();
+        used = &families[PYMEM_DOMAIN_OBJ];
+    }
+    if (way % NWAYS == DEBUG) {
         PyMem_SetupDebugHooks();
     }
-    else if (way == TRACED) {
+    else if (way % NWAYS == TRACED) {
         ck_assert_int_eq(_PyTraceMalloc_Start(4), 0);
     }
 }
 
-START_TEST(raw_blocks_cross_threads)
+START_TEST(blocks_cross_threads)
 {
     prepare(_i);
     pthread_t threads[THREADS];
-    start_threads(threads, raw_worker);
+    start_threads(threads, worker);
     join_threads(threads);
-    empty_slots(&families[PYMEM_DOMAIN_RAW]);
+    empty_slots(used);
     ck_assert_int_eq(faults, 0);
-    if (_i == TRACED) {
+    if (_i % NWAYS == TRACED) {
         size_t current, peak;
         _PyTraceMalloc_GetTracedMemory(&current, &peak);
         ck_assert_uint_eq(current, 0);
@@ -191,11 +200,11 @@ START_TEST(statistics_while_allocating)
     prepare(_i);
     pthread_t threads[THREADS], other;
     ck_assert_int_eq(pthread_create(&other, NULL, reader, out), 0);
-    start_threads(threads, raw_worker);
+    start_threads(threads, worker);
     join_threads(threads);
     stop = 1;
     pthread_join(other, NULL);
-    empty_slots(&families[PYMEM_DOMAIN_RAW]);
+    empty_slots(used);
     ck_assert_int_eq(faults, 0);
     fclose(out);
 }
@@ -204,11 +213,11 @@ END_TEST
 /* The child of a fork has one thread and memory that others were changing. */
 
 static void *
-endless_raw_worker(void *arg)
+endless_worker(void *arg)
 {
     unsigned state = (unsigned)(uintptr_t)arg;
     while (!stop) {
-        pass_messages(&families[PYMEM_DOMAIN_RAW], &state);
+        pass_messages(used, &state);
     }
     return NULL;
 }
@@ -233,7 +242,7 @@ START_TEST(fork_while_others_allocate)
 {
     prepare(_i);
     pthread_t threads[THREADS];
-    start_threads(threads, endless_raw_worker);
+    start_threads(threads, endless_worker);
     for (int i = 0; i < 20; i++) {
         struct child child = run_child(work_in_child, NULL);
         ck_assert_int_eq(child.signal, 0);
@@ -241,7 +250,7 @@ START_TEST(fork_while_others_allocate)
     }
     stop = 1;
     join_threads(threads);
-    empty_slots(&families[PYMEM_DOMAIN_RAW]);
+    empty_slots(used);
     ck_assert_int_eq(faults, 0);
 }
 END_TEST
@@ -256,7 +265,7 @@ worker_with_pauses(void *arg)
     unsigned state = (unsigned)(uintptr_t)arg;
     for (int pause = 0; pause < 40; pause++) {
         for (int i = 0; i < ROUNDS / 40; i++) {
-            pass_messages(&families[PYMEM_DOMAIN_RAW], &state);
+            pass_messages(used, &state);
         }
         pthread_barrier_wait(&barrier);     /* all are idle ... */
         pthread_barrier_wait(&barrier);     /* ... and go on */
@@ -273,6 +282,52 @@ counting_malloc(void *ctx, size_t size)
     nhooked++;
     return below.malloc(ctx, size);
 }
+
+/* A request that is not small goes on to the raw domain with the lock held, and a
+ * hook there may come back. */
+static void *
+malloc_that_comes_back(void *ctx, size_t size)
+{
+    PyMem_Free(PyMem_Malloc(size % 500 + 1));
+    return below.malloc(ctx, size);
+}
+
+START_TEST(raw_hooks_may_use_a_shared_heap)
+{
+    prepare(NWAYS + PLAIN);
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &below);
+    PyMemAllocatorEx hook = below;
+    hook.malloc = malloc_that_comes_back;
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hook);
+    pthread_t threads[THREADS];
+    start_threads(threads, worker);
+    join_threads(threads);
+    empty_slots(used);
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &below);
+    ck_assert_int_eq(faults, 0);
+}
+END_TEST
+
+START_TEST(a_shared_heap_is_the_same_allocator)
+{
+    Py_ssize_t before = _Py_GetAllocatedBlocks();
+    const char *name = _PyMem_GetCurrentAllocatorName();
+    void *p = PyObject_Malloc(40);
+    heap_share();
+    heap_share();
+    ck_assert_str_eq(_PyMem_GetCurrentAllocatorName(), name);
+    void *q = PyMem_Calloc(10, 40);
+    ck_assert(is_filled(q, 400, 0));
+    p = PyObject_Realloc(p, 4000);
+    q = PyMem_Realloc(q, 20);
+    ck_assert_ptr_null(PyMem_Malloc((size_t)PY_SSIZE_T_MAX + 1));
+    PyMem_Free(NULL);
+    PyObject_Free(p);
+    PyMem_Free(q);
+    ck_assert_int_ge(_Py_GetAllocatedBlocks(), before);
+    PyMem_Trim();
+}
+END_TEST
 
 START_TEST(hooks_swapped_while_idle)
 {
@@ -292,7 +347,7 @@ START_TEST(hooks_swapped_while_idle)
     }
     join_threads(threads);
     PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &below);
-    empty_slots(&families[PYMEM_DOMAIN_RAW]);
+    empty_slots(used);
     ck_assert_int_eq(faults, 0);
 }
 END_TEST
@@ -303,16 +358,18 @@ main(void)
     Suite *suite = suite_create("threads");
     TCase *tcase = tcase_create("threads");
     tcase_set_timeout(tcase, 300);
-    tcase_add_loop_test(tcase, raw_blocks_cross_threads, 0, NWAYS);
+    tcase_add_loop_test(tcase, blocks_cross_threads, 0, NSHARED);
     tcase_add_loop_test(tcase, locked_blocks_cross_threads, 0, NWAYS);
-    tcase_add_loop_test(tcase, statistics_while_allocating, 0, NWAYS);
+    tcase_add_loop_test(tcase, statistics_while_allocating, 0, NSHARED);
     /* The sanitizers' own malloc is not fit for a child of several threads. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    tcase_add_loop_test(tcase, fork_while_others_allocate, 0, NWAYS);
+    tcase_add_loop_test(tcase, fork_while_others_allocate, 0, NSHARED);
 #else
     (void)fork_while_others_allocate;
 #endif
     tcase_add_test(tcase, hooks_swapped_while_idle);
+    tcase_add_test(tcase, raw_hooks_may_use_a_shared_heap);
+    tcase_add_test(tcase, a_shared_heap_is_the_same_allocator);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

@@ -453,7 +453,7 @@ one_place(struct trace_place *places, unsigned max_places, unsigned *total,
 {
     (void)max_places;
     (void)has_gil;
-    places[0].instruction = places[0].code = &below;
+    places[0] = (struct trace_place){.instruction = &below};
     *total = 1;
     return 1;
 }
@@ -467,21 +467,12 @@ one_name(const struct trace_place *place, struct trace_name *file,
     *line = 12;
 }
 
-static size_t
-no_block(const void *code, const void **start_of_block)
-{
-    (void)code;
-    (void)start_of_block;
-    return 0;
-}
-
 static const struct trace_source one_frame = {
-    .capture = one_place, .describe = one_name, .code_block = no_block
+    .capture = one_place, .describe = one_name
 };
 
 /* Code in a block: its first byte is the instruction, its line a number in it. */
 static struct code { unsigned char instruction[8]; unsigned line; } *running;
-static size_t code_size;
 
 static unsigned
 place_in_code(struct trace_place *places, unsigned max_places, unsigned *total,
@@ -504,16 +495,8 @@ name_in_code(const struct trace_place *place, struct trace_name *file,
     *line = ((const struct code *)place->code)->line;
 }
 
-static size_t
-block_of_code(const void *code, const void **start_of_block)
-{
-    *start_of_block = code;
-    return code_size;
-}
-
 static const struct trace_source frames_in_blocks = {
-    .capture = place_in_code, .describe = name_in_code,
-    .code_block = block_of_code
+    .capture = place_in_code, .describe = name_in_code
 };
 
 static unsigned
@@ -534,7 +517,7 @@ START_TEST(code_at_an_address_of_old_code_has_its_own_lines)
     static struct code caller = {"", 1000};
     const size_t sizes[] = {100, 2000, 60000};
     for (int k = 0; k < 12; k++) {
-        code_size = sizes[k % 3];
+        size_t code_size = sizes[k % 3];
         running = PyObject_Malloc(code_size);
         running->line = 1;
         tracer_start(&frames_in_blocks, 1 + (unsigned)k / 3 % 2,

@@ -1,0 +1,46 @@
+/* CPython 3.12: what it takes beside the API, and its frames.
+ *
+ *   symbol                                   who takes it
+ *   _PyMem_RawMalloc, _PyObject_Malloc,      _PyRuntime, whose table of allocators
+ *   _PyMem_DebugMalloc, _PyMem_ArenaAlloc,   is filled with them; the library has
+ *   ... by these names                       them, and nobody reads the table
+ *   those of since312.h                      sys, the end of interpreters
+ *   __wrap_PyMem_RawCalloc                   pystate.o, through the linker's --wrap */
+
+#include "abi.h"
+#include "pycore_interp.h"
+#include "pycore_runtime.h"
+
+#include "since312.h"
+
+/* An interpreter's state is the one block that tells of a new one in time.  Until
+ * then there is one GIL, and who comes here holds it. */
+extern void *__wrap_PyMem_RawCalloc(size_t nelem, size_t elsize);
+extern void *__real_PyMem_RawCalloc(size_t nelem, size_t elsize);
+
+void *
+__wrap_PyMem_RawCalloc(size_t nelem, size_t elsize)
+{
+    if (elsize == sizeof(PyInterpreterState)) {
+        heap_share();
+    }
+    return __real_PyMem_RawCalloc(nelem, elsize);
+}
+
+struct _PyTraceMalloc_Config *
+python_tracemalloc_config(void)
+{
+    return &_PyRuntime.tracemalloc.config;
+}
+
+void
+python_trace_references(int on)
+{
+    (void)on;       /* the interpreter looks at the configuration itself */
+}
+
+#define NEWEST_FRAME(tstate) (tstate)->cframe->current_frame
+#define FRAME_CODE(frame) (frame)->f_code
+#define FRAME_INSTRUCTION(frame) (frame)->prev_instr
+#define RECURSION_LEFT(tstate) (tstate)->py_recursion_remaining
+#include "since311.h"

@@ -1,0 +1,62 @@
+/* What CPythons have alike from 3.11 on: frames are structures on a stack of their
+ * own, with the instructions inside the code object.  The file that includes this
+ * says where its version keeps things:
+ *
+ *   NEWEST_FRAME(tstate)    FRAME_CODE(frame)
+ *   RECURSION_LEFT(tstate)  FRAME_INSTRUCTION(frame) */
+
+#include "pycore_frame.h"
+
+size_t
+python_header_size(PyTypeObject *type)
+{
+    return _PyType_PreHeaderSize(type);
+}
+
+typedef _PyInterpreterFrame frame_type;
+
+static frame_type *
+newest_frame(PyThreadState *tstate)
+{
+    return NEWEST_FRAME(tstate);
+}
+
+static frame_type *
+caller_of(frame_type *frame)
+{
+    return frame->previous;
+}
+
+static int
+frame_has_begun(frame_type *frame)
+{
+    return !_PyFrame_IsIncomplete(frame);
+}
+
+static PyCodeObject *
+frame_code(frame_type *frame)
+{
+    return FRAME_CODE(frame);
+}
+
+static const void *
+frame_instruction(frame_type *frame)
+{
+    return FRAME_INSTRUCTION(frame);
+}
+
+static int
+instruction_offset(const struct trace_place *place)
+{
+    PyCodeObject *code = (PyCodeObject *)place->code;
+    return (int)((const char *)place->instruction
+                 - (const char *)_PyCode_CODE(code));
+}
+
+static int
+recursion_left(PyThreadState *tstate)
+{
+    return RECURSION_LEFT(tstate);
+}
+
+#include "frames.h"
