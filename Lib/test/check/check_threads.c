@@ -357,7 +357,7 @@ main(void)
 {
     Suite *suite = suite_create("threads");
     TCase *tcase = tcase_create("threads");
-    tcase_set_timeout(tcase, 300);
+    tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, blocks_cross_threads, 0, NSHARED);
     tcase_add_loop_test(tcase, locked_blocks_cross_threads, 0, NWAYS);
     tcase_add_loop_test(tcase, statistics_while_allocating, 0, NSHARED);
