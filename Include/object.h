@@ -88,11 +88,15 @@ struct _typeobject {
 /* The type was made at run time: each object of it holds a reference to it. */
 #define Py_TPFLAGS_HEAPTYPE (1UL << 9)
 #define Py_TPFLAGS_BASETYPE (1UL << 10)
+#define Py_TPFLAGS_READY (1UL << 12)            /* PyType_Ready() was called */
 #define Py_TPFLAGS_DEFAULT 0UL
 
 #define Py_TYPE(op) (((PyObject *)(op))->ob_type)
 #define Py_REFCNT(op) (((PyObject *)(op))->ob_refcnt)
 #define Py_SIZE(op) (((PyVarObject *)(op))->ob_size)
+#define Py_IS_TYPE(op, type) (Py_TYPE(op) == (type))        /* since 3.9 */
+#define Py_SET_TYPE(op, type) ((void)(Py_TYPE(op) = (type)))
+#define Py_SET_SIZE(op, size) ((void)(Py_SIZE(op) = (size)))
 
 /* References.  An immortal object's count stays (3.12): it is so high that its
  * lower half, read as a signed number, is negative. */
@@ -112,6 +116,22 @@ _Py_IsImmortal(PyObject *op)
 #else
     return op->ob_refcnt >= _Py_IMMORTAL_REFCNT;
 #endif
+}
+
+/* The count of an immortal object stays here, too (3.12). */
+static inline void
+Py_SET_REFCNT(PyObject *op, Py_ssize_t refcnt)
+{
+    if (!_Py_IsImmortal(op)) {
+        op->ob_refcnt = refcnt;
+    }
+}
+
+/* From now on the object stays (3.12; public from 3.15 on). */
+static inline void
+_Py_SetImmortal(PyObject *op)
+{
+    op->ob_refcnt = _Py_IMMORTAL_REFCNT;
 }
 
 static inline void
@@ -160,6 +180,7 @@ Py_XNewRef(PyObject *op)
     return op;
 }
 
+#define Py_SET_REFCNT(op, n) Py_SET_REFCNT((PyObject *)(op), (n))
 #define Py_INCREF(op) Py_INCREF((PyObject *)(op))
 #define Py_DECREF(op) Py_DECREF((PyObject *)(op))
 #define Py_XINCREF(op) Py_XINCREF((PyObject *)(op))
@@ -183,8 +204,8 @@ Py_XNewRef(PyObject *op)
     } while (0)
 #define Py_CLEAR(op) Py_XSETREF((op), NULL)
 
-/* Objects in the object domain: with the GIL held.  NULL when there is no
- * memory or the size passes PY_SSIZE_T_MAX. */
+/* Objects in the object domain: with the GIL held.  NULL and MemoryError when there
+ * is no memory or the size passes PY_SSIZE_T_MAX. */
 
 /* Make memory an object of a type, with one reference.  Returns op. */
 PyAPI_FUNC(PyObject *) PyObject_Init(PyObject *op, PyTypeObject *type);
@@ -200,6 +221,24 @@ PyAPI_FUNC(PyVarObject *) _PyObject_NewVar(PyTypeObject *type, Py_ssize_t n);
 
 /* Zeroed memory for an object with n items and one more, the usual tp_alloc. */
 PyAPI_FUNC(PyObject *) PyType_GenericAlloc(PyTypeObject *type, Py_ssize_t n);
+
+/* The usual tp_new: an object without items from the type's tp_alloc. */
+PyAPI_FUNC(PyObject *) PyType_GenericNew(PyTypeObject *type, PyObject *args,
+                                         PyObject *kwargs);
+
+/* Make a type complete before its first object: what is not filled in comes from
+ * tp_base (object, if there is none): tp_basicsize, tp_itemsize, tp_dealloc,
+ * tp_alloc, tp_new, tp_init, tp_free.  Without any tp_dealloc an object is given to
+ * tp_free.  0; -1 with an error set for a type without a name, or smaller than its
+ * base. */
+PyAPI_FUNC(int) PyType_Ready(PyTypeObject *type);
+PyAPI_FUNC(int) PyType_IsSubtype(PyTypeObject *type, PyTypeObject *base);
+
+/* The type of types, and the base of all of them. */
+PyAPI_DATA(PyTypeObject) PyType_Type;
+PyAPI_DATA(PyTypeObject) PyBaseObject_Type;
+
+#define PyObject_TypeCheck(op, type) PyType_IsSubtype(Py_TYPE(op), (type))
 
 /* Bytes of an object with n items, rounded up to the size of a pointer. */
 #define _PyObject_SIZE(type) ((size_t)(type)->tp_basicsize)

@@ -25,7 +25,7 @@ PyObject *
 PyObject_Init(PyObject *op, PyTypeObject *type)
 {
     if (op == NULL) {
-        return NULL;
+        return PyErr_NoMemory();
     }
     op->ob_type = type;
     op->ob_refcnt = 1;
@@ -36,12 +36,10 @@ PyObject_Init(PyObject *op, PyTypeObject *type)
 PyVarObject *
 PyObject_InitVar(PyVarObject *op, PyTypeObject *type, Py_ssize_t size)
 {
-    if (op == NULL) {
-        return NULL;
+    if (op != NULL) {
+        op->ob_size = size;
     }
-    op->ob_size = size;
-    PyObject_Init(&op->ob_base, type);
-    return op;
+    return (PyVarObject *)PyObject_Init((PyObject *)op, type);
 }
 
 /* The size of an object with n items; 0 if there can be none. */
@@ -69,7 +67,7 @@ PyVarObject *
 _PyObject_NewVar(PyTypeObject *type, Py_ssize_t n)
 {
     size_t size = object_size(type, n);
-    return size != 0 ? PyObject_InitVar(PyObject_Malloc(size), type, n) : NULL;
+    return PyObject_InitVar(size != 0 ? PyObject_Malloc(size) : NULL, type, n);
 }
 
 PyObject *
@@ -81,6 +79,98 @@ PyType_GenericAlloc(PyTypeObject *type, Py_ssize_t n)
         return PyObject_Init(op, type);
     }
     return (PyObject *)PyObject_InitVar((PyVarObject *)op, type, n);
+}
+
+PyObject *
+PyType_GenericNew(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    (void)args;
+    (void)kwargs;
+    return type->tp_alloc(type, 0);
+}
+
+/* Types. */
+
+PyTypeObject PyType_Type = {
+    PyVarObject_HEAD_INIT(&PyType_Type, 0)
+    .tp_name = "type",
+    .tp_basicsize = sizeof(PyTypeObject),
+    .tp_flags = Py_TPFLAGS_BASETYPE | Py_TPFLAGS_READY,
+    .tp_base = &PyBaseObject_Type,
+};
+
+static void
+object_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    type->tp_free(op);
+    if (type->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+        Py_DECREF(type);
+    }
+}
+
+PyTypeObject PyBaseObject_Type = {
+    PyVarObject_HEAD_INIT(&PyType_Type, 0)
+    .tp_name = "object",
+    .tp_basicsize = sizeof(PyObject),
+    .tp_dealloc = object_dealloc,
+    .tp_flags = Py_TPFLAGS_BASETYPE | Py_TPFLAGS_READY,
+    .tp_alloc = PyType_GenericAlloc,
+    .tp_new = PyType_GenericNew,
+    .tp_free = PyObject_Free,
+};
+
+int
+PyType_IsSubtype(PyTypeObject *type, PyTypeObject *base)
+{
+    while (type != base && type != NULL) {
+        type = type->tp_base;
+    }
+    return type != NULL || base == &PyBaseObject_Type;
+}
+
+#define INHERIT(field)                                                      \
+    do {                                                                    \
+        if (type->field == 0) {                                             \
+            type->field = base->field;                                      \
+        }                                                                   \
+    } while (0)
+
+int
+PyType_Ready(PyTypeObject *type)
+{
+    if (type->tp_flags & Py_TPFLAGS_READY) {
+        return 0;
+    }
+    if (type->tp_name == NULL) {
+        PyErr_SetString(PyExc_SystemError, "Type does not define the tp_name field.");
+        return -1;
+    }
+    if (type->tp_base == NULL) {
+        type->tp_base = &PyBaseObject_Type;
+    }
+    PyTypeObject *base = type->tp_base;
+    if (PyType_Ready(base) < 0) {
+        return -1;
+    }
+    if (Py_TYPE(type) == NULL) {
+        Py_SET_TYPE(type, Py_TYPE(base));
+    }
+    INHERIT(tp_basicsize);
+    INHERIT(tp_itemsize);
+    INHERIT(tp_dealloc);
+    INHERIT(tp_alloc);
+    INHERIT(tp_new);
+    INHERIT(tp_init);
+    INHERIT(tp_free);
+    if (type->tp_basicsize < base->tp_basicsize) {
+        PyErr_Format(PyExc_SystemError, "type %s has a tp_basicsize of %zd; its base "
+                     "%s has %zd", type->tp_name, type->tp_basicsize, base->tp_name,
+                     base->tp_basicsize);
+        return -1;
+    }
+    type->tp_flags |= Py_TPFLAGS_READY;
+    return 0;
 }
 
 /* The last reference is gone. */

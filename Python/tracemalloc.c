@@ -144,7 +144,7 @@ make_lock_safe_at_fork(void)
 /* Memory of our own: from the C library, as no hook may run while the lock is
  * held. */
 
-size_t tracer_bytes;
+atomic_size_t tracer_bytes;
 
 void *
 tracer_alloc(size_t size)

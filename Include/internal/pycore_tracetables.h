@@ -5,11 +5,13 @@
 
 #include "pycore_compiler.h"
 
+#include <stdatomic.h>
+
 /* Memory of the tracer itself: from the raw domain below its hooks, counted. */
 void *tracer_alloc(size_t size);
 void *tracer_resize(void *ptr, size_t old_size, size_t size);
 void tracer_free(void *ptr, size_t size);
-INTERNAL_DATA(size_t) tracer_bytes;
+INTERNAL_DATA(atomic_size_t) tracer_bytes;
 
 static inline uint64_t
 hash_mix(uint64_t h)

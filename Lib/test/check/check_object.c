@@ -91,12 +91,15 @@ START_TEST(sizes_that_can_not_be_are_refused)
     ck_assert_ptr_null(PyObject_NewVar(Text, &TextType, PY_SSIZE_T_MAX));
     ck_assert_ptr_null(PyType_GenericAlloc(&TextType, PY_SSIZE_T_MAX));
     ck_assert_uint_eq(recorder.ncalls, 0);
+    ck_assert_ptr_eq(PyErr_Occurred(), PyExc_MemoryError);
+    PyErr_Clear();
     recorder.fail_at = 1;
     recorder.fail_on = 1;
     ck_assert_ptr_null(PyObject_New(Box, &BoxType));
     ck_assert_ptr_null(PyObject_NewVar(Text, &TextType, 5));
     ck_assert_ptr_null(PyType_GenericAlloc(&BoxType, 0));
     recorder_remove(&recorder);
+    ck_assert_ptr_eq(PyErr_Occurred(), PyExc_MemoryError);
 }
 END_TEST
 
@@ -163,11 +166,87 @@ START_TEST(a_type_without_dealloc_is_named)
 }
 END_TEST
 
+START_TEST(a_type_gets_what_it_lacks_from_its_base)
+{
+    static PyTypeObject base = {PyVarObject_HEAD_INIT(NULL, 0) .tp_name = "base",
+                                .tp_basicsize = sizeof(Box), .tp_dealloc = dealloc};
+    static PyTypeObject type = {PyVarObject_HEAD_INIT(NULL, 0) .tp_name = "type",
+                                .tp_base = &base};
+    ck_assert_int_eq(PyType_Ready(&type), 0);
+    ck_assert_int_eq(PyType_Ready(&type), 0);
+    ck_assert_ptr_eq(Py_TYPE(&type), &PyType_Type);
+    ck_assert_ptr_eq(base.tp_base, &PyBaseObject_Type);
+    ck_assert_int_eq(type.tp_basicsize, sizeof(Box));
+    ck_assert(type.tp_dealloc == dealloc && type.tp_free == PyObject_Free);
+    ck_assert(PyType_IsSubtype(&type, &base) && PyType_IsSubtype(&base, &base));
+    ck_assert(PyType_IsSubtype(&base, &PyBaseObject_Type));
+    ck_assert(!PyType_IsSubtype(&base, &type));
+    Box *box = (Box *)type.tp_new(&type, NULL, NULL);
+    ck_assert_int_eq(box->value, 0);
+    ck_assert(PyObject_TypeCheck(box, &base) && Py_IS_TYPE(box, &type));
+    Py_DECREF(box);
+    ck_assert_int_eq(deallocated, 1);
+}
+END_TEST
+
+START_TEST(an_object_without_a_dealloc_of_its_own)
+{
+    static PyTypeObject type = {PyVarObject_HEAD_INIT(NULL, 0) .tp_name = "type",
+                                .tp_flags = Py_TPFLAGS_HEAPTYPE};
+    ck_assert_int_eq(PyType_Ready(&type), 0);
+    Py_SET_REFCNT(&type, 5);
+    ck_assert(_Py_IsImmortal((PyObject *)&type));       /* it stays */
+    ((PyObject *)&type)->ob_refcnt = 5;
+    Py_ssize_t before = _Py_GetAllocatedBlocks();
+    PyObject *op = PyType_GenericNew(&type, NULL, NULL);
+    ck_assert_int_eq(Py_REFCNT(&type), 6);
+    Py_SET_REFCNT(op, 3);
+    Py_DECREF(op);
+    ck_assert_int_eq(Py_REFCNT(op), 2);
+    Py_DECREF(op);
+    Py_DECREF(op);
+    ck_assert_int_eq(Py_REFCNT(&type), 5);
+    ck_assert_int_le(_Py_GetAllocatedBlocks(), before + 1);
+    op = PyType_GenericNew(&type, NULL, NULL);
+    _Py_SetImmortal(op);
+    for (int i = 0; i < 10; i++) {
+        Py_DECREF(op);
+    }
+    ck_assert(_Py_IsImmortal(op));
+}
+END_TEST
+
+START_TEST(types_that_can_not_be)
+{
+    static PyTypeObject nameless = {PyVarObject_HEAD_INIT(NULL, 0)
+                                    .tp_basicsize = sizeof(Box)};
+    static PyTypeObject small = {PyVarObject_HEAD_INIT(NULL, 0) .tp_name = "small",
+                                 .tp_basicsize = 8};
+    ck_assert_int_eq(PyType_Ready(&nameless), -1);
+    ck_assert(PyErr_ExceptionMatches(PyExc_SystemError));
+    ck_assert_str_eq(_PyErr_Text(), "Type does not define the tp_name field.");
+    ck_assert_int_eq(PyType_Ready(&small), -1);
+    ck_assert_str_eq(_PyErr_Text(), "type small has a tp_basicsize of 8; its base "
+                     "object has 16");
+    nameless.tp_base = &small;
+    small.tp_flags = 0;
+    nameless.tp_name = "now";
+    ck_assert_int_eq(PyType_Ready(&nameless), -1);
+}
+END_TEST
+
 int
 main(void)
 {
     Suite *suite = suite_create("object");
     TCase *tc = tcase_create("object");
+    tcase_add_test(tc, a_type_gets_what_it_lacks_from_its_base);
+    tcase_add_test(tc, an_object_without_a_dealloc_of_its_own);
+#if UINTPTR_MAX > 0xFFFFFFFFu       /* sizes are in the texts */
+    tcase_add_test(tc, types_that_can_not_be);
+#else
+    (void)types_that_can_not_be;
+#endif
     suite_add_tcase(suite, tc);
     tcase_add_test(tc, a_new_object_has_one_reference);
     tcase_add_test(tc, var_objects_have_room_for_their_items);

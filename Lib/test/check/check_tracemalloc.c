@@ -499,15 +499,19 @@ static const struct trace_source frames_in_blocks = {
     .capture = place_in_code, .describe = name_in_code
 };
 
-static unsigned
-line_of(const void *ptr)
+/* Do all frames of a block's stack say this line? */
+static int
+lines_are(const void *ptr, unsigned line)
 {
     struct trace trace;
-    struct trace_frame frame = {0, 0};
-    if (tracer_find(0, (uintptr_t)ptr, &trace)) {
-        tracer_stack_frames(trace.stack, &frame, 1);
+    struct trace_frame frames[2];
+    if (!tracer_find(0, (uintptr_t)ptr, &trace)) {
+        return 0;
     }
-    return frame.line;
+    unsigned total, length = tracer_stack_length(trace.stack, &total);
+    tracer_stack_frames(trace.stack, frames, 2);
+    return length >= 1 && frames[0].line == line
+        && (length < 2 || frames[1].line == line);
 }
 
 /* Small, medium and raw blocks; code from before the start and after; all that
@@ -528,7 +532,7 @@ START_TEST(code_at_an_address_of_old_code_has_its_own_lines)
             running->line = line;
             void *made = PyMem_Malloc(64);
             void *other = PyMem_Malloc(64);
-            right &= line_of(made) == line && line_of(other) == line;
+            right &= lines_are(made, line) && lines_are(other, line);
             PyMem_Free(made);
             PyMem_Free(other);
             struct code *old = running;

@@ -1,0 +1,1 @@
+"""Tools around CPython's memory subsystem; each module says what it is for."""
