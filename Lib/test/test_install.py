@@ -72,6 +72,85 @@ def test_cplusplus(prefix, tmp_path):
     assert result.stdout == "works\n"
 
 
+def test_containers_of_cplusplus(prefix, tmp_path):
+    """Doc/examples/containers.cc: a memory resource and an allocator."""
+    flags = pkg_config(prefix, "--cflags", "--libs")
+    source = (TOP / "Doc" / "examples" / "containers.cc").read_text()
+    result = compile_program(prefix, tmp_path, source, "-std=c++17", "-Wextra",
+                             "-Wno-missing-field-initializers", *flags, compiler="c++")
+    assert (result.returncode, result.stdout) == (0, "works\n")
+
+
+@pytest.fixture(scope="module")
+def pkg_config_environment(prefix, tmp_path_factory):
+    """As after configure --prefix=PREFIX."""
+    folder = tmp_path_factory.mktemp("pkgconfig")
+    text = (prefix / "lib" / "pkgconfig" / "pymem.pc").read_text()
+    (folder / "pymem.pc").write_text(text.replace("/usr/local", str(prefix)))
+    return clean_environment(PKG_CONFIG_PATH=str(folder),
+                             LD_LIBRARY_PATH=str(prefix / "lib"))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_program_built_with_cmake(pkg_config_environment, tmp_path, static):
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake (Debian: cmake)")
+    (tmp_path / "prog.c").write_text(PROGRAM)
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.16)
+project(prog C)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PYMEM REQUIRED IMPORTED_TARGET pymem)
+add_executable(prog prog.c)
+if({int(static)})
+  target_include_directories(prog PRIVATE ${{PYMEM_STATIC_INCLUDE_DIRS}})
+  target_link_libraries(prog PRIVATE -static ${{PYMEM_STATIC_LDFLAGS}})
+else()
+  target_link_libraries(prog PRIVATE PkgConfig::PYMEM)
+endif()
+""")
+    for command in (["cmake", "-S", tmp_path, "-B", tmp_path / "out"],
+                    ["cmake", "--build", tmp_path / "out"]):
+        result = run(*command, environment=pkg_config_environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+    result = run(tmp_path / "out" / "prog", environment=pkg_config_environment)
+    assert result.stdout == "works\n"
+    needed = run("readelf", "-d", tmp_path / "out" / "prog").stdout
+    assert ("libpymem.so.0" in needed) == (not static)
+
+
+def test_a_program_built_with_autotools(pkg_config_environment, tmp_path):
+    (tmp_path / "prog.c").write_text(PROGRAM)
+    (tmp_path / "configure.ac").write_text("""
+AC_INIT([prog], [1])
+AM_INIT_AUTOMAKE([foreign])
+AC_PROG_CC
+PKG_CHECK_MODULES([PYMEM], [pymem >= 3.14])
+AC_CONFIG_FILES([Makefile])
+AC_OUTPUT
+""")
+    (tmp_path / "Makefile.am").write_text("""
+bin_PROGRAMS = prog
+prog_SOURCES = prog.c
+prog_CFLAGS = $(PYMEM_CFLAGS)
+prog_LDADD = $(PYMEM_LIBS)
+""")
+    for command in (["autoreconf", "-i"], ["./configure", "-q"], ["make", "-s"]):
+        result = run(*command, environment=pkg_config_environment, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+    result = run(tmp_path / "prog", environment=pkg_config_environment)
+    assert result.stdout == "works\n"
+
+
+def test_the_faults_module_is_installed(prefix):
+    folder = next((prefix / "lib").glob("*/python"))
+    result = run("/usr/bin/python3", "-c", "import pymem.faults as faults; "
+                 "print(type(faults.call(lambda: bytes(900), 'object', fail_from=1)"
+                 ".exception).__name__)",
+                 environment=clean_environment(PYTHONPATH=str(folder)))
+    assert result.stdout == "MemoryError\n", result.stderr
+
+
 def test_soname_and_exports(prefix):
     library = prefix / "lib" / "libpymem.so"
     assert "SONAME" in run("readelf", "-d", library).stdout
@@ -87,10 +166,12 @@ def test_soname_and_exports(prefix):
 def test_each_public_header_compiles_alone(prefix, tmp_path):
     include = prefix / "include" / "pymem"
     headers = [path.relative_to(include) for path in include.rglob("*.h")]
-    assert len(headers) == 11
+    assert len(headers) == 14
     for header in headers:
         source = tmp_path / "one.c"
-        source.write_text(f"#include <{header}>\nint x;\n")
+        # The one for other CPythons comes after their Python.h.
+        first = "#include <Python.h>\n" if header.name == "pymemcompat.h" else ""
+        source.write_text(f"{first}#include <{header}>\nint x;\n")
         result = run("cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-c",
                      f"-I{include}", source, "-o", tmp_path / "one.o")
         assert result.returncode == 0, (header, result.stderr)
