@@ -21,7 +21,7 @@ esac
 
 multilib=
 case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
-need_packages $build_packages check python3-pytest python3-venv g++ gdb \
+need_packages $build_packages check python3-pytest python3-venv g++ cmake gdb \
     python3-hypothesis libpython3.11-testsuite valgrind clang libclang-rt-14-dev cppcheck python3-numpy \
     $multilib
 build_default

@@ -2,6 +2,8 @@
 
 #include "examples.h"
 
+#include <stdlib.h>
+
 enum { SIZE = 1000 };
 
 /* Bytes: PyMem_Malloc(). */
@@ -59,5 +61,8 @@ free_wrongly(const char *what)
     }
     else if (strcmp(what, "mem-as-raw") == 0) {
         PyMem_RawFree(PyMem_New(char, SIZE));   /* right: PyMem_Free() */
+    }
+    else if (strcmp(what, "mem-as-malloc") == 0) {
+        free(PyMem_New(char, SIZE));            /* right: PyMem_Free() */
     }
 }

@@ -15,7 +15,8 @@ const char *test_parser(void);
 const char *test_queue(void);
 const char *test_buffers(void);
 
-/* Frees a block by the wrong function; debug hooks end the program. */
+/* Frees a block by the wrong function.  Debug hooks end the program and say which; the
+ * last one they do not see, the C library does. */
 void free_wrongly(const char *what);
 
 #define EXAMPLES_TEXT(x) #x

@@ -85,6 +85,13 @@ def test_a_wrong_free_of_a_program_is_named(program, what, letters):
             f"'{letters[1]}'" in result.stderr)
 
 
+def test_a_free_that_the_c_library_sees(program):
+    result = run(program, "mem-as-malloc",
+                 environment=clean_environment(PYTHONMALLOC="debug"))
+    assert result.returncode == -6
+    assert "free(): invalid pointer" in result.stderr
+
+
 # Lib/pymem/faults.py
 
 @pytest.fixture
