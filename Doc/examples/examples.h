@@ -16,7 +16,7 @@ const char *test_queue(void);
 const char *test_buffers(void);
 
 /* Frees a block by the wrong function.  Debug hooks end the program and say which; the
- * last one they do not see, the C library does. */
+ * one by free() they do not see, and the C library does not survive it. */
 void free_wrongly(const char *what);
 
 #define EXAMPLES_TEXT(x) #x
