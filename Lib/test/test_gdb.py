@@ -1,0 +1,130 @@
+"""Tools/gdb/pymem.py, on a process and on a core file."""
+
+import re
+import shutil
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, run
+
+SCRIPT = TOP / "Tools" / "gdb" / "pymem.py"
+pytestmark = pytest.mark.skipif(shutil.which("gdb") is None,
+                                reason="needs gdb (Debian: gdb)")
+
+PROGRAM = """
+#include <Python.h>
+void *small[100], *medium, *raw;
+int main(void)
+{
+    for (int i = 0; i < 100; i++) small[i] = PyObject_Malloc(%(size)d);
+    medium = PyMem_Malloc(5000);
+    raw = PyMem_RawMalloc(100);
+    PyObject_Free(small[7]);
+    PyObject_Free(small[50]);
+    abort();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gdb")
+    (folder / "prog.c").write_text(PROGRAM % {"size": 40})
+    result = run("cc", "-g", folder / "prog.c", f"-I{TOP / 'Include'}", f"-I{BUILD}",
+                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
+                 "-o", folder / "prog")
+    assert result.returncode == 0, result.stderr
+    return folder / "prog"
+
+
+def gdb(*arguments, commands, **variables):
+    words = [word for command in commands for word in ("-ex", command)]
+    return run("gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-ex",
+               f"source {SCRIPT}", *words, *arguments,
+               environment=clean_environment(**variables))
+
+
+@pytest.fixture(scope="module", params=["process", "core"])
+def look(request, program):
+    """What commands print where the program has stopped."""
+    if request.param == "process":
+        return lambda *commands, **variables: gdb(
+            program, commands=["run", *commands], **variables)
+    core = program.parent / "core"
+    gdb(program, commands=["run", f"generate-core-file {core}"])
+    assert core.exists()
+
+    def look_at_core(*commands, **variables):
+        assert not variables
+        return gdb(program, core, commands=commands)
+    return look_at_core
+
+
+def test_arenas(look):
+    output = look("pymem-arenas").stdout
+    assert re.search(r"^0x[0-9a-f]+  1024 KiB  small    1 of 6[34] pools used  #\.+$",
+                     output, re.M)
+    assert re.search(r"^0x[0-9a-f]+  1024 KiB  medium   1 of [78] pools used", output, re.M)
+    assert "2 arenas of 2048 KiB, 2 pools used" in output
+
+
+def test_a_pool_and_its_free_list(look):
+    output = look("pymem-pool small[0]").stdout
+    assert re.search(r"small pool 0x[0-9a-f]+: blocks of 48 bytes, 98 of 340 used, "
+                     r"\d+ cut, used", output)
+    assert re.search(r"free list: 50 7( \d+)*$", output, re.M)
+    assert "broken" not in output
+    assert "medium pool" in look("pymem-pool medium").stdout
+
+
+def test_blocks(look):
+    output = look("pymem-block small[7]", "pymem-block (char *)small[8] + 11",
+                  "pymem-block medium").stdout
+    assert re.search(r"block 7 at 0x[0-9a-f]+, 48 bytes, free; the address is its byte 0"
+                     r"\nbefore it: used; behind it: used\n", output)
+    assert re.search(r"block 8 .* used; the address is its byte 11\n"
+                     r"before it: free; behind it: used", output)
+    assert re.search(r"block 0 at 0x[0-9a-f]+, 5\d\d\d bytes, used", output)
+
+
+def test_addresses_that_are_no_blocks(look):
+    result = look("pymem-block raw")
+    assert re.search("0x[0-9a-f]+ is in no pool", result.stderr)
+    result = look("pymem-block (long)small[0] & ~16383L")
+    assert re.search("is in the small pool .* but in no block of it", result.stderr)
+    assert "usage: pymem-block ADDRESS" in look("pymem-block").stderr
+    assert "usage: pymem-pool ADDRESS" in look("pymem-pool").stderr
+    assert 'No symbol "nothing"' in look("pymem-pool nothing").stderr
+
+
+def test_structures_print_short(look):
+    output = look("print _PyMem_Allocators[2]", "print *usedpools[2].next",
+                  "print first_chunk->objects[0]").stdout
+    assert "allocator _PyObject_Malloc ... _PyObject_Free, ctx 0x0" in output
+    assert "pool of 48-byte blocks, 98 used, free from 0x" in output
+    assert re.search(r"arena at 0x[0-9a-f]+, 6\d of 6\d pools free", output)
+
+
+def test_debug_hooks_and_a_broken_list(program):
+    output = gdb(program, commands=["run", "pymem-block small[3]"],
+                 PYTHONMALLOC="debug").stdout
+    assert "debug hooks: API 'o', 40 bytes asked for" in output
+    output = gdb(program, commands=[
+        "run", "set var *(long *)small[50] = (long)small[50]", "pymem-pool small[0]"]
+        ).stdout
+    assert "broken: block 50 is in the free list twice" in output
+    output = gdb(program, commands=[
+        "run", "set var *(long *)small[50] = (long)small[7] + 5", "pymem-block small[0]"]
+        ).stdout
+    assert "in the free list is no block of the pool" in output
+
+
+def test_a_real_python(python):
+    output = gdb("--args", python, "-c", "import os; kept = list(range(1000)); os.abort()",
+                 commands=["run", "pymem-arenas"]).stdout
+    assert re.search(r"\d+ arenas of \d+ KiB, \d+ pools used", output)
+
+
+def test_a_program_without_pymem():
+    result = gdb("/bin/true", commands=["pymem-arenas"])
+    assert "this program has no pymem" in result.stderr

@@ -1,0 +1,254 @@
+"""gdb commands that show pymem's heap, in a process or a core file.
+
+    (gdb) source Tools/gdb/pymem.py
+    (gdb) pymem-arenas              all arenas: where they are, how full
+    (gdb) pymem-pool ADDRESS        the pool an address lies in, and its free list
+    (gdb) pymem-block ADDRESS       the block: class, number, free or used, neighbours
+
+ADDRESS is any expression.  The structures are those of Include/internal/; they print
+short, too.  Nothing in the process is called or changed, so the heap may be broken:
+what can't be is said.
+"""
+
+import gdb
+import gdb.printing
+
+
+def value(expression):
+    return gdb.parse_and_eval(expression)
+
+
+def read_word(address):
+    size = gdb.lookup_type("void").pointer().sizeof
+    return int.from_bytes(gdb.selected_inferior().read_memory(address, size), "little")
+
+
+def number(expression):
+    """The address that somebody typed; objects and pointers alike."""
+    result = value(expression)
+    if result.type.strip_typedefs().code == gdb.TYPE_CODE_PTR:
+        return int(result.cast(gdb.lookup_type("unsigned long")))
+    return int(result)
+
+
+class Heap:
+    """The numbers that the structures do not tell."""
+
+    def __init__(self):
+        try:
+            self.pool_size = int(value("small_arenas.pool_size"))
+        except gdb.error as error:
+            raise gdb.GdbError(f"pymem: this program has no pymem with debugging "
+                               f"symbols, or does not run yet ({error})") from error
+        pointer = gdb.lookup_type("void").pointer().sizeof
+        alignment = 16 if pointer == 8 else 8
+        # POOL_OVERHEAD of pycore_geometry.h
+        self.overhead = -(-(4 * pointer + 16) // alignment) * alignment
+        self.medium_pool_size = int(value("medium_arenas.pool_size"))
+        self.frames_in_leaf = 2 ** 32 // self.pool_size
+
+    def arenas(self):
+        chunk = value("first_chunk")
+        while int(chunk):
+            first, last = chunk["objects"].type.range()
+            for i in range(first, last + 1):
+                arena = chunk["objects"][i]
+                if int(arena["address"]):
+                    yield arena
+            chunk = chunk["next"]
+
+    def leaf(self, address):
+        leaf = address >> 32
+        first, last = value("pool_map").type.range()
+        pools = value(f"pool_map[{leaf}]") if leaf <= last else 0
+        return pools if int(pools) else None
+
+    def pool_of(self, address):
+        """A Pool, or None for an address that is in none."""
+        pools = self.leaf(address)
+        if pools is None:
+            return None
+        frame = (address & 0xffffffff) // self.pool_size
+        if int(pools[frame]["blocksize"]):
+            return Pool(self, pools[frame], False, address)
+        medium = (pools + self.frames_in_leaf).cast(
+            gdb.lookup_type("struct medium_pool").pointer())
+        record = medium[(address & 0xffffffff) // self.medium_pool_size]
+        return Pool(self, record, True, address) if int(record["blocksize"]) else None
+
+
+class Pool:
+    def __init__(self, heap, record, is_medium, address):
+        self.record, self.is_medium = record, is_medium
+        size = heap.medium_pool_size if is_medium else heap.pool_size
+        self.address = address & ~(size - 1)
+        self.start = self.address + (0 if is_medium else heap.overhead)
+        self.blocksize = int(record["blocksize"])
+        self.nblocks = (self.address + size - self.start) // self.blocksize
+        self.is_full = not int(record["next"])
+        # A full pool's count stands at 1.
+        self.nused = self.nblocks if self.is_full else int(record["inuse"])
+        self.ncut = (int(record["ncut"]) if is_medium else
+                     (int(record["nextoffset"]) - (self.start - self.address))
+                     // self.blocksize)
+
+    def free_list(self):
+        """Numbers of the free blocks, in the order in which they will be given."""
+        found, fault = [], None
+        address = int(self.record["freeblock"])
+        while address:
+            i, rest = divmod(address - self.start, self.blocksize)
+            if rest or not 0 <= i < self.ncut:
+                return found, f"{address:#x} in the free list is no block of the pool"
+            if i in found:
+                return found, f"block {i} is in the free list twice"
+            found.append(i)
+            address = read_word(address)
+        if not self.is_full and len(found) + self.nused != self.ncut:
+            fault = (f"{len(found)} free blocks and {self.nused} used ones are not "
+                     f"the {self.ncut} that were cut")
+        return found, fault
+
+    def describe(self):
+        kind = "medium" if self.is_medium else "small"
+        state = "full" if self.is_full else "empty" if not self.nused else "used"
+        return (f"{kind} pool {self.address:#x}: blocks of {self.blocksize} bytes, "
+                f"{self.nused} of {self.nblocks} used, {self.ncut} cut, {state}")
+
+
+class Arenas(gdb.Command):
+    """All arenas: pymem-arenas"""
+
+    def __init__(self):
+        super().__init__("pymem-arenas", gdb.COMMAND_DATA)
+
+    def invoke(self, argument, from_tty):
+        heap, count, nbytes, used = Heap(), 0, 0, 0
+        for arena in heap.arenas():
+            arenas = arena["heap"].dereference()
+            size, total = int(arenas["arena_size"]), int(arena["ntotalpools"])
+            free = int(arena["nfreepools"])
+            kind = "small" if int(arena["heap"]) == int(
+                value("&small_arenas")) else "medium"
+            gdb.write(f"{int(arena['address']):#x}  {size >> 10} KiB  {kind:6}  "
+                      f"{total - free:2} of {total} pools used  "
+                      f"{'#' * (total - free)}{'.' * free}\n")
+            count, nbytes, used = count + 1, nbytes + size, used + total - free
+        gdb.write(f"{count} arenas of {nbytes >> 10} KiB, {used} pools used\n")
+
+
+class PoolCommand(gdb.Command):
+    """The pool that an address lies in: pymem-pool ADDRESS"""
+
+    def __init__(self):
+        super().__init__("pymem-pool", gdb.COMMAND_DATA, gdb.COMPLETE_EXPRESSION)
+
+    def invoke(self, argument, from_tty):
+        if not argument:
+            raise gdb.GdbError("usage: pymem-pool ADDRESS")
+        address = number(argument)
+        pool = Heap().pool_of(address)
+        if pool is None:
+            raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
+                               "its pool, or a block of the raw domain")
+        free, fault = pool.free_list()
+        gdb.write(pool.describe() + "\n")
+        gdb.write(f"free list: {' '.join(map(str, free)) or 'empty'}\n")
+        if fault:
+            gdb.write(f"broken: {fault}\n")
+
+
+class BlockCommand(gdb.Command):
+    """The block that an address lies in: pymem-block ADDRESS"""
+
+    def __init__(self):
+        super().__init__("pymem-block", gdb.COMMAND_DATA, gdb.COMPLETE_EXPRESSION)
+
+    def invoke(self, argument, from_tty):
+        if not argument:
+            raise gdb.GdbError("usage: pymem-block ADDRESS")
+        address = number(argument)
+        pool = Heap().pool_of(address)
+        if pool is None:
+            raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
+                               "its pool, or a block of the raw domain")
+        if not pool.start <= address < pool.start + pool.nblocks * pool.blocksize:
+            raise gdb.GdbError(f"{address:#x} is in the {pool.describe()}, but in no "
+                               "block of it")
+        i = (address - pool.start) // pool.blocksize
+        start = pool.start + i * pool.blocksize
+        free, fault = pool.free_list()
+
+        def state(n):
+            return ("not there" if not 0 <= n < pool.nblocks else
+                    "never used" if n >= pool.ncut else
+                    "free" if n in free else "used")
+        gdb.write(f"block {i} at {start:#x}, {pool.blocksize} bytes, {state(i)}; "
+                  f"the address is its byte {address - start}\n")
+        gdb.write(f"before it: {state(i - 1)}; behind it: {state(i + 1)}\n")
+        head = bytes(gdb.selected_inferior().read_memory(start, 16))
+        if head[8:9] in (b"r", b"m", b"o") and head[9:16] == b"\xfd" * 7:
+            gdb.write(f"debug hooks: API '{chr(head[8])}', "
+                      f"{int.from_bytes(head[:8], 'big')} bytes asked for\n")
+        gdb.write(f"in the {pool.describe()}\n")
+        if fault:
+            gdb.write(f"broken: {fault}\n")
+
+
+class RecordPrinter:
+    """struct pool, struct medium_pool"""
+
+    def __init__(self, record):
+        self.record = record
+
+    def to_string(self):
+        blocksize = int(self.record["blocksize"])
+        if not blocksize:
+            return "no pool"
+        full = not int(self.record["next"])
+        return (f"pool of {blocksize}-byte blocks, "
+                + ("full" if full else f"{int(self.record['inuse'])} used")
+                + f", free from {int(self.record['freeblock']):#x}")
+
+
+class ArenaPrinter:
+    """struct arena_object"""
+
+    def __init__(self, arena):
+        self.arena = arena
+
+    def to_string(self):
+        address = int(self.arena["address"])
+        return (f"arena at {address:#x}, {int(self.arena['nfreepools'])} of "
+                f"{int(self.arena['ntotalpools'])} pools free" if address
+                else "no arena")
+
+
+class AllocatorPrinter:
+    """PyMemAllocatorEx"""
+
+    def __init__(self, allocator):
+        self.allocator = allocator
+
+    def to_string(self):
+        def name(field):
+            function = self.allocator[field]
+            symbol = gdb.block_for_pc(int(function)) if int(function) else None
+            return (symbol.function.name if symbol and symbol.function
+                    else f"{int(function):#x}")
+        return f"allocator {name('malloc')} ... {name('free')}, ctx " \
+               f"{int(self.allocator['ctx']):#x}"
+
+
+def register():
+    printers = gdb.printing.RegexpCollectionPrettyPrinter("pymem")
+    printers.add_printer("pool", "^(medium_)?pool$", RecordPrinter)
+    printers.add_printer("arena", "^arena_object$", ArenaPrinter)
+    printers.add_printer("allocator", "^PyMemAllocatorEx$", AllocatorPrinter)
+    gdb.printing.register_pretty_printer(None, printers, replace=True)
+    Arenas()
+    PoolCommand()
+    BlockCommand()
+
+
+register()
