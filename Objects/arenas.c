@@ -21,6 +21,7 @@
  * and virtualmem.c. */
 
 #include "pycore_arenas.h"
+#include "pycore_probes.h"
 #include "pycore_virtualmem.h"
 
 /* Empty arenas that stay: 16 MiB of small blocks, what a program of the size of
@@ -211,6 +212,7 @@ arena_return(struct arena_object *arena)
     struct arena_heap *heap = arena->heap;
     DEBUG_ASSERT(arena->nfreepools == arena->ntotalpools);
     arena_unfile(arena);
+    PROBE2(arena__free, arena->address, heap->arena_size);
     heap->allocator->free(heap->allocator->ctx, (void *)arena->address,
                           heap->arena_size);
     arena->address = 0;
@@ -340,6 +342,7 @@ arena_buy(struct arena_heap *heap)
     if (heap->ncurrent >= heap->populated_from && is_default_allocator(heap)) {
         virtual_populate(memory, heap->arena_size);
     }
+    PROBE2(arena__new, arena->address, heap->arena_size);
     arena_file(arena);
     heap->ntimes_allocated++;
     heap->ncurrent++;

@@ -18,6 +18,7 @@
 
 #include "pycore_pymem.h"
 #include "pycore_compiler.h"
+#include "pycore_probes.h"
 #ifdef WITH_PYMALLOC
 #  include "pycore_mediumalloc.h"
 #endif
@@ -180,16 +181,18 @@ PyMem_RawMalloc(size_t size)
     if (size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
     }
-    if (LIKELY(RAW->malloc == _PyMem_RawMalloc)) {
-        return malloc(size != 0 ? size : 1);
-    }
-    return RAW->malloc(RAW->ctx, size);
+    void *ptr = LIKELY(RAW->malloc == _PyMem_RawMalloc)
+        ? malloc(size != 0 ? size : 1) : RAW->malloc(RAW->ctx, size);
+    PROBE3(alloc, PYMEM_DOMAIN_RAW, size, ptr);
+    return ptr;
 }
 
 void *
 PyMem_RawCalloc(size_t nelem, size_t elsize)
 {
-    return allocator_calloc(RAW, nelem, elsize);
+    void *ptr = allocator_calloc(RAW, nelem, elsize);
+    PROBE3(alloc, PYMEM_DOMAIN_RAW, nelem * elsize, ptr);
+    return ptr;
 }
 
 void *
@@ -198,15 +201,17 @@ PyMem_RawRealloc(void *ptr, size_t new_size)
     if (new_size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
     }
-    if (LIKELY(RAW->realloc == _PyMem_RawRealloc)) {
-        return realloc(ptr, new_size != 0 ? new_size : 1);
-    }
-    return RAW->realloc(RAW->ctx, ptr, new_size);
+    void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
+        ? realloc(ptr, new_size != 0 ? new_size : 1)
+        : RAW->realloc(RAW->ctx, ptr, new_size);
+    PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
+    return moved;
 }
 
 void
 PyMem_RawFree(void *ptr)
 {
+    PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
     if (LIKELY(RAW->free == _PyMem_RawFree)) {
         free(ptr);
     }
@@ -221,26 +226,33 @@ void *
 PyMem_Malloc(size_t size)
 {
     count_allocation(size);
-    return allocator_malloc(MEM, size);
+    void *ptr = allocator_malloc(MEM, size);
+    PROBE3(alloc, PYMEM_DOMAIN_MEM, size, ptr);
+    return ptr;
 }
 
 void *
 PyMem_Calloc(size_t nelem, size_t elsize)
 {
     count_allocation(elsize);
-    return allocator_calloc(MEM, nelem, elsize);
+    void *ptr = allocator_calloc(MEM, nelem, elsize);
+    PROBE3(alloc, PYMEM_DOMAIN_MEM, nelem * elsize, ptr);
+    return ptr;
 }
 
 void *
 PyMem_Realloc(void *ptr, size_t new_size)
 {
-    return allocator_realloc(MEM, ptr, new_size);
+    void *moved = allocator_realloc(MEM, ptr, new_size);
+    PROBE4(realloc, PYMEM_DOMAIN_MEM, ptr, new_size, moved);
+    return moved;
 }
 
 void
 PyMem_Free(void *ptr)
 {
     count_free();
+    PROBE2(free, PYMEM_DOMAIN_MEM, ptr);
     allocator_free(MEM, ptr);
 }
 
@@ -250,26 +262,33 @@ void *
 PyObject_Malloc(size_t size)
 {
     count_allocation(size);
-    return allocator_malloc(OBJ, size);
+    void *ptr = allocator_malloc(OBJ, size);
+    PROBE3(alloc, PYMEM_DOMAIN_OBJ, size, ptr);
+    return ptr;
 }
 
 void *
 PyObject_Calloc(size_t nelem, size_t elsize)
 {
     count_allocation(elsize);
-    return allocator_calloc(OBJ, nelem, elsize);
+    void *ptr = allocator_calloc(OBJ, nelem, elsize);
+    PROBE3(alloc, PYMEM_DOMAIN_OBJ, nelem * elsize, ptr);
+    return ptr;
 }
 
 void *
 PyObject_Realloc(void *ptr, size_t new_size)
 {
-    return allocator_realloc(OBJ, ptr, new_size);
+    void *moved = allocator_realloc(OBJ, ptr, new_size);
+    PROBE4(realloc, PYMEM_DOMAIN_OBJ, ptr, new_size, moved);
+    return moved;
 }
 
 void
 PyObject_Free(void *ptr)
 {
     count_free();
+    PROBE2(free, PYMEM_DOMAIN_OBJ, ptr);
     allocator_free(OBJ, ptr);
 }
 

@@ -22,7 +22,7 @@ esac
 multilib=
 case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
 need_packages $build_packages check python3-pytest python3-venv g++ cmake gdb \
-    python3-hypothesis libpython3.11-testsuite valgrind clang libclang-rt-14-dev cppcheck python3-numpy \
+    python3-hypothesis libpython3.11-testsuite valgrind systemtap-sdt-dev clang libclang-rt-14-dev cppcheck python3-numpy \
     $multilib
 build_default
 
@@ -65,8 +65,8 @@ part "C tests: classic geometry" c_tests classic \
     --with-arena-bits=18 --with-pool-bits=12
 part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
 part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
-part "C tests: pystats, serial numbers, valgrind" c_tests extras \
-    --enable-pystats --with-valgrind CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
+part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
+    --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
 part "C tests: clang, without mimalloc" c_tests clang \
     CC=clang --without-mimalloc
 part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \

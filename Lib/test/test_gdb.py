@@ -1,4 +1,4 @@
-"""Tools/gdb/pymem.py, on a process and on a core file."""
+"""Tools/gdb/pymem.py, on a process and on a core file; probes of --with-dtrace."""
 
 import re
 import shutil
@@ -128,3 +128,58 @@ def test_a_real_python(python):
 def test_a_program_without_pymem():
     result = gdb("/bin/true", commands=["pymem-arenas"])
     assert "this program has no pymem" in result.stderr
+
+
+# Probes
+
+PROBED = """
+#include <Python.h>
+int main(void)
+{
+    char *p = PyMem_Malloc(40);
+    p = PyMem_Realloc(p, 90);
+    PyMem_Free(p);
+    PyObject_Free(PyObject_Calloc(3, 7));
+    PyMem_RawFree(PyMem_RawMalloc(11));
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def probed():
+    """The library of a build configured --with-dtrace: Tools/check.sh makes it."""
+    library = BUILD / "extras" / ".libs" / "libpymem.so"
+    if not library.exists() or "stapsdt" not in run("readelf", "-n", library).stdout:
+        pytest.skip("needs build/extras configured --with-dtrace: Tools/check.sh")
+    return library
+
+
+def test_probes_of_each_function(probed, tmp_path):
+    (tmp_path / "prog.c").write_text(PROBED)
+    result = run("cc", "-g", tmp_path / "prog.c", f"-I{TOP / 'Include'}",
+                 f"-I{probed.parent.parent}", probed, f"-Wl,-rpath,{probed.parent}",
+                 "-o", tmp_path / "prog")
+    assert result.returncode == 0, result.stderr
+    script = "break main\nrun\n"
+    for name, n in (("alloc", 3), ("realloc", 4), ("free", 2), ("arena__new", 2)):
+        arguments = ", ".join(f"(long)$_probe_arg{i}" for i in range(n))
+        script += (f'break -probe-stap pymem:{name}\ncommands\nsilent\n'
+                   f'printf "{name}{" %ld" * n}\\n", {arguments}\ncontinue\nend\n')
+    (tmp_path / "script").write_text(script + "continue\n")
+    output = gdb(tmp_path / "prog", commands=[f"source {tmp_path / 'script'}"]).stdout
+    events = re.findall(r"^(alloc|realloc|free|arena__new) (\d.*)$", output, re.M)
+    events = [(name, *map(int, numbers.split())) for name, numbers in events]
+    [malloc] = [event for event in events if event[:3] == ("alloc", 1, 40)]
+    [realloc] = [event for event in events if event[:2] == ("realloc", 1)]
+    assert realloc[2:4] == (malloc[3], 90)
+    assert ("free", 1, realloc[4]) in events
+    [calloc] = [event for event in events if event[:3] == ("alloc", 2, 21)]
+    assert ("free", 2, calloc[3]) in events
+    [raw] = [event for event in events if event[:3] == ("alloc", 0, 11)]
+    assert ("free", 0, raw[3]) in events
+    assert [event[2] for event in events if event[0] == "arena__new"] == [1 << 20]
+
+
+def test_a_build_without_probes_has_none():
+    assert "stapsdt" not in run("readelf", "-n", BUILD / ".libs" / "libpymem.so").stdout
