@@ -70,17 +70,20 @@ if "PYMEM_IMPLEMENTATIONS" in os.environ:
 
 
 def relinkable():
-    """{version: python} of other CPythons here that have a static archive."""
+    """{version: python} of the CPythons here that have a static archive."""
     found = {}
     for archive in sorted((Path.home() / ".pyenv" / "versions").glob(
             "3.1[0-3].*/lib/python3.1?/config-*/libpython3.1?.a")):
         root = archive.parents[3]
         found[archive.stem.removeprefix("libpython")] = root / "bin" / "python3"
-    found.pop("%d.%d" % sys.version_info[:2], None)
     return found
 
 
-@pytest.fixture(scope="session", params=["build", *relinkable()])
+OTHER_VERSIONS = [version for version in ("3.10", "3.11", "3.12", "3.13")
+                  if version != "%d.%d" % sys.version_info[:2]]
+
+
+@pytest.fixture(scope="session", params=["build", *OTHER_VERSIONS])
 def products(request):
     """The folder of a python with our objects and a python-stock, of each version
     that can be made here."""
@@ -88,6 +91,8 @@ def products(request):
         if not (BUILD / "python-stock").exists():
             pytest.skip("build/python is not there: run Tools/relink")
         return BUILD
+    if request.param not in relinkable():
+        pytest.skip(f"there is no static archive of CPython {request.param} here")
     folder = BUILD / f"cpython-{request.param}"
     result = run(TOP / "Tools" / "relink", f"--build={BUILD}", f"--products={folder}",
                  f"--with-python={relinkable()[request.param]}")
