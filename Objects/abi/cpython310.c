@@ -1,7 +1,7 @@
 /* CPython 3.10: what it takes beside the API, and its frames.
  *
  *   symbol                    who reads it
- *   _Py_tracemalloc_config    object.o at each new reference
+ *   that of before312.h       object.o
  *
  * What our library asks of its host is there but for Py_GETENV(), which is a macro
  * in 3.10. */
@@ -21,19 +21,7 @@ Py_GETENV(const char *name)
     return Py_IgnoreEnvironmentFlag ? NULL : getenv(name);
 }
 
-struct _PyTraceMalloc_Config _Py_tracemalloc_config = {.max_nframe = 1};
-
-struct _PyTraceMalloc_Config *
-python_tracemalloc_config(void)
-{
-    return &_Py_tracemalloc_config;
-}
-
-void
-python_trace_references(int on)
-{
-    (void)on;       /* the interpreter looks at the configuration itself */
-}
+#include "before312.h"
 
 size_t
 python_header_size(PyTypeObject *type)

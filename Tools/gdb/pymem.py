@@ -137,6 +137,18 @@ class Arenas(gdb.Command):
         gdb.write(f"{count} arenas of {nbytes >> 10} KiB, {used} pools used\n")
 
 
+def pool_at(command, argument):
+    """The address that was asked for, and its pool."""
+    if not argument:
+        raise gdb.GdbError(f"usage: {command} ADDRESS")
+    address = number(argument)
+    pool = Heap().pool_of(address)
+    if pool is None:
+        raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
+                           "its pool, or a block of the raw domain")
+    return address, pool
+
+
 class PoolCommand(gdb.Command):
     """The pool that an address lies in: pymem-pool ADDRESS"""
 
@@ -144,13 +156,7 @@ class PoolCommand(gdb.Command):
         super().__init__("pymem-pool", gdb.COMMAND_DATA, gdb.COMPLETE_EXPRESSION)
 
     def invoke(self, argument, from_tty):
-        if not argument:
-            raise gdb.GdbError("usage: pymem-pool ADDRESS")
-        address = number(argument)
-        pool = Heap().pool_of(address)
-        if pool is None:
-            raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
-                               "its pool, or a block of the raw domain")
+        address, pool = pool_at("pymem-pool", argument)
         free, fault = pool.free_list()
         gdb.write(pool.describe() + "\n")
         gdb.write(f"free list: {' '.join(map(str, free)) or 'empty'}\n")
@@ -165,13 +171,7 @@ class BlockCommand(gdb.Command):
         super().__init__("pymem-block", gdb.COMMAND_DATA, gdb.COMPLETE_EXPRESSION)
 
     def invoke(self, argument, from_tty):
-        if not argument:
-            raise gdb.GdbError("usage: pymem-block ADDRESS")
-        address = number(argument)
-        pool = Heap().pool_of(address)
-        if pool is None:
-            raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
-                               "its pool, or a block of the raw domain")
+        address, pool = pool_at("pymem-block", argument)
         if not pool.start <= address < pool.start + pool.nblocks * pool.blocksize:
             raise gdb.GdbError(f"{address:#x} is in the {pool.describe()}, but in no "
                                "block of it")
