@@ -67,7 +67,7 @@ def test_pythonmalloc(python, name, hooked):
     assert ((r"\xcd" * 20) in result.stdout) == hooked, result.stderr
 
 
-@pytest.mark.parametrize("malloc", ["pymalloc", "debug", "malloc"])
+@pytest.mark.parametrize("malloc", ["pymalloc", "debug"])
 @pytest.mark.parametrize("nframe", ["0", "3"])
 def test_interpreters_with_a_gil_each(python, malloc, nframe):
     result = run(python, "-c", SUBINTERPRETERS, environment=clean_environment(

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { THREADS = 8, ROUNDS = 20000, SLOTS = 256 };
+enum { THREADS = 8, ROUNDS = 8000, SLOTS = 256 };
 
 static void *_Atomic slots[SLOTS];
 static atomic_int faults, stop;
