@@ -1,0 +1,16 @@
+/* What CPythons have alike before 3.12: whether they are traced is in a variable that
+ * obmalloc.o defined, and object.o reads at each new reference. */
+
+struct _PyTraceMalloc_Config _Py_tracemalloc_config = {.max_nframe = 1};
+
+struct _PyTraceMalloc_Config *
+python_tracemalloc_config(void)
+{
+    return &_Py_tracemalloc_config;
+}
+
+void
+python_trace_references(int on)
+{
+    (void)on;       /* the interpreter looks at the variable itself */
+}
