@@ -43,7 +43,10 @@ collect() {
 # The tests in Python, with the interpreter; not those of tools, which link without
 # these flags.
 build default
-LDFLAGS="--coverage $home/coverage.o" "$top/Tools/relink" --build="$PWD" >/dev/null
+# Also for the other versions that the tests link.
+LDFLAGS="--coverage $home/coverage.o"
+export LDFLAGS
+"$top/Tools/relink" --build="$PWD" >/dev/null
 ./fuzz_pymem 10 >/dev/null
 PYMEM_BUILD=$PWD /usr/bin/python3 -m pytest -q "$top/Lib/test" --ignore="$top/Lib/test/test_relink.py" \
     --ignore="$top/Lib/test/test_install.py" --ignore="$top/Lib/test/test_tools.py" \
