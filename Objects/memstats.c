@@ -84,17 +84,17 @@ usage_now(void)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
-    int is_locked = heap_enter();
     arenas_visit(&small_arenas, usage_add_arena, &usage);
-    heap_leave(is_locked);
     return usage;
 }
 
 Py_ssize_t
 _Py_GetAllocatedBlocks(void)
 {
+    int is_locked = heap_enter();
     struct usage usage = usage_now();
     Py_ssize_t n = raw_allocated_blocks;
+    heap_leave(is_locked);
     for (size_t i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
         n += (Py_ssize_t)usage.classes[i].blocks;
     }
@@ -199,6 +199,7 @@ _PyObject_DebugMallocStats(FILE *out)
     if (!pymalloc_serves_objects()) {
         return 0;
     }
+    int is_locked = heap_enter();
     struct usage usage = usage_now();
     fprintf(out, "Small block threshold = %u, in %u size classes.\n\n",
             SMALL_REQUEST_THRESHOLD, NB_SMALL_SIZE_CLASSES);
@@ -206,6 +207,7 @@ _PyObject_DebugMallocStats(FILE *out)
     print_arenas(out, &usage);
     print_bytes(out, &usage);
     print_map(out);
+    heap_leave(is_locked);
     return 1;
 }
 
@@ -213,6 +215,7 @@ _PyObject_DebugMallocStats(FILE *out)
 void
 _PyObject_WriteMallocStats(FILE *out)
 {
+    int is_locked = heap_enter();
     struct usage usage = usage_now();
     fprintf(out, "{\"threshold\": %u, \"pool_size\": %zu, \"arena_size\": %zu,\n"
             " \"allocated_blocks\": %td, \"blocks_over_threshold\": %td,\n"
@@ -235,6 +238,7 @@ _PyObject_WriteMallocStats(FILE *out)
             small_arenas.ntimes_allocated - usage.narenas,
             small_arenas.nhighwater, usage.narenas, usage.free_pools,
             medium_arenas.ncurrent, medium_arenas.arena_size);
+    heap_leave(is_locked);
 }
 
 #else /* without pymalloc: nothing to count */
