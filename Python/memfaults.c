@@ -58,14 +58,8 @@ is_chosen(struct faulty *domain)
     {
         return 1;
     }
-    if (faults->fail_share > 0) {
-        uint64_t n = domain->random += 0x9E3779B97F4A7C15u;     /* splitmix64 */
-        n = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
-        n = (n ^ n >> 27) * 0x94D049BB133111EBu;
-        n ^= n >> 31;
-        return (double)(n >> 11) / 9007199254740992.0 < faults->fail_share;
-    }
-    return 0;
+    return faults->fail_share > 0
+        && random_fraction(&domain->random) < faults->fail_share;
 }
 
 static int

@@ -179,12 +179,7 @@ tracer_free(void *ptr, size_t size)
 static double
 random_distance(void)
 {
-    uint64_t n = mine.random += 0x9E3779B97F4A7C15u;    /* splitmix64 */
-    n = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
-    n = (n ^ n >> 27) * 0x94D049BB133111EBu;
-    n ^= n >> 31;
-    double unit = ((double)(n >> 11) + 1.0) / 9007199254740992.0;
-    return -log(unit) * (double)tracer.sample_bytes;
+    return -log(1.0 - random_fraction(&mine.random)) * (double)tracer.sample_bytes;
 }
 
 /* Each thread goes its own way; with a seed the first one's is the same again. */

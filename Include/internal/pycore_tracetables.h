@@ -20,6 +20,23 @@ hash_mix(uint64_t h)
     return h ^ h >> 29;
 }
 
+/* The next number of a sequence (splitmix64). */
+static inline uint64_t
+random_next(uint64_t *state)
+{
+    uint64_t n = *state += 0x9E3779B97F4A7C15u;
+    n = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
+    n = (n ^ n >> 27) * 0x94D049BB133111EBu;
+    return n ^ n >> 31;
+}
+
+/* As a fraction, from 0 on and below 1. */
+static inline double
+random_fraction(uint64_t *state)
+{
+    return (double)(random_next(state) >> 11) / 9007199254740992.0;
+}
+
 /* Items of one size, each kept once, numbered from 1: equal bytes, same number. */
 struct intern_table {
     unsigned item_size;

@@ -69,6 +69,16 @@ if "PYMEM_IMPLEMENTATIONS" in os.environ:
         in json.loads(os.environ["PYMEM_IMPLEMENTATIONS"]).items()}
 
 
+def pythons(*oldest):
+    """This Python and others here, of a version on."""
+    found = [sys.executable] if sys.version_info >= oldest else []
+    for path in sorted((Path.home() / ".pyenv" / "versions").glob("*/bin/python")):
+        version = re.match(r"(\d+)\.(\d+)\.", path.parts[-3])
+        if version and tuple(map(int, version.groups())) >= oldest:
+            found.append(str(path))
+    return found
+
+
 def relinkable():
     """{version: python} of the CPythons here that have a static archive."""
     found = {}

@@ -1,22 +1,19 @@
 """Misc/pymemcompat.h: compiled and run with every CPython here, and our headers."""
 
 import json
-import sys
 
 import pytest
 
-from conftest import BUILD, TOP, run
+from conftest import BUILD, TOP, pythons, run
 
 QUESTION = ("import json, sysconfig; print(json.dumps([sysconfig.get_paths()['include'],"
             " sysconfig.get_config_var('Py_GIL_DISABLED')]))")
-PYTHONS = [sys.executable, *map(str, sorted(
-    (TOP.home() / ".pyenv" / "versions").glob("*/bin/python")))]
 SOURCE = TOP / "Lib" / "test" / "pymemcompat_user.c"
 FLAGS = ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers",
          f"-I{TOP / 'Misc'}"]
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", pythons(2, 3))
 def test_with_a_cpython(python, tmp_path):
     include, free_threaded = json.loads(run(python, "-c", QUESTION).stdout)
     if free_threaded:

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
-from test_compat import PYTHONS
+from conftest import BUILD, TOP, clean_environment, pythons, run
 
 EXAMPLES = TOP / "Doc" / "examples"
 CORES = [EXAMPLES / f"{name}.c"
@@ -19,8 +18,7 @@ QUESTION = ("import json, sysconfig; print(json.dumps([sysconfig.get_paths()['in
             " sysconfig.get_config_var('EXT_SUFFIX')]))")
 
 
-@pytest.fixture(scope="module", params=[
-    python for python in PYTHONS if not re.search(r"/(2\.|3\.[67]\.)", python)])
+@pytest.fixture(scope="module", params=pythons(3, 8))
 def extension(request, tmp_path_factory):
     """A function that runs code of an interpreter that has the module examples."""
     folder = tmp_path_factory.mktemp("extension")

@@ -9,12 +9,11 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, pythons, run
 
 PYMEM_RUN = BUILD / "pymem-run"
-PYTHONS = [sys.executable, *map(str, sorted(
-    (TOP.home() / ".pyenv" / "versions").glob("3.*/bin/python3")))]
-PYTHONS = [path for path in PYTHONS if not re.search(r"/3\.[67]\.", path)]
+PYTHONS = pythons(3, 8)
+
 
 def pymem_run(*arguments, **variables):
     return run(PYMEM_RUN, *arguments, environment=clean_environment(**variables))
@@ -323,8 +322,7 @@ print("fine")
 """
 
 
-@pytest.mark.parametrize("python", [path for path in PYTHONS
-                                    if re.search(r"/3\.1[2-9]", path)])
+@pytest.mark.parametrize("python", pythons(3, 12))
 def test_interpreters_with_a_gil_each(python):
     assert pymem_run(python, "-c", SUBINTERPRETERS).stdout == "fine\n"
 
