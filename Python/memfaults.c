@@ -69,7 +69,7 @@ is_over_quota(const struct faulty *domain, size_t size, size_t old_size)
     return quota != 0 && (size > quota || others > quota - size);
 }
 
-/* The size of a block; 0 where it is not one of ours. */
+/* The entry of a block; NULL where it was not allocated since the start. */
 static struct map_entry *
 find_block(struct faulty *domain, const void *ptr)
 {

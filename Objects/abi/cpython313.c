@@ -20,11 +20,12 @@
 
 #include "since312.h"
 
+extern int _PyMem_HasDebugHooks(PyMemAllocatorDomain domain);
+
 int
 _PyMem_DebugEnabled(void)
 {
-    const char *name = _PyMem_GetCurrentAllocatorName();
-    return name != NULL && strstr(name, "debug") != NULL;
+    return _PyMem_HasDebugHooks(PYMEM_DOMAIN_OBJ);
 }
 
 extern int _PyMem_init_obmalloc(PyInterpreterState *interp);
