@@ -7,34 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "pycore_tracetables.h"
-
 /* Exported by CPython, declared in headers that differ by version. */
 extern PyObject *_PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr);
-
-/* What Python/tracetables.c asks for; in the library the tracer has it. */
-
-atomic_size_t tracer_bytes;
-
-void *
-tracer_alloc(size_t size)
-{
-    return malloc(size);
-}
-
-void
-tracer_free(void *ptr, size_t size)
-{
-    (void)size;
-    free(ptr);
-}
-
-void *
-tracer_resize(void *ptr, size_t old_size, size_t size)
-{
-    (void)old_size;
-    return realloc(ptr, size);
-}
 
 /* Arguments. */
 

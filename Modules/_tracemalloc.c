@@ -413,6 +413,20 @@ tracemalloc_get_object_traceback(PyObject *module, PyObject *obj)
 }
 
 static PyObject *
+tracemalloc_get_block_size(PyObject *module, PyObject *address)
+{
+    struct trace trace;
+    uintptr_t ptr = (uintptr_t)PyLong_AsVoidPtr(address);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!tracer_find(0, ptr, &trace)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromSize_t(trace.size);
+}
+
+static PyObject *
 tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"nframe", "sample_bytes", "seed", NULL};
@@ -514,6 +528,8 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("All traces: (domain, size, traceback, total_nframe) each.")},
     {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
      PyDoc_STR("Where an object was allocated, or None.")},
+    {"_get_block_size", tracemalloc_get_block_size, METH_O,
+     PyDoc_STR("The bytes that were asked for the block at an address, or None.")},
     {"start", (PyCFunction)(void (*)(void))tracemalloc_start,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("start(nframe=1, sample_bytes=0, seed=0)\n\nTrace allocations "

@@ -60,15 +60,7 @@ struct arena_bookkeeping arena_bookkeeping;
 int arenas_are_held;
 static struct arena_object *unused_objects;
 
-/* Arena objects are cut from chunks that stay for ever. */
-#define CHUNK_SIZE ((size_t)16384)
-#define CHUNK_OBJECTS \
-    ((CHUNK_SIZE - sizeof(void *)) / sizeof(struct arena_object))
-struct arena_chunk {
-    struct arena_chunk *next;
-    struct arena_object objects[CHUNK_OBJECTS];
-};
-static struct arena_chunk *first_chunk;
+struct arena_chunk *first_chunk;
 static struct arena_chunk **last_chunk = &first_chunk;
 
 /* Lists of arenas.  An arena is in one of them, or full. */

@@ -47,6 +47,16 @@ struct arena_heap {
 INTERNAL_DATA(struct arena_heap) small_arenas;
 INTERNAL_DATA(struct arena_heap) medium_arenas;
 
+/* Arena objects are cut from chunks that stay for ever. */
+#define CHUNK_SIZE ((size_t)16384)
+#define CHUNK_OBJECTS \
+    ((CHUNK_SIZE - sizeof(void *)) / sizeof(struct arena_object))
+struct arena_chunk {
+    struct arena_chunk *next;
+    struct arena_object objects[CHUNK_OBJECTS];
+};
+INTERNAL_DATA(struct arena_chunk *) first_chunk;
+
 /* What the bookkeeping takes, for _PyObject_DebugMallocStats(). */
 struct arena_bookkeeping {
     size_t nleaves;             /* of the pool map */

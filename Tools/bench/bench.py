@@ -21,7 +21,6 @@ CPython's own allocator (over 1 is faster), peak memory and page faults.
 """
 
 import argparse
-import ctypes.util
 import json
 import os
 import subprocess
@@ -31,7 +30,8 @@ from pathlib import Path
 from statistics import median
 
 TOP = Path(__file__).resolve().parent.parent.parent
-OURS, STOCK = "pymem", "CPython"
+sys.path.insert(0, str(TOP / "Lib"))
+from pymem.allocators import OURS, STOCK, WorkerFailed, find_allocators, run_worker  # noqa: E402
 
 # name: (workload of worker.c, its number, in --quick)
 WORKLOADS = {
@@ -49,53 +49,6 @@ WORKLOADS = {
 # Heaps by their size: the blocks of "replace" take 61 bytes on average.
 GROWTH = {f"heap of {mib:,} MiB": ("replace", (mib << 20) // 64)
           for mib in (1, 16, 256, 1024, 4096)}
-
-
-def find_library(*names):
-    """A shared library as the dynamic linker finds it, or None."""
-    for name in names:
-        for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib",
-                          "/usr/lib/aarch64-linux-gnu"):
-            path = Path(directory) / name
-            if path.exists():
-                return str(path)
-        found = ctypes.util.find_library(name.split(".so")[0][3:])
-        if found:
-            return found
-    return None
-
-
-def find_allocators(build):
-    """name: (library, prefix, preloaded library)"""
-    allocators = {OURS: (str(build / ".libs" / "libpymem.so"), "PyObject_",
-                         None)}
-    python = find_library("libpython3.11.so.1.0")
-    if python is None:
-        sys.exit("bench: libpython3.11.so.1.0 is missing (Debian: "
-                 "libpython3.11); ratios are to its allocator")
-    allocators[STOCK] = (python, "PyObject_", None)
-    allocators["glibc"] = ("-", "-", None)
-    for name, libraries in {
-            "mimalloc": ("libmimalloc.so.2", "libmimalloc.so.2.0"),
-            "jemalloc": ("libjemalloc.so.2",),
-            "tcmalloc": ("libtcmalloc_minimal.so.4",)}.items():
-        library = find_library(*libraries)
-        if library is not None:
-            allocators[name] = ("-", "-", library)
-    return allocators
-
-
-def run_worker(worker, allocator, workload, number):
-    library, prefix, preloaded = allocator
-    environment = {"PATH": os.environ.get("PATH", "")}
-    if preloaded:
-        environment["LD_PRELOAD"] = preloaded
-    result = subprocess.run([worker, library, prefix, workload, str(number)],
-                            env=environment, text=True,
-                            stdout=subprocess.PIPE)
-    if result.returncode != 0:
-        sys.exit(f"bench: {workload} {number} on {library} failed")
-    return json.loads(result.stdout)
 
 
 def progress(text):
@@ -120,8 +73,8 @@ def measure(worker, allocators, workloads, rounds):
                      f"{len(workloads)}: {name}")
             start = (turn + number) % len(names)
             for allocator in names[start:] + names[:start]:
-                samples[name][allocator].append(run_worker(
-                    worker, allocators[allocator], *workloads[name]))
+                samples[name][allocator] += run_worker(
+                    worker, allocators[allocator], *workloads[name])
     progress("")
     return {name: {allocator: {figure: median(run[figure] for run in runs)
                                for figure in ("ns", "rss_kib", "faults")}
@@ -255,8 +208,14 @@ def main():
     except ValueError as error:
         parser.error(str(error))
     allocators = find_allocators(build)
-    results = measure(build / "bench-worker", allocators, workloads,
-                      options.rounds or (5 if options.quick else 9))
+    if STOCK not in allocators:
+        sys.exit("bench: libpython3.11.so.1.0 is missing (Debian: "
+                 "libpython3.11); ratios are to its allocator")
+    try:
+        results = measure(build / "bench-worker", allocators, workloads,
+                          options.rounds or (5 if options.quick else 9))
+    except WorkerFailed as error:
+        sys.exit(f"bench: {error}")
     report(results, list(allocators))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

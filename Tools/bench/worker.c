@@ -1,13 +1,15 @@
 /* One workload on one allocator, in a process of its own.
  *
  *   bench-worker LIBRARY PREFIX WORKLOAD N
- *   bench-worker LIBRARY PREFIX trace FILE
+ *   bench-worker LIBRARY PREFIX trace FILE [SAMPLES]
  *
  * The allocator is PREFIX followed by Malloc, Realloc and Free in LIBRARY
  * (PyObject_ in a libpython or libpymem), or malloc, realloc and free where
  * PREFIX is "-" (LIBRARY "-": of this process, whatever is preloaded).
  * Prints one line of JSON: nanoseconds an operation, operations, peak
- * and last resident set and page faults.  Memory that was asked for is written to. */
+ * and last resident set and page faults; before it a line for each sample of a trace:
+ * how much memory the allocator has after so many calls.  Memory that was asked for is
+ * written to. */
 
 #include <dlfcn.h>
 #include <stdint.h>
@@ -253,14 +255,18 @@ trace_number(uint64_t *number)
     return 0;
 }
 
+static int
+trace_call(uint64_t *call, uint64_t *size)
+{
+    return trace_number(call) && (*call % 4 == FREE || trace_number(size));
+}
+
 static void
 recorded(size_t n)
 {
     (void)n;
     uint64_t call, size = 0;
-    if (trace_number(&call)
-        && (call % 4 == FREE || trace_number(&size)))
-    {
+    if (trace_call(&call, &size)) {
         if (call / 4 >= SLOTS || size > UINT32_MAX) {
             fputs("bench-worker: more live blocks than 67,108,864, or one of "
                   "4 GiB: too much to play\n", stderr);
@@ -312,6 +318,69 @@ play(char **live)
     }
 }
 
+/* A line of /proc/self/status: "VmHWM:" is the peak resident set in KiB, "VmRSS:"
+ * the present one.  Not getrusage()'s: that remembers the size of the program
+ * that started this one. */
+static long
+status_kib(const char *label)
+{
+    long kib = 0;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
+        if (strncmp(line, label, strlen(label)) == 0) {
+            kib = strtol(line + strlen(label), NULL, 10);
+            break;
+        }
+    }
+    if (status != NULL) {
+        fclose(status);
+    }
+    return kib;
+}
+
+/* Samples of a trace: evenly over its calls. */
+
+static struct {
+    uint64_t every, next;       /* calls; 0: none are taken */
+    long kib_before;            /* of the process, without the allocator's */
+    size_t slots_used;
+} sampling;
+
+static void
+sampling_start(uint64_t nsamples)
+{
+    uint64_t total = 0, call, size;
+    long start = ftell(trace);
+    while (trace_call(&call, &size)) {
+        total++;
+    }
+    fseek(trace, start, SEEK_SET);
+    sampling.every = total / nsamples + 1;
+    sampling.next = sampling.every;
+    sampling.kib_before = status_kib("RssAnon:");
+}
+
+/* The pages of the table of live blocks are not the allocator's. */
+static void
+sampling_goes_on(uint64_t ncalls_played, int is_over)
+{
+    if (sampling.every == 0) {
+        return;
+    }
+    for (const struct call *c = calls; c < calls + ncalls; c++) {
+        if (c->slot >= sampling.slots_used) {
+            sampling.slots_used = c->slot + 1u;
+        }
+    }
+    if (ncalls_played >= sampling.next || is_over) {
+        long table = (long)((sampling.slots_used * sizeof(char *) + 4095) / 4096 * 4);
+        printf("{\"call\": %llu, \"kib\": %ld}\n", (unsigned long long)ncalls_played,
+               status_kib("RssAnon:") - sampling.kib_before - table);
+        sampling.next += sampling.every;
+    }
+}
+
 /* Play a workload to its end, with the clock on from a position: the calls that
  * were timed, and how long. */
 static uint64_t
@@ -341,29 +410,9 @@ run(void (*workload)(size_t n), size_t n, uint64_t first_timed, uint64_t *spent)
             *spent += now() - start;
             timed += ncalls;
         }
+        sampling_goes_on(timed, ncalls == before);
     } while (ncalls > before);
     return timed;
-}
-
-/* A line of /proc/self/status: "VmHWM:" is the peak resident set in KiB, "VmRSS:"
- * the present one.  Not getrusage()'s: that remembers the size of the program
- * that started this one. */
-static long
-status_kib(const char *label)
-{
-    long kib = 0;
-    char line[256];
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status != NULL && fgets(line, sizeof(line), status) != NULL) {
-        if (strncmp(line, label, strlen(label)) == 0) {
-            kib = strtol(line + strlen(label), NULL, 10);
-            break;
-        }
-    }
-    if (status != NULL) {
-        fclose(status);
-    }
-    return kib;
 }
 
 static const struct {
@@ -395,9 +444,9 @@ symbol(void *library, const char *prefix, const char *python_name,
 int
 main(int argc, char **argv)
 {
-    if (argc != 5) {
+    if (argc != 5 && (argc != 6 || strcmp(argv[3], "trace") != 0)) {
         fputs("usage: bench-worker LIBRARY PREFIX WORKLOAD N\n"
-              "       bench-worker LIBRARY PREFIX trace FILE\n", stderr);
+              "       bench-worker LIBRARY PREFIX trace FILE [SAMPLES]\n", stderr);
         return 2;
     }
     void *library = RTLD_DEFAULT;
@@ -416,6 +465,9 @@ main(int argc, char **argv)
     if (strcmp(argv[3], "trace") == 0) {
         trace_open(argv[4]);
         n = SIZE_MAX;
+        if (argc == 6 && strtoul(argv[5], NULL, 10) > 0) {
+            sampling_start(strtoul(argv[5], NULL, 10));
+        }
     }
     uint64_t steps = 0, spent = 0;
     for (size_t i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++) {

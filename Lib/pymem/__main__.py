@@ -1,0 +1,398 @@
+"""python -m pymem: see a heap."""
+
+import argparse
+import ast
+import builtins
+import json
+import os
+import sys
+from pathlib import Path
+
+from pymem.heap import Heap, HeapError
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def frames_ticker(frames, seconds):
+    from pymem.heapmap import Frame
+    from pymem.running import Ticker
+    return Ticker(lambda: frames.append(Frame(f"moment {len(frames)}", Heap.take())),
+                  seconds)
+
+
+def take_heap(pid):
+    if pid is None:
+        return Heap.take()
+    from pymem.remote import Process
+    return Process(pid).heap()
+
+
+# stats
+
+def statistics_text(statistics):
+    yield f"{'size':>6} {'pools':>8} {'blocks':>12} {'free':>12}"
+    for row in statistics["classes"] + statistics["medium"]["classes"]:
+        yield f"{row['size']:6,} {row['pools']:8,} {row['blocks']:12,} " \
+              f"{row['free_blocks']:12,}"
+    yield ""
+    for kind, arenas in (("", statistics["arenas"]),
+                         ("medium ", statistics["medium"]["arenas"])):
+        yield f"{kind}arenas: {arenas['current']:,} now, {arenas['highwater']:,} at the " \
+              f"most, {arenas['allocated']:,} bought, {arenas['reclaimed']:,} returned"
+    for name, nbytes in statistics["bytes"].items():
+        yield f"{name.replace('_', ' '):18} {nbytes:16,} bytes"
+
+
+def stats(options):
+    if options.pid is not None and options.script:
+        raise HeapError("stats takes a script or --pid, not both")
+    results, status = [], 0
+    if options.script:
+        from pymem.running import run_script
+        status = run_script(options.script, options.arguments,
+                            lambda: results.append(Heap.take()))
+    else:
+        results.append(take_heap(options.pid))
+    statistics = results[0].statistics()
+    text = (json.dumps(statistics, indent=1) if options.json
+            else "\n".join(statistics_text(statistics)))
+    if options.output:
+        Path(options.output).write_text(text + "\n")
+    else:
+        print(text)
+    return status
+
+
+# heapmap
+
+FORMATS = {".svg": "svg", ".html": "html", ".htm": "html", ".png": "png"}
+
+
+def format_of(options, default):
+    if options.format:
+        return options.format
+    return FORMATS.get(Path(options.output).suffix, default) if options.output else default
+
+
+def write_heapmap(frames, form, output):
+    from pymem import heapmap
+    if form == "term":
+        lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
+        text = "\n".join(lines) + "\n"
+        if output:
+            Path(output).write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
+        return
+    output = output or f"heapmap.{form}"
+    {"svg": heapmap.write_svg, "html": heapmap.write_html,
+     "png": heapmap.write_png}[form](frames, output)
+    print(f"{output}: {len(frames)} moments", file=sys.stderr)
+
+
+def heapmap(options):
+    from pymem.heapmap import Frame
+    form = format_of(options, "term")
+    if options.pid is not None:
+        if options.script:
+            raise HeapError("heapmap takes a script or --pid, not both")
+        frames = [Frame(f"process {options.pid}", take_heap(options.pid))]
+        write_heapmap(frames, form, options.output)
+        return 0
+    if not options.script:
+        raise HeapError("heapmap takes a script or --pid PID")
+    from pymem.running import run_script
+    frames = [Frame("before", Heap.take())]
+    ticker = None
+    if options.every:
+        ticker = frames_ticker(frames, options.every)
+        ticker.start()
+
+    def at_end():
+        if ticker:
+            ticker.stop()
+        frames.append(Frame("at the end", Heap.take()))
+    status = run_script(options.script, options.arguments, at_end)
+    frames.append(Frame("after, all dropped", Heap.take()))
+    write_heapmap(frames, form, options.output)
+    return status
+
+
+# watch
+
+def watch(options):
+    from pymem import watch as watching
+    if options.target.isdigit():
+        if options.arguments:
+            raise HeapError("watch takes one process, or a script and its arguments")
+        watching.watch_process(int(options.target), options.looks)
+        return 0
+    from pymem.running import run_script
+    watcher = watching.OwnWatch()
+    watcher.start()
+    return run_script(options.target, options.arguments, watcher.stop)
+
+
+# explain
+
+def address_of(text):
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return None
+    return value if isinstance(value, int) and value >= 4096 else None
+
+
+def explain(options):
+    from pymem import explain as explaining
+    address = address_of(options.what)
+    if options.pid is not None:
+        if address is None:
+            raise HeapError("of another process an address can be explained, as 0x7f...")
+        from pymem.remote import Process
+        process = Process(options.pid)
+        print(explaining.explain_address(address, process.heap(), process))
+        return 0
+    if address is not None and not options.setup:
+        print(explaining.explain_address(address))
+        return 0
+    names = {"__builtins__": builtins}
+    if "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        if options.frames:
+            import tracemalloc
+            tracemalloc.start(options.frames)
+        exec(compile(options.setup or "", "<setup>", "exec"), names)
+        value = eval(compile(options.what, "<expression>", "eval"), names)
+    except Exception as error:
+        raise HeapError(f"{options.what!r} can't be evaluated: "
+                        f"{type(error).__name__}: {error}") from None
+    print(explaining.explain(value))
+    return 0
+
+
+# replay
+
+def replay(options):
+    from pymem import replay as replaying
+    geometries = {name: replaying.geometry_of(name)
+                  for name in options.geometry or replaying.GEOMETRIES}
+    allocators = None
+    if options.allocators is not None:
+        allocators = [] if options.allocators == "none" else options.allocators.split(",")
+    curves = replaying.replay(options.trace, geometries, allocators)
+    print("\n".join(replaying.table(curves)))
+    if options.output:
+        picture = replaying.draw(curves)
+        if format_of(options, "svg") == "png":
+            write_png(picture, options.output)
+        else:
+            Path(options.output).write_text(picture.svg("replay of a trace"),
+                                            encoding="utf-8")
+    return 0
+
+
+def write_png(picture, path):
+    try:
+        picture.png(path)
+    except ImportError:
+        raise HeapError("a PNG needs matplotlib (Debian: python3-matplotlib)") from None
+
+
+# flame
+
+FLAME_SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
+                  ".txt": "collapsed", ".collapsed": "collapsed"}
+
+
+def load_snapshot(path):
+    """A tracemalloc.Snapshot that was dumped to a file; None: it is none."""
+    import pickle
+    import tracemalloc
+    try:
+        with open(path, "rb") as file:
+            if file.read(1) != b"\x80":
+                return None
+        snapshot = tracemalloc.Snapshot.load(path)
+    except OSError as error:
+        raise HeapError(f"{path}: {error.strerror}") from None
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError):
+        snapshot = None
+    if not isinstance(snapshot, tracemalloc.Snapshot):
+        raise HeapError(f"{path} is no snapshot of tracemalloc")
+    return snapshot
+
+
+def flame(options):
+    from pymem import flame as flaming
+    form = options.format or FLAME_SUFFIXES.get(Path(options.output or "").suffix, "svg")
+    output = options.output or {"svg": "flame.svg", "html": "flame.html",
+                                "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
+    snapshot, status = load_snapshot(options.script), 0
+    if snapshot is not None:
+        if options.native:
+            raise HeapError("a snapshot has no native stacks; --native takes a script")
+        stacks = flaming.of_snapshot(snapshot)
+    else:
+        found = []
+        status = (flame_native if options.native else flame_traced)(options, found)
+        stacks = found[0]
+    flaming.write(stacks, output, form)
+    print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
+          file=sys.stderr)
+    return status
+
+
+class Peak:
+    """The snapshot of the most memory: taken when it begins to be less again, and only
+    where it was more by a twentieth than at the one before."""
+
+    def __init__(self):
+        self.snapshot, self.highest, self.last, self.own = None, 0, 0, 0
+
+    def look(self, is_over=False):
+        import tracemalloc
+        traced = tracemalloc.get_traced_memory
+        current = traced()[0] - self.own
+        falls = current < self.last or is_over
+        if falls and max(current, self.last) > 1.05 * self.highest:
+            self.highest = max(current, self.last)
+            self.snapshot = None
+            before = traced()[0]
+            self.snapshot = tracemalloc.take_snapshot()
+            self.own = traced()[0] - before
+        self.last = current
+
+
+def flame_traced(options, found):
+    import tracemalloc
+    from pymem import flame as flaming
+    from pymem.running import Ticker, run_script
+    tracemalloc.start(options.frames)
+    peak = Peak()
+    ticker = Ticker(peak.look, 0.01) if options.peak else None
+    if ticker:
+        ticker.start()
+
+    def at_end():
+        if ticker:
+            ticker.stop()
+            peak.look(is_over=True)
+        found.append(flaming.of_snapshot(peak.snapshot or tracemalloc.take_snapshot()))
+    return run_script(options.script, options.arguments, at_end)
+
+
+def flame_native(options, found):
+    import tracemalloc
+    import _pymem
+    from pymem import flame as flaming, native
+    from pymem.explain import traced
+    from pymem.running import run_script
+    if options.peak:
+        raise HeapError("flame takes --peak or --native, not both")
+    tracemalloc.start(options.frames)
+    _pymem.record()
+
+    def at_end():
+        found.append(flaming.of_blocks(native.stop_recording(),
+                                       lambda address: traced(address)[1]))
+    return run_script(options.script, options.arguments, at_end)
+
+
+def positive(convert, what):
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            value = 0
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+        return value
+    return parse
+
+
+def parser():
+    main_parser = Parser(prog="pymem", description="See the heap of a Python: of a script "
+                         "that is run, or of a process.")
+    commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
+    number, seconds = positive(int, "number over 0"), positive(float, "number of seconds")
+
+    def command(function, summary):
+        made = commands.add_parser(function.__name__, help=summary, description=summary,
+                                   prog=f"pymem {function.__name__}")
+        made.set_defaults(function=function)
+        return made
+
+    def add_script(made, required=True):
+        made.add_argument("script", nargs=None if required else "?")
+        made.add_argument("arguments", nargs=argparse.REMAINDER)
+    made = command(stats, "All that the statistics of pymalloc know, as data.")
+    made.add_argument("--json", action="store_true")
+    made.add_argument("-o", "--output", metavar="FILE")
+    made.add_argument("--pid", type=number, help="of another process")
+    add_script(made, False)
+    made = command(heapmap, "A map of arenas and pools, before a script and after.")
+    made.add_argument("--format", choices=["svg", "html", "term", "png"])
+    made.add_argument("-o", "--output", metavar="FILE")
+    made.add_argument("--every", type=seconds, metavar="SECONDS",
+                      help="moments in between")
+    made.add_argument("--pid", type=number, help="of another process, now")
+    add_script(made, False)
+    made = command(watch, "A live view of a process, or of a script that is run.")
+    made.add_argument("--looks", type=number, help="at a process, then it is over")
+    made.add_argument("target", metavar="PID|SCRIPT")
+    made.add_argument("arguments", nargs=argparse.REMAINDER)
+    made = command(explain, "Where an address or the value of an expression lies.")
+    made.add_argument("--setup", metavar="CODE", help="is run before the expression")
+    made.add_argument("--frames", type=number, metavar="N",
+                      help="trace with so many frames, for the traceback")
+    made.add_argument("--pid", type=number, help="the address is of another process")
+    made.add_argument("what", metavar="ADDRESS|EXPRESSION")
+    made = command(replay, "What a recorded program would have looked like under each "
+                   "geometry and allocator.")
+    made.add_argument("--geometry", action="append", metavar="NAME|ARENA_BITS:POOL_BITS")
+    made.add_argument("--allocators", metavar="NAMES", help="with commas; or none")
+    made.add_argument("--format", choices=["svg", "png"])
+    made.add_argument("-o", "--output", metavar="FILE", help="a picture over time")
+    made.add_argument("trace")
+    made = command(flame, "Where live memory was asked for, as a flame graph.")
+    made.add_argument("--format", choices=["svg", "html", "pprof", "collapsed"])
+    made.add_argument("-o", "--output", metavar="FILE")
+    made.add_argument("--native", action="store_true", help="C functions, too")
+    made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
+    made.add_argument("--frames", type=number, default=25, metavar="N")
+    made.add_argument("script", metavar="SCRIPT|SNAPSHOT")
+    made.add_argument("arguments", nargs=argparse.REMAINDER)
+    return main_parser
+
+
+def main():
+    made = parser()
+    options = made.parse_args()
+    if options.command is None:
+        made.error("a command is needed: stats, heapmap, watch, explain, replay, flame")
+    for name in ("script", "target", "trace"):
+        path = getattr(options, name, None)
+        if path and not path.isdigit() and not os.path.exists(path):
+            raise HeapError(f"{path}: no such file")
+    return options.function(options)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HeapError as error:
+        sys.exit(f"pymem: {error}")
+    except ImportError as error:
+        if error.name == "_pymem":
+            sys.exit("pymem: the module _pymem is not here; it is in the folder of the "
+                     "build: PYTHONPATH=build")
+        raise
+    except OSError as error:
+        sys.exit(f"pymem: {error.filename or error}: {error.strerror}")
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,215 @@
+"""Where the live memory was asked for, as a flame graph.
+
+    stacks = of_snapshot(tracemalloc.take_snapshot())
+    write(stacks, "flame.svg", "svg")       also html, pprof, collapsed
+
+The bottom row is all memory; on it stand the outermost functions that asked for it, as
+wide as their part, on them those that they called.  tracemalloc keeps the innermost
+frames of a stack: start(25) for deep ones.
+"""
+
+import ast
+import json
+import linecache
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from pymem.picture import Picture, hsl
+from pymem.pprof import Profile
+
+ROW, WIDTH, LETTER = 17, 1200, 6.3
+OWN_FOLDER = str(Path(__file__).parent) + "/"
+
+
+class Frame(NamedTuple):
+    name: str
+    file: str
+    line: int
+
+    @property
+    def label(self):
+        if not self.line:
+            return self.name
+        return f"{self.name} ({Path(self.file).name}:{self.line})"
+
+
+@lru_cache(maxsize=None)
+def _functions(file):
+    """(first line, last line, name) of the functions of a file."""
+    found = []
+
+    def visit(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            name = prefix
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                name = f"{prefix}{child.name}"
+                if not isinstance(child, ast.ClassDef):
+                    found.append((child.lineno, child.end_lineno, name))
+                name += "."
+            visit(child, name)
+    try:
+        visit(ast.parse("".join(linecache.getlines(file))), "")
+    except (SyntaxError, ValueError):
+        return []
+    return found
+
+
+@lru_cache(maxsize=None)
+def frame_at(file, line):
+    """The innermost function around a line."""
+    around = [(last - first, name) for first, last, name in _functions(file)
+              if first <= line <= last]
+    return Frame(min(around)[1] if around else "<module>", file, line)
+
+
+class Stacks:
+    """{frames from the outermost on: [blocks, bytes]}"""
+
+    def __init__(self):
+        self.counts = {}
+
+    def add(self, frames, blocks, nbytes):
+        counts = self.counts.setdefault(tuple(frames), [0, 0])
+        counts[0] += blocks
+        counts[1] += nbytes
+
+    @property
+    def total(self):
+        return sum(nbytes for _, nbytes in self.counts.values())
+
+
+def is_runpy(file):
+    return file == "<frozen runpy>" or file.endswith("/runpy.py")
+
+
+@lru_cache(maxsize=1 << 16)
+def python_frames(traceback):
+    """From (file, line) pairs, the innermost first.  Of a script that these tools ran its
+    own part; nothing of what the tools asked for themselves."""
+    outermost_first = traceback[::-1]
+    own = [i for i, (file, _) in enumerate(outermost_first) if file.startswith(OWN_FOLDER)]
+    start = 0
+    if own:
+        start = own[-1] + 1
+        while start < len(outermost_first) and is_runpy(outermost_first[start][0]):
+            start += 1
+        if start == own[-1] + 1:
+            return ()
+    return tuple(frame_at(file, line) for file, line in outermost_first[start:])
+
+
+def of_snapshot(snapshot):
+    """Of a tracemalloc.Snapshot."""
+    stacks = Stacks()
+    for same in snapshot.statistics("traceback"):
+        frames = python_frames(tuple((frame.filename, frame.lineno)
+                                     for frame in reversed(same.traceback)))
+        if frames:
+            stacks.add(frames, same.count, same.size)
+    return stacks
+
+
+def of_blocks(blocks, traceback_of):
+    """Of (address, size, C stack): the Python stack, and on it what C functions its
+    innermost function called."""
+    from pymem.native import below_python
+    stacks = Stacks()
+    for address, size, native in blocks:
+        traceback = traceback_of(address)
+        python = python_frames(tuple(traceback)) if traceback else ()
+        if traceback and not python:
+            continue
+        if python:
+            native = below_python(native)
+        stacks.add(python + tuple(Frame(name, file, 0) for file, name in native), 1, size)
+    return stacks
+
+
+class Node:
+    def __init__(self, frame):
+        self.frame, self.blocks, self.nbytes, self.children = frame, 0, 0, {}
+
+    def depth(self):
+        return 1 + max((child.depth() for child in self.children.values()), default=0)
+
+
+def tree(stacks):
+    root = Node(Frame("all", "", 0))
+    for frames, (blocks, nbytes) in stacks.counts.items():
+        node = root
+        node.blocks, node.nbytes = node.blocks + blocks, node.nbytes + nbytes
+        for frame in frames:
+            node = node.children.setdefault(frame, Node(frame))
+            node.blocks, node.nbytes = node.blocks + blocks, node.nbytes + nbytes
+    return root
+
+
+def color(frame):
+    """Warm for Python, cool for C, of one file alike."""
+    hue = sum(map(ord, frame.file)) % 40
+    return hsl(15 + hue if frame.line else 190 + hue, 75, 66)
+
+
+def draw(stacks):
+    root = tree(stacks)
+    depth = root.depth()
+    picture = Picture(WIDTH + 20)
+    picture.text(10, 18, f"{root.nbytes:,} bytes in {root.blocks:,} blocks", 14, bold=True)
+    top = 30
+
+    def node_at(node, x, level):
+        width = WIDTH * node.nbytes / max(root.nbytes, 1)
+        if width < 0.3:
+            return
+        y = top + (depth - 1 - level) * ROW
+        share = node.nbytes / max(root.nbytes, 1)
+        words = f"{node.frame.label}: {node.nbytes:,} bytes, {share:.1%}, " \
+                f"{node.blocks:,} blocks"
+        picture.rectangle(x, y, width, ROW - 1, color(node.frame), "#ffffff", words)
+        room = int((width - 6) / LETTER)
+        if room >= 3:
+            label = node.frame.label
+            picture.text(x + 3, y + 12,
+                         label if len(label) <= room else label[:room - 1] + "…", 10.5)
+        for child in sorted(node.children.values(), key=lambda child: child.frame):
+            node_at(child, x, level + 1)
+            x += WIDTH * child.nbytes / max(root.nbytes, 1)
+    node_at(root, 10, 0)
+    picture.below(top + depth * ROW)
+    return picture
+
+
+def page_data(node):
+    return [node.frame.label, node.frame.file, node.nbytes, node.blocks, color(node.frame),
+            [page_data(child) for child in
+             sorted(node.children.values(), key=lambda child: child.frame)]]
+
+
+def write_html(stacks, path):
+    template = Path(__file__).with_name("flame.html").read_text(encoding="utf-8")
+    data = json.dumps(page_data(tree(stacks)), separators=(",", ":"))
+    Path(path).write_text(template.replace("@DATA@", data.replace("<", "\\u003c")),
+                          encoding="utf-8")
+
+
+def collapsed_lines(stacks):
+    """One line a stack: frames with ; between, and bytes."""
+    return sorted(";".join(frame.label.replace(";", ":") for frame in frames)
+                  + f" {nbytes}" for frames, (_, nbytes) in stacks.counts.items())
+
+
+def write(stacks, path, form):
+    if form == "svg":
+        Path(path).write_text(draw(stacks).svg("flame graph of live memory"),
+                              encoding="utf-8")
+    elif form == "html":
+        write_html(stacks, path)
+    elif form == "collapsed":
+        Path(path).write_text("".join(line + "\n" for line in collapsed_lines(stacks)),
+                              encoding="utf-8")
+    else:
+        profile = Profile()
+        for frames, (blocks, nbytes) in stacks.counts.items():
+            profile.add(frames, blocks, nbytes)
+        profile.write(path)

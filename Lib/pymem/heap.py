@@ -1,0 +1,274 @@
+"""The heap of pymalloc at one moment, as objects.
+
+    heap = Heap.take()              of this process; pymem.remote has others'
+    heap.arenas                     each with its pools
+    heap.find(address)              the block that an address lies in
+    heap.statistics()               what sys._debugmallocstats() prints, as data
+
+A heap is taken while nothing else runs, and taking it allocates nothing in it: what is
+seen is exact, and does not change afterwards.  What Python allocates to hold the
+result comes after.
+"""
+
+import struct
+import time
+from typing import NamedTuple, Optional
+
+ARENA = struct.Struct("=QQQIIII")
+POOL = struct.Struct("=QQQIHHHH4x")
+BROKEN = 0xffff
+
+
+class HeapError(Exception):
+    """What can't be seen, and what is needed."""
+
+
+class Pool:
+    """Blocks of one size.  free has the numbers of its free blocks, in the order in
+    which they will be given; None where that list is broken."""
+
+    __slots__ = ("address", "first_block", "freeblock", "blocksize", "nblocks", "ncut",
+                 "nused", "free")
+
+    def __init__(self, address, first_block, freeblock, blocksize, nblocks, ncut, nused,
+                 free):
+        self.address, self.first_block, self.freeblock = address, first_block, freeblock
+        self.blocksize, self.nblocks = blocksize, nblocks
+        self.ncut, self.nused, self.free = ncut, nused, free
+
+    @property
+    def state(self):
+        """free: nobody's; empty: kept for the next block of its class; used; full."""
+        if not self.blocksize:
+            return "free"
+        if not self.nused:
+            return "empty"
+        return "full" if self.nused == self.nblocks else "used"
+
+    @property
+    def fill(self):
+        return self.nused / self.nblocks if self.nblocks else 0.0
+
+    def block_states(self):
+        """One letter a block: u used, f free, n never used."""
+        states = bytearray(b"u" * self.ncut + b"n" * (self.nblocks - self.ncut))
+        for number in self.free or ():
+            states[number] = ord("f")
+        return states.decode()
+
+    def block_address(self, number):
+        return self.first_block + number * self.blocksize
+
+    def __str__(self):
+        if not self.blocksize:
+            return f"pool {self.address:#x}: free"
+        return (f"pool {self.address:#x}: {self.state}, blocks of {self.blocksize} bytes, "
+                f"{self.nused} of {self.nblocks} used, {self.ncut - self.nused} free, "
+                f"{self.nblocks - self.ncut} never used"
+                + (", its free list is broken" if self.free is None else ""))
+
+
+class Arena:
+    __slots__ = ("address", "pool_address", "size", "pool_size", "npools", "nfreepools",
+                 "is_medium", "pools")
+
+    def __init__(self, address, pool_address, size, pool_size, npools, nfreepools,
+                 is_medium, pools):
+        self.address, self.pool_address = address, pool_address
+        self.size, self.pool_size, self.npools = size, pool_size, npools
+        self.nfreepools, self.is_medium, self.pools = nfreepools, is_medium, pools
+
+    def __str__(self):
+        return (f"{self.kind} arena {self.address:#x} of {self.size >> 10} KiB, "
+                f"{self.npools - self.nfreepools} of {self.npools} pools used")
+
+    @property
+    def kind(self):
+        return "medium" if self.is_medium else "small"
+
+    @property
+    def used_bytes(self):
+        return sum(pool.nused * pool.blocksize for pool in self.pools)
+
+
+class Place(NamedTuple):
+    """Where an address is: in a pool, and in which block of it, if in one."""
+    arena: Arena
+    pool: Pool
+    number: Optional[int]
+    offset: int                 # from the block's start; or from the pool's
+    alignment: int              # between one class and the next
+
+
+def arenas_from_records(arenas, pools, free):
+    """As _pymem.walk() writes them."""
+    numbers, records = memoryview(free).cast("H"), POOL.iter_unpack(pools)
+    position, result = 0, []
+    for *of_arena, is_medium in ARENA.iter_unpack(arenas):
+        in_arena = []
+        for _ in range(of_arena[4]):
+            *of_pool, nfree = next(records)
+            if nfree == BROKEN:
+                in_arena.append(Pool(*of_pool, None))
+                continue
+            in_arena.append(Pool(*of_pool, tuple(numbers[position:position + nfree])))
+            position += nfree
+        result.append(Arena(*of_arena, bool(is_medium), in_arena))
+    result.sort(key=lambda arena: (arena.is_medium, arena.address))
+    return result
+
+
+class Usage(NamedTuple):
+    """Sums over a heap: bytes of arenas and of used blocks, used blocks, pools that are
+    (free, empty, used, full), and {bytes in a block: (pools, used blocks)}."""
+    figures: dict
+    held_bytes: int
+    used_bytes: int
+    used_blocks: int
+    pools: tuple
+    sizes: dict
+
+    @classmethod
+    def now(cls):
+        """Of this process; a tenth of a Heap's time, as no free list is followed."""
+        return cls(*_from_module("usage"))
+
+    @property
+    def fragmentation(self):
+        return 1 - self.used_bytes / self.held_bytes if self.held_bytes else 0.0
+
+
+def _from_module(function):
+    try:
+        import _pymem
+    except ImportError as error:
+        raise HeapError(f"the module _pymem is not here ({error}); it is in the folder "
+                        "of the build: PYTHONPATH=build") from None
+    try:
+        return getattr(_pymem, function)()
+    except RuntimeError as error:
+        raise HeapError(str(error)) from None
+
+
+class Heap:
+    def __init__(self, figures, arenas):
+        """arenas: a list; or a function that makes it when it is first asked for."""
+        self.figures, self._arenas = figures, arenas
+        self.time = time.time()
+
+    @classmethod
+    def take(cls):
+        """Of this process.  Until it is looked at it is a few bytes objects, so that the
+        next one does not see the objects of this one."""
+        figures, arenas, pools, free = _from_module("walk")
+        if not arenas:
+            raise HeapError("pymalloc serves nothing in this process: is PYTHONMALLOC "
+                            "set to malloc, or was it built without pymalloc?")
+        return cls(figures, lambda: arenas_from_records(arenas, pools, free))
+
+    @property
+    def arenas(self):
+        if callable(self._arenas):
+            self._arenas = self._arenas()
+        return self._arenas
+
+    @property
+    def pools(self):
+        """All that are not free."""
+        return [pool for arena in self.arenas for pool in arena.pools if pool.blocksize]
+
+    def find(self, address):
+        """A Place, or None for an address that is in no pool of an arena."""
+        alignment = self.figures["alignment"]
+        for arena in self.arenas:
+            if not arena.address <= address < arena.address + arena.size:
+                continue
+            index = (address - arena.pool_address) // arena.pool_size
+            if not 0 <= index < arena.npools:
+                return None
+            pool = arena.pools[index]
+            if not pool.blocksize or address < pool.first_block:
+                return Place(arena, pool, None, address - pool.address, alignment)
+            number, offset = divmod(address - pool.first_block, pool.blocksize)
+            if number >= pool.nblocks:
+                return Place(arena, pool, None, address - pool.address, alignment)
+            return Place(arena, pool, number, offset, alignment)
+        return None
+
+    def classes(self, is_medium=False):
+        """{size of blocks: {pools, blocks, free_blocks}}, as the statistics count: a
+        pool without a used block counts as free."""
+        classes = {}
+        for arena in self.arenas:
+            for pool in arena.pools if arena.is_medium == is_medium else ():
+                if pool.nused:
+                    usage = classes.setdefault(
+                        pool.blocksize, {"pools": 0, "blocks": 0, "free_blocks": 0})
+                    usage["pools"] += 1
+                    usage["blocks"] += pool.nused
+                    usage["free_blocks"] += pool.nblocks - pool.nused
+        return dict(sorted(classes.items()))
+
+    @property
+    def held_bytes(self):
+        return sum(arena.size for arena in self.arenas)
+
+    @property
+    def used_bytes(self):
+        return sum(arena.used_bytes for arena in self.arenas)
+
+    @property
+    def used_blocks(self):
+        return sum(pool.nused for arena in self.arenas for pool in arena.pools)
+
+    @property
+    def fragmentation(self):
+        """Which part of the arenas' memory is in no used block, from 0 to 1."""
+        return 1 - self.used_bytes / self.held_bytes if self.held_bytes else 0.0
+
+    def statistics(self):
+        """All that _PyObject_DebugMallocStats() knows, and the same of medium blocks."""
+        figures, classes = self.figures, self.classes()
+        small = [arena for arena in self.arenas if not arena.is_medium]
+        medium = [arena for arena in self.arenas if arena.is_medium]
+        pool_size, overhead = figures["pool_size"], figures["pool_overhead"]
+        free_pools = sum(not pool.nused for arena in small for pool in arena.pools)
+        unaligned = sum(arena.address != arena.pool_address for arena in small)
+
+        def total(key):
+            return sum(size * usage[key] for size, usage in classes.items())
+        return {
+            "threshold": figures["threshold"],
+            "alignment": figures["alignment"],
+            "pool_size": pool_size,
+            "arena_size": figures["arena_size"],
+            "classes": [{"class": size // figures["alignment"] - 1, "size": size, **usage}
+                        for size, usage in classes.items()],
+            "arenas": {"allocated": figures["arenas_allocated"],
+                       "reclaimed": figures["arenas_allocated"] - len(small),
+                       "highwater": figures["arenas_highwater"],
+                       "current": len(small),
+                       "bytes": len(small) * figures["arena_size"]},
+            "bytes": {"allocated_blocks": total("blocks"),
+                      "available_blocks": total("free_blocks"),
+                      "unused_pools": free_pools * pool_size,
+                      "pool_headers": sum(usage["pools"] for usage in classes.values())
+                      * overhead,
+                      "quantization": sum(usage["pools"] * ((pool_size - overhead) % size)
+                                          for size, usage in classes.items()),
+                      "arena_alignment": unaligned * pool_size},
+            "unused_pools": free_pools,
+            "map": {"leaves": figures["map_leaves"], "root_bytes": figures["map_root"],
+                    "record_bytes": figures["map_records"],
+                    "arena_object_bytes": figures["arena_objects"]},
+            "blocks_over_threshold": figures["larger_blocks"],
+            "medium": {"arena_size": figures["medium_arena_size"],
+                       "pool_size": figures["medium_pool_size"],
+                       "arenas": {"allocated": figures["medium_arenas_allocated"],
+                                  "reclaimed": figures["medium_arenas_allocated"]
+                                  - len(medium),
+                                  "highwater": figures["medium_arenas_highwater"],
+                                  "current": len(medium)},
+                       "classes": [{"size": size, **usage} for size, usage
+                                   in self.classes(is_medium=True).items()]},
+        }

@@ -1,0 +1,116 @@
+"""A picture of rectangles, lines and words, as SVG or PNG."""
+
+from html import escape
+
+FONT = "system-ui, sans-serif"
+GRAY, INK = "#c8c8c8", "#222222"
+
+
+class Picture:
+    def __init__(self, width):
+        self.width, self.height = width, 0
+        self.items = []
+
+    def below(self, y):
+        """The picture goes on at least to here."""
+        self.height = max(self.height, y)
+
+    def rectangle(self, x, y, width, height, color, border=None, title=None, dashed=False):
+        self.items.append(("rectangle", x, y, width, height, color, border, title, dashed))
+        self.below(y + height)
+
+    def text(self, x, y, words, size=12, color=INK, anchor="start", bold=False):
+        """y is the baseline."""
+        self.items.append(("text", x, y, words, size, color, anchor, bold))
+        self.below(y + size / 3)
+
+    def line(self, points, color=INK, width=1.0):
+        self.items.append(("line", points, color, width))
+        self.below(max(y for _, y in points))
+
+    def arrow(self, x1, y1, x2, y2, color=INK):
+        """To the right, or down."""
+        self.line([(x1, y1), (x2, y2)], color)
+        ends = ([(x2 - 5, y2 - 3), (x2, y2), (x2 - 5, y2 + 3)] if abs(x2 - x1) > abs(y2 - y1)
+                else [(x2 - 3, y2 - 5), (x2, y2), (x2 + 3, y2 - 5)])
+        self.line(ends, color)
+
+    def svg(self, title):
+        """The text of an SVG element, which can be a file or part of a page."""
+        height = self.height + 8
+        parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} '
+                 f'{height:g}" width="{self.width:g}" height="{height:g}" role="img" '
+                 f'font-family="{FONT}"><title>{escape(title)}</title>'
+                 '<rect width="100%" height="100%" fill="#ffffff"/>']
+        for kind, *fields in self.items:
+            parts.append(getattr(self, f"_svg_{kind}")(*fields))
+        return "\n".join([*parts, "</svg>\n"])
+
+    @staticmethod
+    def _svg_rectangle(x, y, width, height, color, border, title, dashed):
+        shape = (f'<rect x="{x:g}" y="{y:g}" width="{width:.6g}" height="{height:.6g}" '
+                 f'fill="{color}"')
+        if border:
+            shape += f' stroke="{border}" stroke-width="0.7"'
+        if dashed:
+            shape += ' stroke-dasharray="3 2"'
+        return shape + (f"><title>{escape(title)}</title></rect>" if title else "/>")
+
+    @staticmethod
+    def _svg_text(x, y, words, size, color, anchor, bold):
+        weight = ' font-weight="bold"' if bold else ""
+        return (f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{color}" '
+                f'text-anchor="{anchor}"{weight}>{escape(words)}</text>')
+
+    @staticmethod
+    def _svg_line(points, color, width):
+        path = " ".join(f"{x:.6g},{y:.6g}" for x, y in points)
+        return (f'<polyline points="{path}" fill="none" stroke="{color}" '
+                f'stroke-width="{width:g}"/>')
+
+    def png(self, path):
+        """Write it to a file; needs matplotlib."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+        dots, height = 100, self.height + 8
+        figure = Figure(figsize=(self.width / dots, height / dots), dpi=dots)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes([0, 0, 1, 1])
+        axes.set_xlim(0, self.width)
+        axes.set_ylim(height, 0)
+        axes.axis("off")
+        for kind, *fields in self.items:
+            if kind == "rectangle":
+                x, y, w, h, color, border, _, dashed = fields
+                axes.add_patch(Rectangle(
+                    (x, y), w, h, facecolor=color, edgecolor=border or "none",
+                    linewidth=0.5, linestyle="--" if dashed else "-"))
+            elif kind == "line":
+                points, color, width = fields
+                axes.plot(*zip(*points), color=color, linewidth=width)
+            else:
+                x, y, words, size, color, anchor, bold = fields
+                axes.text(x, y, words, fontsize=size * 72 / dots, color=color,
+                          ha={"start": "left", "middle": "center", "end": "right"}[anchor],
+                          va="baseline", weight="bold" if bold else "normal",
+                          parse_math=False)
+        figure.savefig(path, format="png")
+
+
+def class_color(blocksize, lightness=48):
+    """By size: violet for the smallest blocks, over green, to red for the largest."""
+    steps = (blocksize - 1) / 512 if blocksize <= 512 else 1 + (blocksize - 512) / 32384
+    return hsl(270 - 200 * min(steps, 1) ** 0.7 - 60 * max(0, steps - 1) ** 0.5,
+               62, lightness)
+
+
+def hsl(hue, saturation, lightness):
+    """As #rrggbb, which every program reads."""
+    s, l = saturation / 100, lightness / 100
+    a = s * min(l, 1 - l)
+
+    def channel(n):
+        k = (n + hue / 30) % 12
+        return round(255 * (l - a * max(-1, min(k - 3, 9 - k, 1))))
+    return f"#{channel(0):02x}{channel(8):02x}{channel(4):02x}"

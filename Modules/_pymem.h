@@ -1,0 +1,55 @@
+/* What the parts of the module _pymem know of each other. */
+
+#ifndef PYMEM_MODULE_H
+#define PYMEM_MODULE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Hooks on the mem and object domains (Modules/_pymemhooks.c).  With the GIL held. */
+
+struct hook_counts {
+    uint64_t requests;          /* malloc, calloc, realloc; */
+    uint64_t bytes;             /* asked for by them */
+    uint64_t frees;
+};
+
+/* Count from now on; 0, or -1 where it is on already. */
+int hooks_count(void);
+/* Put the allocators back that were there, unless somebody set others since, and
+ * count no more. */
+void hooks_stop(struct hook_counts *counts);
+
+/* The same, and keep of each live block by which C functions it was asked for. */
+#define NATIVE_FRAMES 48
+int hooks_record(void);
+/* Visit the blocks of the recording; ends when visit returns not 0.  Frames are
+ * addresses to which calls return, the innermost first, up to a 0 or to the function that
+ * runs Python code. */
+int hooks_visit(int (*visit)(void *arg, uintptr_t address, size_t size,
+                             const uintptr_t *frames), void *arg);
+
+/* What a trace would have come to with other numbers (Modules/_pymemreplay.c). */
+
+struct replay_geometry {
+    unsigned arena_bits, pool_bits;
+    unsigned alignment, threshold;      /* bytes */
+    unsigned overhead;                  /* bytes at the front of a pool */
+    unsigned kept_arenas;               /* empty ones that stay */
+};
+
+struct replay_sample {
+    uint64_t call;                      /* after so many calls */
+    uint64_t live, small_live;          /* bytes asked for: all, small blocks */
+    uint64_t used;                      /* bytes of small blocks, as they are rounded */
+    uint64_t pools, arenas, bought;     /* pools in use; arenas now, and ever */
+};
+
+/* How many samples there are, the last after the last call; 0 with *fault set where the
+ * trace can't be played.  Without the GIL. */
+int replay_simulate(const uint8_t *trace, size_t length,
+                    const struct replay_geometry *geometry,
+                    struct replay_sample *samples, unsigned nsamples,
+                    const char **fault);
+
+#endif /* !PYMEM_MODULE_H */
