@@ -3,6 +3,7 @@
 import argparse
 import ast
 import builtins
+import gc
 import json
 import os
 import sys
@@ -116,6 +117,7 @@ def heapmap(options):
             ticker.stop()
         frames.append(Frame("at the end", Heap.take()))
     status = run_script(options.script, options.arguments, at_end)
+    gc.collect()
     frames.append(Frame("after, all dropped", Heap.take()))
     write_heapmap(frames, form, options.output)
     return status
@@ -220,7 +222,8 @@ def load_snapshot(path):
         snapshot = tracemalloc.Snapshot.load(path)
     except OSError as error:
         raise HeapError(f"{path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError):
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
+            ValueError):
         snapshot = None
     if not isinstance(snapshot, tracemalloc.Snapshot):
         raise HeapError(f"{path} is no snapshot of tracemalloc")
@@ -248,24 +251,20 @@ def flame(options):
 
 
 class Peak:
-    """The snapshot of the most memory: taken when it begins to be less again, and only
-    where it was more by a twentieth than at the one before."""
+    """The snapshot of the most memory, or of nine tenths of it: another is taken where
+    the program has a tenth more than at the last one."""
 
     def __init__(self):
-        self.snapshot, self.highest, self.last, self.own = None, 0, 0, 0
+        self.snapshot, self.highest, self.own = None, 0, 0
 
-    def look(self, is_over=False):
+    def look(self):
         import tracemalloc
-        traced = tracemalloc.get_traced_memory
-        current = traced()[0] - self.own
-        falls = current < self.last or is_over
-        if falls and max(current, self.last) > 1.05 * self.highest:
-            self.highest = max(current, self.last)
-            self.snapshot = None
-            before = traced()[0]
+        current = tracemalloc.get_traced_memory()[0] - self.own
+        if current > 1.1 * self.highest:
+            self.highest, self.snapshot = current, None
+            before = tracemalloc.get_traced_memory()[0]
             self.snapshot = tracemalloc.take_snapshot()
-            self.own = traced()[0] - before
-        self.last = current
+            self.own = tracemalloc.get_traced_memory()[0] - before
 
 
 def flame_traced(options, found):
@@ -281,7 +280,7 @@ def flame_traced(options, found):
     def at_end():
         if ticker:
             ticker.stop()
-            peak.look(is_over=True)
+            peak.look()
         found.append(flaming.of_snapshot(peak.snapshot or tracemalloc.take_snapshot()))
     return run_script(options.script, options.arguments, at_end)
 

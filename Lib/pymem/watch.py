@@ -5,7 +5,8 @@ or less often where that would be more than its share of the time (COST).
 
 Of this process also the allocation rate is known: now and then requests are counted for
 some milliseconds, by hooks that are taken off again.  Of another one, in which nothing
-is run, only what changed: blocks and arenas.
+is run, only what changed: blocks and arenas.  It goes on while it is read, so that sums
+are off by what it did meanwhile; Process.heap() is exact.
 """
 
 import os

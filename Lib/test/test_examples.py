@@ -11,6 +11,8 @@ from conftest import BUILD, TOP, clean_environment, pythons, run
 EXAMPLES = TOP / "Doc" / "examples"
 CORES = [EXAMPLES / f"{name}.c"
          for name in ("growable", "boxed", "parser", "queue", "buffers")]
+# Of pymem.faults; the interpreter's headers are not wanted here.
+TABLES = [TOP / "Python" / "tracetables.c", TOP / "Modules" / "tablememory.c"]
 NAMES = [path.stem for path in CORES]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 WRONG = [("mem-as-object", "mo"), ("object-as-mem", "om"), ("mem-as-raw", "mr")]
@@ -23,17 +25,17 @@ def extension(request, tmp_path_factory):
     """A function that runs code of an interpreter that has the module examples."""
     folder = tmp_path_factory.mktemp("extension")
     include, suffix = json.loads(run(request.param, "-c", QUESTION).stdout)
-    tables = folder / "tables.o"
-    result = run("cc", "-O1", "-fPIC", "-c", TOP / "Python" / "tracetables.c",
-                 f"-I{BUILD}", f"-I{TOP / 'Include'}", f"-I{TOP / 'Include/internal'}",
-                 "-o", tables)
-    assert result.returncode == 0, result.stderr
+    for source in TABLES:
+        result = run("cc", "-O1", "-fPIC", "-c", source, f"-I{BUILD}",
+                     f"-I{TOP / 'Include'}", f"-I{TOP / 'Include/internal'}",
+                     "-o", folder / f"{source.stem}.o")
+        assert result.returncode == 0, result.stderr
     result = run("cc", "-O1", "-fPIC", "-shared", "-pthread", *WARNINGS,
                  "-Wno-unused-parameter", "-DPYMEMFAULTS_IN_CPYTHON",
                  "-isystem", include, f"-I{TOP / 'Include/internal'}",
                  "-idirafter", TOP / "Include", EXAMPLES / "module.c", *CORES,
                  TOP / "Modules" / "_pymemfaults.c", TOP / "Python" / "memfaults.c",
-                 tables, "-o", folder / f"examples{suffix}")
+                 *(folder / f"{source.stem}.o" for source in TABLES), "-o", folder / f"examples{suffix}")
     assert result.returncode == 0, result.stderr
 
     def execute(code, **variables):

@@ -1,0 +1,314 @@
+"""pymem.heap and pymem.remote: the heap of this process and of another one."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, pythons, run
+
+sys.path.insert(0, str(TOP / "Lib"))
+from pymem.heap import HeapError  # noqa: E402
+from pymem.remote import Process  # noqa: E402
+
+# A command that runs a Python with our heap: the linked one, and others as they are.
+RUNNERS = {"build": [BUILD / "python"]}
+RUNNERS.update({path.split("/")[-3]: [BUILD / "pymem-run", path]
+                for path in pythons(3, 8)})
+
+
+@pytest.fixture(params=list(RUNNERS))
+def runner(request):
+    return RUNNERS[request.param]
+
+
+def run_code(runner, code, **variables):
+    result = run(*runner, "-c", code,
+                 environment=clean_environment(PYTHONPATH=str(BUILD), **variables))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_live_blocks_are_where_they_are(runner):
+    """Each block that was asked for is a used block of its size, at its start."""
+    run_code(runner, """
+import random
+from pymem.capi import free, malloc
+from pymem.heap import Heap
+random.seed(1)
+blocks = {}
+for _ in range(20000):
+    size = random.randint(1, 512) if random.random() < .9 else random.randint(513, 9000)
+    blocks[malloc(size)] = size
+for address in random.sample(sorted(blocks), 7000):
+    free(address)
+    del blocks[address]
+heap = Heap.take()
+pools = {pool.address: pool for arena in heap.arenas for pool in arena.pools}
+nsmall = 0
+for address, size in blocks.items():
+    place = heap.find(address + size - 1)
+    if place is None:
+        assert size > 512       # under pymem-run --raw or a hook: the raw domain's
+        continue
+    number, pool = place.number, place.pool
+    assert pools[pool.address] is pool
+    assert pool.block_address(number) == address, (hex(address), size)
+    assert pool.block_states()[number] == "u"
+    assert pool.blocksize >= size and place.offset == size - 1
+    if size <= 512:
+        nsmall += 1
+        assert pool.blocksize == (size + 15) // 16 * 16 and not place.arena.is_medium
+    else:
+        assert place.arena.is_medium
+assert nsmall > 11000
+assert all(pool.free is not None for pool in heap.pools)
+assert heap.used_blocks >= len(blocks) - 10
+""")
+
+
+def test_a_heap_does_not_change_afterwards(runner):
+    run_code(runner, """
+from pymem.heap import Heap
+heap = Heap.take()
+kept = [bytes(i % 500) for i in range(50000)]
+then = heap.used_blocks
+del kept
+assert heap.used_blocks == then
+assert Heap.take().used_blocks < then + 100000
+""")
+
+
+def test_one_heap_does_not_see_the_objects_of_another(runner):
+    out = run_code(runner, """
+from pymem.heap import Heap
+Heap.take()
+first = Heap.take()
+kept = [bytes(i % 500) for i in range(100000)]
+second = Heap.take()
+del kept
+third = Heap.take()
+print(first.used_blocks, second.used_blocks, third.used_blocks)
+""")
+    first, second, third = map(int, out.split())
+    assert second >= first + 90000 and third < first + 200
+
+
+def test_statistics_are_those_that_are_printed(runner):
+    """Between the two Python itself runs: a few blocks come and go."""
+    result = run(*runner, "-c", """
+import json, sys
+from pymem.heap import Heap
+kept = [bytes(i % 700) for i in range(50000)]
+del kept[::3]
+Heap.take()
+sys._debugmallocstats(); heap = Heap.take()
+print(json.dumps(heap.statistics()), flush=True)
+""",
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
+    statistics = json.loads(result.stdout)
+    parts = statistics["bytes"]
+    assert sum(parts.values()) == statistics["arenas"]["bytes"]
+    if runner[0].name == "python":
+        rows = {int(size): list(map(int, rest.split())) for size, rest in re.findall(
+            r"^ +\d+ +(\d+) +(\d+ +\d+ +\d+)$", result.stderr, re.M)}
+        for row in statistics["classes"]:
+            pools, blocks, free = rows[row["size"]]
+            assert abs(row["blocks"] - blocks) < 5
+            if row["blocks"] == blocks:
+                assert (row["pools"], row["free_blocks"]) == (pools, free)
+        assert sum(row["blocks"] == rows[row["size"]][1]
+                   for row in statistics["classes"]) > 25
+
+
+def test_usage_is_the_sum_of_the_heap(runner):
+    run_code(runner, """
+from pymem.heap import Heap, Usage
+kept = [bytes(i % 2000) for i in range(30000)]
+del kept[::4]
+Usage.now(), Heap.take()
+heap, usage = Heap.take(), Usage.now()
+assert abs(heap.used_blocks - usage.used_blocks) < 50
+assert heap.held_bytes == usage.held_bytes
+assert sum(usage.pools) == sum(len(arena.pools) for arena in heap.arenas)
+assert abs(usage.fragmentation - heap.fragmentation) < 0.01
+by_class = {**heap.classes(), **heap.classes(is_medium=True)}
+assert len(by_class.keys() ^ usage.sizes.keys()) <= 2
+assert sum(size in by_class and pools == by_class[size]["pools"]
+           for size, (pools, _) in usage.sizes.items()) >= len(by_class) - 4
+""")
+
+
+def test_without_our_heap_it_says_so():
+    result = run(sys.executable, "-c", "from pymem.heap import Heap; Heap.take()",
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert "this Python's memory is not pymem's; run it as build/python, or as: pymem-run" \
+        in result.stderr
+    result = run(BUILD / "python", "-c", "from pymem.heap import Heap; Heap.take()",
+                 environment=clean_environment(PYTHONPATH=str(TOP / "Lib")))
+    assert "the module _pymem is not here" in result.stderr
+    result = run(BUILD / "python", "-c", "from pymem.heap import Heap; Heap.take()",
+                 environment=clean_environment(PYTHONPATH=str(BUILD),
+                                               PYTHONMALLOC="malloc"))
+    assert "pymalloc serves nothing in this process" in result.stderr
+
+
+def test_a_broken_free_list_is_shown(python):
+    """The first word of a free block leads to another block that is used."""
+    out = run_code([python], """
+from pymem.capi import free, malloc, read_pointer, write
+from pymem.heap import Heap
+blocks = [malloc(500) for _ in range(100)]
+pool_of = lambda heap, p: heap.find(p).pool
+free(blocks[50]); free(blocks[51])
+good = read_pointer(blocks[51])
+write(blocks[51], (blocks[40] + 8).to_bytes(8, "little"))
+heap = Heap.take()
+write(blocks[51], good.to_bytes(8, "little"))
+print(pool_of(heap, blocks[51]).free, pool_of(heap, blocks[51]))
+print(pool_of(Heap.take(), blocks[51]).free is not None)
+""")
+    assert re.match(r"None pool 0x\w+: .*, its free list is broken\nTrue", out)
+
+
+# Another process.
+
+PROGRAM = """
+#include <Python.h>
+#include <unistd.h>
+static unsigned long state = 1;
+static unsigned below(unsigned n)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (unsigned)(state >> 33) %% n;
+}
+static void *blocks[20000];
+static void change(void)
+{
+    unsigned i = below(20000);
+    PyObject_Free(blocks[i]);
+    blocks[i] = PyObject_Malloc(1 + below(below(10) ? 512 : 20000));
+}
+int main(void)
+{
+    for (int i = 0; i < 100000; i++) change();
+    for (int i = 0; i < 8000; i++) { PyObject_Free(blocks[i]); blocks[i] = NULL; }
+    %s
+}
+"""
+STILL = ("_PyObject_DebugMallocStats(stdout); fflush(stdout); "
+         "for (;;) pause();")
+BUSY = ("for (unsigned long n = 1; ; n++) { change(); "
+        "if (n %% 100000 == 0) { putchar('.'); fflush(stdout); } }")
+
+
+def compile_program(folder, end):
+    (folder / "prog.c").write_text(PROGRAM % end.replace("%%", "%"))
+    result = run("cc", "-O1", folder / "prog.c", f"-I{TOP / 'Include'}", f"-I{BUILD}",
+                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
+                 "-o", folder / "prog")
+    assert result.returncode == 0, result.stderr
+    return folder / "prog"
+
+
+class Running:
+    def __init__(self, program):
+        self.process = subprocess.Popen([program], stdout=subprocess.PIPE, text=True,
+                                        env=clean_environment())
+
+    def __enter__(self):
+        return self.process
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_another_process_is_seen_exactly(tmp_path):
+    """Every number that it prints itself."""
+    with Running(compile_program(tmp_path, STILL)) as process:
+        text = ""
+        while text.count("Total") < 2:
+            text += process.stdout.readline()
+        seen = Process(process.pid)
+        heap, usage = seen.heap(), seen.usage()
+    statistics = heap.statistics()
+    rows = re.findall(r"^ +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", text, re.M)
+    assert [tuple(map(int, row)) for row in rows] == [
+        (row["class"], row["size"], row["pools"], row["blocks"], row["free_blocks"])
+        for row in statistics["classes"]]
+    lines = {label.strip(" #"): int(number.replace(",", "")) for label, number in
+             re.findall(r"^(.{35})= +([\d,]+)$", text, re.M)}
+    assert lines == {
+        "arenas allocated total": statistics["arenas"]["allocated"],
+        "arenas reclaimed": statistics["arenas"]["reclaimed"],
+        "arenas highwater mark": statistics["arenas"]["highwater"],
+        "arenas allocated current": statistics["arenas"]["current"],
+        f"{statistics['arenas']['current']} arenas * 1048576 bytes/arena":
+            statistics["arenas"]["bytes"],
+        "bytes in allocated blocks": statistics["bytes"]["allocated_blocks"],
+        "bytes in available blocks": statistics["bytes"]["available_blocks"],
+        f"{statistics['unused_pools']} unused pools * 16384 bytes":
+            statistics["bytes"]["unused_pools"],
+        "bytes lost to pool headers": statistics["bytes"]["pool_headers"],
+        "bytes lost to quantization": statistics["bytes"]["quantization"],
+        "bytes lost to arena alignment": statistics["bytes"]["arena_alignment"],
+        "pool map leaves": statistics["map"]["leaves"],
+        "arena object chunks": 1,
+        "bytes lost to pool map root": statistics["map"]["root_bytes"],
+        "bytes lost to pool map records": statistics["map"]["record_bytes"],
+        "bytes lost to arena objects": statistics["map"]["arena_object_bytes"],
+        "Total": lines["Total"]}
+    assert statistics["medium"]["classes"]
+    assert all(pool.free is not None for pool in heap.pools)
+    assert (usage.used_blocks, usage.held_bytes, usage.used_bytes) == (
+        heap.used_blocks, heap.held_bytes, heap.used_bytes)
+    assert {size: counts[1] for size, counts in usage.sizes.items()} == {
+        size: row["blocks"] for size, row in
+        {**heap.classes(), **heap.classes(is_medium=True)}.items()}
+
+
+def test_a_busy_process_is_seen_at_one_moment(tmp_path):
+    with Running(compile_program(tmp_path, BUSY)) as process:
+        process.stdout.read(1)
+        seen = Process(process.pid)
+        counts = set()
+        for _ in range(40):
+            heap = seen.heap()
+            assert all(pool.free is not None for pool in heap.pools)
+            for pool in heap.pools:
+                assert len(pool.free) + pool.nused == pool.ncut
+            # 8,000 of 20,000 are empty at first, and one in ten is large.
+            assert 10_000 < heap.used_blocks <= 20_000
+            counts.add(heap.used_bytes)
+        assert len(counts) > 20
+        # It goes on, and nobody was told that it stopped.
+        assert os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED) == (0, 0)
+        process.stdout.read(1)
+
+
+def test_of_a_process_that_is_not_there_or_not_ours(tmp_path):
+    with pytest.raises(HeapError, match="there is no process 4194305"):
+        Process(4194305)
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        time.sleep(0.1)
+        with pytest.raises(HeapError, match=f"process {other.pid} has no heap of pymem: it "
+                           "runs neither build/python nor under pymem-run"):
+            Process(other.pid)
+    finally:
+        other.kill()
+        other.wait()
+    program = compile_program(tmp_path, STILL)
+    with Running(program) as process:
+        while "Total" not in process.stdout.readline():
+            pass
+        seen = Process(process.pid)
+    with pytest.raises(HeapError, match=f"process {process.pid} ended"):
+        seen.heap()
+    with pytest.raises(HeapError, match=f"process {process.pid} ended"):
+        seen.usage()

@@ -1,0 +1,612 @@
+"""python -m pymem: stats, heapmap, watch, explain, replay, flame."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from xml.etree import ElementTree
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, run
+from test_heap import BUSY, RUNNERS, Running, compile_program
+
+sys.path.insert(0, str(TOP / "Lib"))
+
+BUILD_PYTHON = RUNNERS["build"]
+# The linked Python, this one, the oldest and the newest of the others.
+OTHERS = sorted(list(RUNNERS)[2:], key=lambda name: list(map(int, name.split("."))))
+SOME = [*list(RUNNERS)[:2], *dict.fromkeys(OTHERS[:1] + OTHERS[-1:])]
+SCRIPT = """
+import sys
+class Node:
+    def __init__(self, i):
+        self.items = [i, None]
+def build(n):
+    return [Node(i) for i in range(n)]
+kept = build(20_000)
+junk = build(60_000)
+del junk
+print("ran with", sys.argv[1:])
+"""
+
+
+@pytest.fixture(params=SOME)
+def runner(request):
+    return RUNNERS[request.param]
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def see(*arguments, runner=BUILD_PYTHON, **variables):
+    return run(*runner, "-m", "pymem", *arguments,
+               environment=clean_environment(PYTHONPATH=str(BUILD), **variables))
+
+
+def lines_of(result, status=0):
+    assert result.returncode == status, result.stderr
+    return result.stdout.splitlines()
+
+
+# stats
+
+def test_stats_of_a_script(runner, script):
+    result = see("stats", "--json", script, "a", "--b", runner=runner)
+    first, *rest = lines_of(result)
+    assert first == "ran with ['a', '--b']"
+    statistics = json.loads("\n".join(rest))
+    assert statistics["threshold"] == 512 and statistics["alignment"] == 16
+    sizes = {row["size"]: row for row in statistics["classes"]}
+    assert sum(row["blocks"] for row in sizes.values()) > 60_000
+    assert sum(statistics["bytes"].values()) == statistics["arenas"]["bytes"]
+
+
+def test_stats_as_text_and_into_a_file(script, tmp_path):
+    text = lines_of(see("stats"))
+    assert re.match(r" +size +pools +blocks +free$", text[0])
+    assert any(re.match(r"arenas: \d+ now", line) for line in text)
+    out = tmp_path / "out.json"
+    assert lines_of(see("stats", "--json", "-o", out, script)) == ["ran with []"]
+    assert json.loads(out.read_text())["arenas"]["current"] > 0
+
+
+def test_a_scripts_exit_and_errors_are_its_own(tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text("import sys\nprint(__name__, __file__ == sys.argv[0])\nsys.exit(7)\n")
+    result = see("stats", "-o", tmp_path / "out", path)
+    assert (result.returncode, result.stdout) == (7, "__main__ True\n")
+    path.write_text("def f():\n    raise ValueError('this one')\nf()\n")
+    result = see("stats", "-o", tmp_path / "out", path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[0] == "Traceback (most recent call last):"
+    assert [line for line in result.stderr.splitlines() if "File" in line] == [
+        f'  File "{path}", line 3, in <module>', f'  File "{path}", line 2, in f']
+    assert result.stderr.endswith("ValueError: this one\n")
+    path.write_text("import sys\nsys.exit('a reason')\n")
+    result = see("stats", "-o", tmp_path / "out", path)
+    assert (result.returncode, result.stderr) == (1, "a reason\n")
+
+
+# heapmap
+
+def test_heapmap_in_a_terminal(runner, script):
+    text = lines_of(see("heapmap", script, runner=runner))
+    headings = [line.split(":")[0] for line in text if " arenas of " in line]
+    assert headings == ["before", "at the end", "after, all dropped"]
+    counts = [int(re.search(r"; ([\d,]+) blocks", line)[1].replace(",", ""))
+              for line in text if " arenas of " in line]
+    assert counts[1] > counts[0] + 60_000 and counts[2] < counts[0] + 3_000
+    rows = [line for line in text if re.match(r" *0x[0-9a-f]+ small  ", line)]
+    assert all(len(row.split("small  ")[1]) in (63, 64) for row in rows)
+    assert any("█" in row for row in rows)
+
+
+def cells(svg):
+    """The rectangles that say that they are pools."""
+    root = ElementTree.fromstring(svg)
+    space = "{http://www.w3.org/2000/svg}"
+    return [rectangle for rectangle in root.iter(space + "rect")
+            if rectangle.findtext(space + "title", "").startswith("pool ")]
+
+
+def test_heapmap_as_svg(script, tmp_path):
+    out = tmp_path / "map.svg"
+    result = see("heapmap", "-o", out, script)
+    assert result.stderr == f"{out}: 3 moments\n"
+    titles = [cell[0].text for cell in cells(out.read_text())]
+    assert any("full, blocks of 64 bytes, 255 of 255 used" in title for title in titles)
+    assert any(title.endswith(": free") for title in titles)
+
+
+def test_heapmap_as_png(script, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs python3-matplotlib")
+    out = tmp_path / "map.png"
+    lines_of(see("heapmap", "-o", out, script))
+    assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and out.stat().st_size > 20_000
+
+
+def test_heapmap_shows_arenas_that_were_returned(tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text("import time\nkept = [bytes(400) for _ in range(500_000)]\n"
+                    "time.sleep(.3)\ndel kept\n"
+                    "end = time.time() + 1\n"
+                    "while time.time() < end: [bytes(300) for _ in range(100)]\n")
+    text = lines_of(see("heapmap", "--every", "0.2", path))
+    assert sum(" arenas of " in line for line in text) >= 5
+    assert any(re.search("; [0-9]+ arenas returned", line) for line in text)
+    assert sum(line.endswith("returned") and "0x" in line for line in text) > 50
+
+
+# watch
+
+def watched(result):
+    """The lines that it printed: [{fact: text}]"""
+    return [dict(re.match(r"(?:process \d+: )?(arenas|pools|blocks|fragmentation|"
+                          "allocation rate|own cost) (.*)", part).groups()
+                 for part in line.split("; "))
+            for line in result.stderr.splitlines() if line.startswith("process ")]
+
+
+def test_watch_of_a_script(runner, tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text("import time\nend = time.time() + 3\nkept = []\n"
+                    "while time.time() < end: kept.append([[1] for _ in range(100)])\n"
+                    "print(len(kept) > 100)\n")
+    result = see("watch", path, runner=runner)
+    assert lines_of(result) == ["True"]
+    looks = watched(result)
+    assert len(looks) >= 3
+    assert all(float(look["own cost"].rstrip("%")) < 2 for look in looks)
+    rates = [int(re.match(r"([\d,]+) requests", look["allocation rate"])[1].replace(",", ""))
+             for look in looks[1:]]
+    assert max(rates) > 100_000
+    blocks = [int(look["blocks"].split()[0].replace(",", "")) for look in looks]
+    assert blocks == sorted(blocks) and blocks[-1] > blocks[0] + 10_000
+
+
+def test_watch_of_another_process(tmp_path):
+    with Running(compile_program(tmp_path, BUSY)) as process:
+        process.stdout.read(1)
+        start = time.monotonic()
+        result = see("watch", "--looks", 4, process.pid)
+        assert 1.4 < time.monotonic() - start < 10
+    looks = watched(result)
+    assert len(looks) == 4
+    assert all(float(look["own cost"].rstrip("%")) < 2 for look in looks)
+    # It goes on while it is read, at some million calls a second.
+    assert all(10_000 < int(look["blocks"].split()[0].replace(",", "")) < 21_000
+               for look in looks)
+    assert result.returncode == 0
+
+
+def test_watch_ends_with_the_process(tmp_path):
+    with Running(compile_program(tmp_path, BUSY)) as process:
+        process.stdout.read(1)
+        watcher = subprocess.Popen([*BUILD_PYTHON, "-m", "pymem", "watch",
+                                    str(process.pid)], stderr=subprocess.PIPE, text=True,
+                                   env=clean_environment(PYTHONPATH=str(BUILD)))
+        watcher.stderr.readline()
+        process.kill()
+        process.wait()
+        assert watcher.wait(timeout=10) == 0
+
+
+def test_watch_on_a_terminal(tmp_path):
+    """The view of python3-rich, in a pseudo-terminal."""
+    pytest.importorskip("rich", reason="needs python3-rich")
+    path = tmp_path / "app.py"
+    path.write_text("import time\nkept = [[i] for i in range(100_000)]\ntime.sleep(1.2)\n")
+    result = run("script", "-qec",
+                 f"{BUILD / 'python'} -m pymem watch {path}", "/dev/null",
+                 environment=clean_environment(PYTHONPATH=str(BUILD), TERM="xterm"))
+    assert "fragmentation" in result.stdout and "█" in result.stdout
+    assert re.search(r"own cost [01]\.\d%", result.stdout)
+
+
+def test_watching_leaves_no_hook_behind(python):
+    code = """
+import ctypes, threading, time
+class Allocator(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in "ctx malloc calloc realloc free".split()]
+def allocators():
+    found = []
+    for domain in (1, 2):
+        a = Allocator()
+        ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(a))
+        found.append((a.ctx, a.malloc, a.free))
+    return found
+from pymem.watch import OwnWatch
+before, watch = allocators(), OwnWatch()
+watch.start()
+for _ in range(30):
+    kept = [[i] for i in range(20_000)]
+watch.stop()
+assert allocators() == before and watch.watch.nlooks >= 1
+import _pymem
+_pymem.count(); kept = [[i] for i in range(1000)]; during = allocators()
+requests, nbytes, frees = _pymem.stop()
+assert allocators() == before != during and requests >= 1000
+try: _pymem.count(); _pymem.record()
+except RuntimeError as error: assert "counted already" in str(error)
+else: raise AssertionError
+"""
+    result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+
+
+# explain
+
+def facts(result):
+    assert result.returncode == 0, result.stderr
+    found = {}
+    for line in result.stdout.splitlines():
+        if line[:11].strip():
+            name = line[:11].strip()
+            found[name] = line[11:]
+        else:
+            found[name] += "\n" + line[11:]
+    return found
+
+
+def test_explain_an_object(runner):
+    found = facts(see("explain", "--setup", "class A: pass", "A()", runner=runner))
+    assert found["object"].startswith("A, ")
+    assert found["domain"] == "object"
+    assert re.match(r"small arena 0x\w+ of 1024 KiB, \d+ of 6[34] pools used", found["arena"])
+    size = int(re.search(r"blocks of (\d+) bytes", found["pool"])[1])
+    assert found["class"] == f"{size // 16 - 1}: requests of {size - 15} to {size} bytes"
+    assert re.match(r"number \d+ of \d+, 0x\w+ to 0x\w+, used; the address is its byte \d+",
+                    found["block"])
+    assert found["requested"] == f"not known: {size - 15} to {size} bytes"
+    assert "before it: " in found["neighbours"] and "behind it: " in found["neighbours"]
+
+
+def test_explain_with_debug_hooks(runner):
+    if "pymem-run" in str(runner[0]):
+        runner = [runner[0], "--debug", *runner[1:]]
+    found = facts(see("explain", "b'x' * 100", runner=runner,
+                      **({} if len(runner) > 1 else {"PYTHONMALLOC": "debug"})))
+    assert found["domain"] == "object (debug hooks)"
+    assert found["requested"] == "133 bytes, 16 bytes into the block"
+
+
+def test_explain_with_traceback(runner, tmp_path):
+    (tmp_path / "mod.py").write_text("def make():\n    return bytes(bytearray(77))\n")
+    found = facts(see("explain", "--frames", 2, "--setup",
+                      f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import mod",
+                      "mod.make()", runner=runner))
+    assert found["allocated"] == f"{tmp_path / 'mod.py'}:2\n<expression>:1"
+    if runner == BUILD_PYTHON:
+        assert found["requested"] == "110 bytes"
+    found = facts(see("explain", "--frames", 1, "bytes(bytearray(1_000_000))",
+                      runner=runner))
+    assert found["allocated"] == "<expression>:1"
+
+
+def test_explain_what_is_no_block(runner):
+    found = facts(see("explain", "None", runner=runner))
+    assert "part of a file that is mapped" in found["block"]
+    found = facts(see("explain", "0x10000", runner=runner))
+    assert found["memory"] == "nothing is mapped there"
+    result = see("explain", "--setup", "import no_such", "1", runner=runner)
+    assert result.returncode == 1 and result.stderr == (
+        "pymem: '1' can't be evaluated: ModuleNotFoundError: No module named 'no_such'\n")
+
+
+def test_explain_in_every_state(python):
+    """Free, never used, header, a free pool: from one heap."""
+    code = """
+from pymem.capi import free, malloc
+from pymem.explain import explain_address
+from pymem.heap import Heap
+blocks = [malloc(500) for _ in range(40)]
+free(blocks[20])
+heap = Heap.take()
+place = heap.find(blocks[20])
+print(explain_address(blocks[20] + 3, heap)["block"])
+last = heap.find(blocks[39]).pool
+print(explain_address(last.block_address(last.nblocks - 1), heap)["block"])
+print(explain_address(last.address + 3, heap)["block"])
+unused = [pool for arena in heap.arenas for pool in arena.pools if not pool.blocksize][0]
+print("block" in explain_address(unused.address, heap), explain_address(unused.address, heap)["pool"])
+print(explain_address(blocks[20], heap)["free list"])
+"""
+    result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+    free, never, header, unused, _, order = result.stdout.splitlines()
+    assert re.search(r"^number \d+ of 31, 0x\w+ to 0x\w+, free; the address is its byte 3$",
+                     free)
+    assert " never used; " in never
+    assert header.startswith("none: the header of the pool")
+    assert re.match(r"False pool 0x\w+: free$", unused)
+    assert re.match(r"0 of \d+ come before it$", order)
+
+
+def test_explain_an_address_of_another_process(tmp_path):
+    with Running(compile_program(
+            tmp_path, "printf(\"%%p\\n\", blocks[19999]); fflush(stdout); "
+            "for (;;) pause();")) as process:
+        address = process.stdout.readline().strip()
+        found = facts(see("explain", "--pid", process.pid, address))
+        assert found["block"].endswith(", used; the address is its byte 0")
+        assert found["address"] == address
+        stats = lines_of(see("stats", "--pid", process.pid))
+        assert any(line.startswith("arenas: ") for line in stats)
+        text = lines_of(see("heapmap", "--pid", process.pid))
+        assert text[0].startswith(f"process {process.pid}: ")
+        result = see("explain", "--pid", process.pid, "x + 1")
+        assert result.stderr == ("pymem: of another process an address can be explained, "
+                                 "as 0x7f...\n")
+
+
+# replay
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    (folder / "app.py").write_text(SCRIPT)
+    result = run(BUILD / "python", folder / "app.py", environment=clean_environment(
+        LD_PRELOAD=str(BUILD / "record.so"), PYMEM_TRACE=str(folder / "app.trace")))
+    assert result.returncode == 0, result.stderr
+    return folder / "app.trace"
+
+
+def replayed(result):
+    """{name: (held at most, at the end)}"""
+    return {name.strip(): (int(most.replace(",", "")), int(end.replace(",", "")))
+            for name, most, end in re.findall(r"^(.{16}) +([\d,]+) +([\d,]+) +[\d.]+%",
+                                              result.stdout, re.M)}
+
+
+def test_replay_on_geometries_and_allocators(trace, tmp_path):
+    out = tmp_path / "replay.svg"
+    result = see("replay", "-o", out, trace)
+    first = lines_of(result)[0]
+    asked = int(re.search(r"asked for: ([\d,]+) at the most", first)[1].replace(",", ""))
+    rows = replayed(result)
+    assert {"CPython 3.10", "classic", "2.5", "pymem", "glibc"} <= rows.keys()
+    for name, (most, _) in rows.items():
+        assert asked < most < 2 * asked, name
+    svg = out.read_text()
+    ElementTree.fromstring(svg)
+    assert svg.count("<polyline") > 20
+
+
+def encode(*calls):
+    """A trace of (what, slot[, size])."""
+    out = bytearray(b"pymemtr1")
+
+    def put(number):
+        while number > 127:
+            out.append(number & 127 | 128)
+            number >>= 7
+        out.append(number)
+    for what, slot, *size in calls:
+        put(slot * 4 + "mfrc".index(what))
+        for number in size:
+            put(number)
+    return bytes(out)
+
+
+def simulated(data, geometry, folder):
+    path = folder / "x.trace"
+    path.write_bytes(data)
+    code = (f"import sys; from pymem.replay import *\n"
+            f"curve = simulate(open({str(path)!r}, 'rb').read(), 'x', "
+            f"geometry_of({geometry!r}))\n"
+            "print([tuple(s) for s in curve.samples])")
+    result = run(BUILD / "python", "-c", code,
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+    return eval(result.stdout)
+
+
+def test_a_model_of_pools_and_arenas_can_be_counted_by_hand(tmp_path):
+    """31 blocks of 512 bytes are a pool; 64 of those an arena; one empty one is kept."""
+    pool, arena = 31, 31 * 64
+    fill = [("m", i, 500) for i in range(2 * arena)]
+    drop = [("f", i) for i in range(2 * arena)]
+    samples = simulated(encode(*fill), "20:14", tmp_path)
+    call, live, held, arenas, pools, bought = samples[-1]
+    assert (call, live, held) == (2 * arena, 2 * arena * 500, 2 * 2**20)
+    assert (arenas, pools, bought) == (2, 128, 2)
+    assert simulated(encode(*fill, ("m", 9999, 1)), "20:14", tmp_path)[-1][3:] == (3, 129, 3)
+    assert simulated(encode(*fill, *drop), "20:14", tmp_path)[-1][1:] == (
+        0, 2**20, 1, 0, 2)
+    # Half of a pool's blocks freed, in each pool: nothing comes back.
+    half = [("f", i) for i in range(2 * arena) if i % pool < 15]
+    assert simulated(encode(*fill, *half), "20:14", tmp_path)[-1][3:5] == (2, 128)
+    # A large block is no arena's.
+    assert simulated(encode(("c", 0, 513), ("r", 0, 100_000)), "20:14", tmp_path)[-1] == (
+        2, 100_000, 100_000, 0, 0, 0)
+    # 4 KiB pools of 256 KiB arenas hold 7 such blocks.
+    assert simulated(encode(*fill[:448]), "classic", tmp_path)[-1][3:5] == (1, 64)
+    assert simulated(encode(*fill[:449]), "classic", tmp_path)[-1][3:5] == (2, 65)
+
+
+def test_realloc_in_a_model(tmp_path):
+    """In place down to three quarters; else it moves to another class."""
+    def pools(*calls):
+        return simulated(encode(*calls), "20:14", tmp_path)[-1][1], \
+            simulated(encode(*calls), "20:14", tmp_path)[-1][4]
+    assert pools(("m", 0, 512), ("r", 0, 385)) == (385, 1)
+    keep = ("m", 1, 512)
+    assert pools(keep, ("m", 0, 512), ("r", 0, 385)) == (897, 1)
+    assert pools(keep, ("m", 0, 512), ("r", 0, 384)) == (896, 2)
+    assert pools(keep, ("m", 0, 400), ("r", 0, 512)) == (1024, 1)
+
+
+def test_replay_says_what_is_wrong(trace, tmp_path):
+    (tmp_path / "bad").write_bytes(b"nothing")
+    result = see("replay", tmp_path / "bad")
+    assert result.stderr == "pymem: this is no trace of record.so\n"
+    (tmp_path / "bad").write_bytes(encode(("f", 3)))
+    result = see("replay", tmp_path / "bad")
+    assert "frees or resizes a block that is not there" in result.stderr
+    (tmp_path / "bad").write_bytes(encode())
+    assert "has no call" in see("replay", tmp_path / "bad").stderr
+    assert "'x' is no geometry: " in see("replay", "--geometry", "x", trace).stderr
+    assert "no such geometry" in see("replay", "--geometry", "12:14", trace).stderr
+    assert "there is no allocator 'x' here; there are pymem" in see(
+        "replay", "--allocators=x", trace).stderr
+    rows = replayed(see("replay", "--geometry", "21:15:16", "--allocators=glibc", trace))
+    assert set(rows) == {"21:15:16", "glibc"}
+
+
+# flame
+
+def test_flame_collapsed(runner, script, tmp_path):
+    out = tmp_path / "flame.txt"
+    result = see("flame", "-o", out, script, runner=runner)
+    assert lines_of(result) == ["ran with []"]
+    stacks = dict(line.rsplit(" ", 1) for line in out.read_text().splitlines())
+    init = [stack for stack in stacks if re.match(
+        r"<module> \(app.py:8\);build \(app.py:7\);.*Node.__init__ \(app.py:5\)$", stack)]
+    assert len(init) == 1
+    # A list of two, and numbers of which the first 257 are there already.
+    assert 20_000 * 70 < int(stacks[init[0]]) < 20_000 * 200
+    assert not any("pymem" in stack for stack in stacks)
+    assert re.match(rf"{out}: [\d,]+ bytes in {len(stacks):,} stacks\n", result.stderr)
+
+
+def test_flame_native(runner, script, tmp_path):
+    """On the Python functions stand the C functions that they called."""
+    out = tmp_path / "flame.txt"
+    lines_of(see("flame", "--native", "-o", out, script, runner=runner))
+    stacks = out.read_text().splitlines()
+    lists = [stack for stack in stacks if ";Node.__init__ (app.py:5);" in stack]
+    assert any("PyList_New" in stack or "_PyObject_GC_" in stack for stack in lists)
+    assert not any("hook_" in stack or "block_keep" in stack for stack in stacks)
+    assert sum(int(stack.rsplit(" ", 1)[1]) for stack in lists) > 20_000 * 50
+
+
+def test_flame_at_the_peak(script, tmp_path):
+    end, peak = (tmp_path / name for name in ("end.txt", "peak.txt"))
+    slow = tmp_path / "slow.py"
+    slow.write_text(SCRIPT.replace("del junk", "import time; time.sleep(.1)\ndel junk\n"
+                                   "time.sleep(.1)"))
+    lines_of(see("flame", "-o", end, slow))
+    lines_of(see("flame", "--peak", "-o", peak, slow))
+
+    def total(path):
+        return sum(int(line.rsplit(" ", 1)[1]) for line in path.read_text().splitlines())
+    assert total(peak) > 3 * total(end)
+
+
+def test_flame_as_svg_and_html(script, tmp_path):
+    svg, html = tmp_path / "flame.svg", tmp_path / "flame.html"
+    lines_of(see("flame", "-o", svg, script))
+    titles = [title.text for title in ElementTree.fromstring(svg.read_text()).iter(
+        "{http://www.w3.org/2000/svg}title")]
+    assert any(re.match(r"build \(app.py:7\): [\d,]+ bytes, \d+\.\d%, [\d,]+ blocks", title)
+               for title in titles)
+    lines_of(see("flame", "-o", html, script))
+    data = json.loads(re.search(r'json">(.*)</script>', html.read_text())[1])
+    label, _, nbytes, blocks, _, children = data
+    assert label == "all" and nbytes == sum(child[2] for child in children)
+
+
+def decode(message):
+    """A protocol buffer as [(field, value)]."""
+    at, found = 0, []
+
+    def varint():
+        nonlocal at
+        number = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+    while at < len(message):
+        key = varint()
+        value = varint()
+        if key & 7 == 2:
+            at += value
+            value = message[at - value:at]
+        found.append((key >> 3, value))
+    return found
+
+
+def test_flame_as_pprof(script, tmp_path):
+    out = tmp_path / "flame.pb.gz"
+    lines_of(see("flame", "-o", out, script))
+    profile = decode(gzip.decompress(out.read_bytes()))
+    strings = [value.decode() for field, value in profile if field == 6]
+    assert strings[0] == "" and len(set(strings)) == len(strings)
+    types = [dict(decode(value)) for field, value in profile if field == 1]
+    assert [(strings[t[1]], strings[t[2]]) for t in types] == [
+        ("inuse_objects", "count"), ("inuse_space", "bytes")]
+    functions = {dict(decode(value))[1]: strings[dict(decode(value))[2]]
+                 for field, value in profile if field == 5}
+    assert "Node.__init__" in functions.values()
+    locations = {dict(decode(value))[1] for field, value in profile if field == 4}
+    for field, value in profile:
+        if field == 2:
+            numbers = dict(decode(value))
+            assert set(numbers[1]) <= locations or len(locations) > 127
+    if shutil.which("protoc"):
+        result = subprocess.run(["protoc", "--decode_raw"], stdout=subprocess.PIPE,
+                                input=gzip.decompress(out.read_bytes()))
+        assert result.returncode == 0
+
+
+def test_flame_of_a_snapshot(tmp_path):
+    dump, out = tmp_path / "dump", tmp_path / "flame.txt"
+    (tmp_path / "app.py").write_text(
+        "import tracemalloc\ntracemalloc.start(5)\ndef f():\n    return bytes(5000)\n"
+        f"kept = [f(), f()]\ntracemalloc.take_snapshot().dump({str(dump)!r})\n")
+    assert run(BUILD / "python", tmp_path / "app.py").returncode == 0
+    lines_of(see("flame", "-o", out, dump))
+    assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
+    assert "a snapshot has no native stacks" in see("flame", "--native", dump).stderr
+    dump.write_bytes(b"\x80nothing")
+    assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
+
+
+# Errors: one line each, and a status.
+
+@pytest.mark.parametrize("arguments, status, said", [
+    ([], 2, "pymem: a command is needed: stats, heapmap, watch, explain, replay, flame"),
+    (["nothing"], 2, "pymem: argument COMMAND: invalid choice: 'nothing'"),
+    (["stats", "/no/file.py"], 1, "pymem: /no/file.py: no such file"),
+    (["stats", "--pid", "4194305"], 1, "pymem: there is no process 4194305"),
+    (["stats", "--pid", "x"], 2, "pymem stats: argument --pid: 'x' is no number over 0"),
+    (["stats", "--pid", "1", __file__], 1, "pymem: stats takes a script or --pid, not both"),
+    (["heapmap"], 1, "pymem: heapmap takes a script or --pid PID"),
+    (["heapmap", "--every", "0", __file__], 2, "pymem heapmap: argument --every: '0' is no "
+                                               "number of seconds"),
+    (["watch"], 2, "pymem watch: the following arguments are required: PID|SCRIPT"),
+    (["watch", "4194305"], 1, "pymem: there is no process 4194305"),
+    (["explain", "x y"], 1, "pymem: 'x y' can't be evaluated: SyntaxError"),
+    (["explain", hex(2**64)], 1, "pymem: 0x10000000000000000 is no address"),
+    (["replay", "/no/trace"], 1, "pymem: /no/trace: no such file"),
+    (["flame", "/no/file.py"], 1, "pymem: /no/file.py: no such file"),
+    (["flame", "-o", "/no/folder/x.svg", os.devnull], 1, "pymem: /no/folder/x.svg: No such"),
+], ids=str)
+def test_errors_are_one_line(arguments, status, said):
+    result = see(*arguments)
+    assert result.returncode == status, result.stderr
+    assert result.stderr.startswith(said), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize("command", [["stats"], ["heapmap", __file__], ["watch", __file__],
+                                     ["explain", "None"]], ids=lambda words: words[0])
+def test_with_another_allocator_it_says_so(command):
+    for runner, said in (([sys.executable], "pymem: this Python's memory is not pymem's"),
+                         ([BUILD / "python-stock"], "pymem: this Python's memory is not")):
+        result = see(*command, runner=runner)
+        assert result.returncode == 1
+        assert result.stderr.startswith(said) and result.stderr.count("\n") == 1
