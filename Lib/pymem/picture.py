@@ -21,7 +21,7 @@ class Picture:
 
     def text(self, x, y, words, size=12, color=INK, anchor="start", bold=False):
         """y is the baseline."""
-        self.items.append(("text", x, y, words, size, color, anchor, bold))
+        self.items.append(("text", x, y, str(words), size, color, anchor, bold))
         self.below(y + size / 3)
 
     def line(self, points, color=INK, width=1.0):

@@ -173,7 +173,7 @@ def chart(picture, top, title, calls, lines, unit=1.0, suffix=""):
     for i in range(5):
         y = top + HEIGHT * (1 - i / 4)
         picture.line([(LEFT, y), (LEFT + CHART, y)], GRAY, 0.6)
-        picture.text(LEFT - 6, y + 4, f"{most * i / 4:,.4g}{suffix}", 10, anchor="end")
+        picture.text(LEFT - 6, y + 4, f"{most * i / 4:,.10g}{suffix}", 10, anchor="end")
     for color, points in lines:
         drawn = [(LEFT + CHART * call / calls, top + HEIGHT * (1 - value / unit / most))
                  for call, value in points]

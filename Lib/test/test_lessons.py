@@ -1,0 +1,146 @@
+"""The documentation: sessions and commands do what is printed, and the pages are built.
+
+A session (>>>) is run by the linked Python, a page at a time; commands ($) by a shell in
+the top folder.  Files in /tmp are put into a folder of the test's own.
+"""
+
+import doctest
+import re
+import shutil
+import subprocess
+import zlib
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, run
+
+DOC = TOP / "Doc"
+CHAPTERS = sorted((DOC / "how-it-works").glob("[0-9]*.rst"))
+PAGES = sorted(DOC.rglob("*.rst"))
+WITH_COMMANDS = [page for page in PAGES if "code-block:: console" in page.read_text()]
+WITH_SESSIONS = [page for page in PAGES if ">>> " in page.read_text()]
+
+
+def name(page):
+    return str(page.relative_to(DOC))
+
+
+def here(text, folder):
+    """The text for this build and a folder instead of /tmp."""
+    text = text.replace("/tmp/", f"{folder}/").replace("$PWD/build", str(BUILD))
+    return re.sub(r"(?<![\w/$.-])(|-I|-L)build(?=[/ \n])", rf"\1{BUILD}", text)
+
+
+def commands_of(text):
+    """[(command, what is printed)] of the console blocks."""
+    found = []
+    for block in re.findall(r"^( *)\.\. code-block:: console\n\n((?:\1 +.*\n|\n)+)", text,
+                            re.M):
+        lines = block[1].rstrip("\n").split("\n")
+        indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+        for line in (line[indent:] for line in lines):
+            if line.startswith("$ "):
+                found.append([line[2:], ""])
+            elif line.startswith("> ") and not found[-1][1]:
+                found[-1][0] += "\n" + line[2:]
+            else:
+                found[-1][1] += line + "\n"
+    return found
+
+
+def run_commands(commands, folder):
+    """What each printed on stdout, and after it on stderr."""
+    script = "".join(f"{{\n{command}\n}} >{folder}/{i}.out 2>{folder}/{i}.err\n"
+                     for i, (command, _) in enumerate(commands))
+    result = subprocess.run(["bash", "-c", script], cwd=TOP, timeout=300,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            env=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.stdout == ""
+    return [(folder / f"{i}.out").read_text() + (folder / f"{i}.err").read_text()
+            for i in range(len(commands))]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
+def test_commands_print_what_is_printed(page, tmp_path):
+    commands = commands_of(here(page.read_text(), tmp_path))
+    assert commands
+    checker = doctest.OutputChecker()
+    for (command, expected), got in zip(commands, run_commands(commands, tmp_path)):
+        assert checker.check_output(expected, got, doctest.ELLIPSIS), \
+            f"$ {command}\n{got}\nand this is expected:\n{expected}"
+
+
+@pytest.mark.parametrize("page", WITH_SESSIONS, ids=name)
+def test_sessions_print_what_is_printed(page, tmp_path):
+    text = here(page.read_text(), tmp_path)
+    if page.name == "10-history.rst":           # goes on with what a command made
+        run_commands(commands_of(text), tmp_path)
+    copy = tmp_path / page.name
+    copy.write_text(text)
+    result = run(BUILD / "python", "-m", "doctest", "-o", "ELLIPSIS", copy, cwd=TOP,
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert (result.returncode, result.stdout) == (0, ""), result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=name)
+def test_a_chapter_has_pictures_and_exercises_with_answers(page):
+    text = page.read_text()
+    assert ".. heap-diagram:: " in text
+    body, exercises, answers = re.split(r"^(?:Exercises|Answers)\n-+\n", text, flags=re.M)
+    assert ">>> " in body or "$ " in body
+    assert re.findall(r"^(\d)\. ", exercises, re.M) == ["1", "2", "3"]
+    numbered = re.split(r"^(\d)\. ", answers, flags=re.M)
+    assert numbered[1::2] == ["1", "2", "3"]
+    for answer in numbered[2::2]:
+        assert ">>> " in answer or "$ " in answer, answer     # which is run, above
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    if shutil.which("sphinx-build") is None:
+        pytest.skip("needs sphinx-build (Debian: python3-sphinx)")
+    folder = tmp_path_factory.mktemp("html")
+    result = subprocess.run(
+        ["sphinx-build", "-q", "-W", "-b", "html", "-d", folder / "doctrees", DOC,
+         folder / "html"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=clean_environment(PYMEM_BUILD=str(BUILD)))
+    assert (result.returncode, result.stdout) == (0, "")
+    return folder / "html"
+
+
+def test_pages_are_built_without_a_warning(html):
+    for page in PAGES:
+        if page.name != "oracle-table.rst":         # part of another page
+            built = (html / page.relative_to(DOC)).with_suffix(".html")
+            assert built.exists()
+            # Nothing is fetched from elsewhere when it is read.
+            assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|png|svg)"',
+                                 built.read_text())
+
+
+def test_pictures_are_of_a_living_heap(html):
+    """Drawn anew each time: addresses differ from one build to the next."""
+    for page in CHAPTERS:
+        text = page.read_text()
+        built = (html / "how-it-works" / page.name).with_suffix(".html").read_text()
+        assert built.count("<svg ") == text.count(".. heap-diagram:: ")
+    addresses = set(re.findall(r"pool (0x[0-9a-f]+):", (
+        html / "how-it-works" / "02-blocks.html").read_text()))
+    assert len(addresses) > 50
+    again = run(BUILD / "python", DOC / "diagrams.py", "arena",
+                environment=clean_environment(PYTHONPATH=str(BUILD))).stdout
+    assert not addresses & set(re.findall(r"pool (0x[0-9a-f]+):", again))
+
+
+def test_every_public_function_has_its_entry(html):
+    """By the inventory that Sphinx writes of what is documented."""
+    data = (html / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    documented = {line.split(" ")[0] for line in zlib.decompress(data).decode().splitlines()}
+    declared = set()
+    headers = [*(TOP / "Include").glob("*.h"), *(TOP / "Include" / "cpython").glob("*.h")]
+    for header in headers:
+        declared |= set(re.findall(
+            r"^PyAPI_(?:FUNC|DATA)\([^)]*\)(?: _Py_NO_RETURN)?\s+(\w+)",
+            header.read_text(), re.M))
+    assert len(declared) > 80
+    assert declared - documented == set()
