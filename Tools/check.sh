@@ -23,26 +23,57 @@ multilib=
 case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
 need_packages $build_packages check python3-pytest python3-venv g++ cmake gdb \
     python3-hypothesis libpython3.11-testsuite valgrind systemtap-sdt-dev clang libclang-rt-14-dev cppcheck python3-numpy \
-    $multilib
+    python3-sphinx python3-rich python3-matplotlib python3-selenium python3-pil \
+    python3-pytest-xdist chromium chromium-driver $multilib
 build_default
 
 parts=0
 failed=
-# part NAME COMMAND...: run it, say how it went.
-part() {
-    name=$1
+beside=
+log_of() {
+    printf '%s/build/check-%s.log' "$top" "$(echo "$1" | tr -c 'a-zA-Z0-9\n' '-')"
+}
+# run_part NAME COMMAND...: run it, write down how it went.
+run_part() {
+    log=$(log_of "$1")
     shift
     started=$(date +%s)
-    log=$top/build/check-$(echo "$name" | tr -c 'a-zA-Z0-9\n' '-').log
+    if "$@" >"$log" 2>&1; then result=ok; else result=FAILED; fi
+    echo "$result ($(($(date +%s) - started)) s)" >"$log.result"
+}
+# report_part NAME: say how it went.
+report_part() {
+    log=$(log_of "$1")
+    result=$(cat "$log.result")
     parts=$((parts + 1))
-    if "$@" >"$log" 2>&1; then
-        result=ok
-    else
-        result=FAILED
-        failed="$failed, $name"
+    case $result in
+    FAILED*)
+        failed="$failed, $1"
         tail -n 60 "$log"
-    fi
-    printf '%-60s %s (%s s)\n' "$name" "$result" $(($(date +%s) - started))
+        ;;
+    esac
+    printf '%-60s %s\n' "$1" "$result"
+}
+# part NAME COMMAND...: both.
+part() {
+    run_part "$@"
+    report_part "$1"
+}
+# part_beside NAME COMMAND...: the same, while others run, for what uses one
+# processor only; join_parts waits for them.
+part_beside() {
+    run_part "$@" &
+    beside="$beside$1
+"
+}
+join_parts() {
+    wait
+    while read -r name; do
+        [ -z "$name" ] || report_part "$name"
+    done <<LIST
+$beside
+LIST
+    beside=
 }
 
 # c_tests DIR OPTION...: configure in build/DIR, compile without a warning, run
@@ -72,13 +103,17 @@ part "C tests: clang, without mimalloc" c_tests clang \
 part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
     --with-raw-allocator=mimalloc --with-pymalloc-hugepages
 if [ -n "$multilib" ]; then
-    part "contract: 32-bit" "$top/Tools/contract-32bit.sh"
+    part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
 fi
-part "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
+part_beside "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
     "$top/build/extras"
-part "random programs against a model" "$top/Tools/fuzz.sh" 30
-part "static analysis" "$top/Tools/check-analyzers"
-part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q Lib/test"
+part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
+part_beside "static analysis" "$top/Tools/check-analyzers"
+part_beside "make distcheck" make -s -C "$top/build" distcheck
+join_parts
+# A file of tests at a time on each processor: some measure shares of one.
+part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q -n $(nproc) \
+    --dist=loadfile Lib/test"
 tail -n 1 "$top/build/check-pytest.log"
 part "CPython's own tests, all, against the record of stock" \
     "$top/Tools/regrtest" --all --recorded
@@ -94,7 +129,6 @@ part "CPython's own tests, PYTHONTRACEMALLOC=5" \
     test_list test_dict test_memoryview test_array test_marshal test_gc
 part "CPython's own tests under pymem-run" \
     "$top/Tools/regrtest" --quick --run=/usr/bin/python3
-part "make distcheck" make -s -C "$top/build" distcheck
 
 if [ -n "$failed" ]; then
     printf 'failed: %s\n' "${failed#, }"

@@ -4,6 +4,8 @@ import io
 import json
 import re
 import shutil
+import struct
+from base64 import b64decode
 
 import pytest
 
@@ -126,7 +128,7 @@ def test_clicking_a_pool(browser, heapmap):
     wanted = next(pool for arena in heapmap["frames"][last]["arenas"]
                   for pool in [heapmap["pools"][n] for n in arena["pools"]]
                   if pool[1] == 448 and 5 < pool[4] < pool[2] and pool[3] == pool[2])
-    address, size, nblocks, ncut, nused, _, first = wanted
+    address, size, nblocks, ncut, nused, free, first = wanted
     browser.find_element("css selector", f'rect.pool[data-address="{address}"]').click()
     assert text(browser, "#title") == f"pool {address}"
     numbers = text(browser, "#numbers").splitlines()
@@ -138,6 +140,7 @@ def test_clicking_a_pool(browser, heapmap):
     assert len(squares) == nblocks and squares.count("u") == nused
     order = [int(n) for n in re.findall(r"\d+", text(browser, "#list"))]
     assert sorted(order) == [i for i, kind in enumerate(squares) if kind == "f"]
+    assert order == [number for number, in struct.iter_unpack("<H", b64decode(free))]
     browser.find_element("css selector", "#back").click()
     assert address in text(browser, "#title")      # it stays chosen
 

@@ -127,6 +127,35 @@ def test_heapmap_as_svg(script, tmp_path):
     assert any(title.endswith(": free") for title in titles)
 
 
+def test_a_page_has_all_of_the_heap(python):
+    """Also each free list, in its order."""
+    code = """
+import struct
+from base64 import b64decode
+from pymem.heap import Heap
+from pymem.heapmap import Frame, page_data
+kept = [bytes(i % 480) for i in range(20000)]
+del kept[::3]
+heap = Heap.take()
+data = page_data([Frame("once", heap), Frame("again", heap)])
+assert len(data["frames"]) == 2
+seen = 0
+for shown, arena in zip(data["frames"][1]["arenas"], heap.arenas):
+    assert int(shown["address"], 16) == arena.address
+    for number, pool in zip(shown["pools"], arena.pools):
+        address, size, blocks, cut, used, free, first = data["pools"][number]
+        assert (int(address, 16), size, blocks, cut, used, int(first, 16)) == (
+            pool.address, pool.blocksize, pool.nblocks, pool.ncut, pool.nused,
+            pool.first_block)
+        assert tuple(n for n, in struct.iter_unpack("<H", b64decode(free))) == pool.free
+        seen += len(pool.free)
+assert seen > 5000
+assert len(data["pools"]) == sum(len(arena.pools) for arena in heap.arenas)
+"""
+    result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+
+
 def test_heapmap_as_png(script, tmp_path):
     pytest.importorskip("matplotlib", reason="needs python3-matplotlib")
     out = tmp_path / "map.png"
