@@ -320,10 +320,10 @@ def pinned():
         if p != survivor:
             free(p)
     frames.append(heapmap.Frame("one block stays", Heap.take()))
-    for frame in frames:
-        frame.heap._arenas = [a for a in frame.heap.arenas
-                              if whole.address - 2**20 <= a.address <= whole.address]
-    return heapmap.draw(frames)
+    near = [heapmap.Frame(frame.label, Heap(frame.heap.figures, [
+        arena for arena in frame.heap.arenas
+        if whole.address - 2**20 <= arena.address <= whole.address])) for frame in frames]
+    return heapmap.draw(near)
 
 
 # Debug hooks

@@ -6,6 +6,7 @@
 
 #define _GNU_SOURCE
 #include "_pymem.h"
+#include "Python.h"                     /* ours, for the names */
 #include "pycore_tracetables.h"
 
 #include <dlfcn.h>
@@ -13,21 +14,7 @@
 #include <string.h>
 #include <unwind.h>
 
-typedef struct {
-    void *ctx;
-    void *(*malloc)(void *ctx, size_t size);
-    void *(*calloc)(void *ctx, size_t nelem, size_t elsize);
-    void *(*realloc)(void *ctx, void *ptr, size_t new_size);
-    void (*free)(void *ctx, void *ptr);
-} Allocator;
-
-extern void PyMem_GetAllocator(int domain, Allocator *allocator);
-extern void PyMem_SetAllocator(int domain, Allocator *allocator);
-
-enum { MEM = 1, OBJECT = 2, NDOMAINS = 3 };
-
-static Allocator wrapped[NDOMAINS];
-static int is_hooked[NDOMAINS];
+static PyMemAllocatorEx wrapped[PYMEM_DOMAIN_OBJ + 1];
 static int is_on, is_recording;
 static struct hook_counts counted;
 static struct pointer_map blocks;
@@ -114,21 +101,21 @@ counted_request(void *ptr, size_t size)
 static void *
 hook_malloc(void *ctx, size_t size)
 {
-    Allocator *alloc = ctx;
+    PyMemAllocatorEx *alloc = ctx;
     return counted_request(alloc->malloc(alloc->ctx, size), size);
 }
 
 static void *
 hook_calloc(void *ctx, size_t nelem, size_t elsize)
 {
-    Allocator *alloc = ctx;
+    PyMemAllocatorEx *alloc = ctx;
     return counted_request(alloc->calloc(alloc->ctx, nelem, elsize), nelem * elsize);
 }
 
 static void *
 hook_realloc(void *ctx, void *ptr, size_t new_size)
 {
-    Allocator *alloc = ctx;
+    PyMemAllocatorEx *alloc = ctx;
     void *result = alloc->realloc(alloc->ctx, ptr, new_size);
     if (is_recording && result != NULL && ptr != NULL) {
         block_forget(ptr);
@@ -139,7 +126,7 @@ hook_realloc(void *ctx, void *ptr, size_t new_size)
 static void
 hook_free(void *ctx, void *ptr)
 {
-    Allocator *alloc = ctx;
+    PyMemAllocatorEx *alloc = ctx;
     if (is_on && ptr != NULL) {
         counted.frees++;
         if (is_recording) {
@@ -151,22 +138,38 @@ hook_free(void *ctx, void *ptr)
 
 /* On and off. */
 
+/* Is the hook of a domain asked?  Somebody may have set an allocator around it, or
+ * have taken it off together with one below. */
+static int
+hook_is_asked(int domain)
+{
+    uint64_t before = counted.requests;
+    is_on = 1;
+    if (domain == PYMEM_DOMAIN_MEM) {
+        PyMem_Free(PyMem_Malloc(1));
+    }
+    else {
+        PyObject_Free(PyObject_Malloc(1));
+    }
+    is_on = 0;
+    return counted.requests != before;
+}
+
 int
 hooks_count(void)
 {
     if (is_on) {
         return -1;
     }
-    memset(&counted, 0, sizeof(counted));
-    for (int domain = MEM; domain <= OBJECT; domain++) {
-        if (!is_hooked[domain]) {
+    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+        if (!hook_is_asked(domain)) {
             PyMem_GetAllocator(domain, &wrapped[domain]);
-            Allocator hook = {&wrapped[domain], hook_malloc, hook_calloc, hook_realloc,
-                              hook_free};
+            PyMemAllocatorEx hook = {&wrapped[domain], hook_malloc, hook_calloc,
+                                     hook_realloc, hook_free};
             PyMem_SetAllocator(domain, &hook);
-            is_hooked[domain] = 1;
         }
     }
+    memset(&counted, 0, sizeof(counted));
     is_on = 1;
     return 0;
 }
@@ -189,12 +192,11 @@ hooks_stop(struct hook_counts *counts)
     *counts = counted;
     map_clear(&blocks);
     intern_clear(&stacks);
-    for (int domain = MEM; domain <= OBJECT; domain++) {
-        Allocator current;
+    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+        PyMemAllocatorEx current;
         PyMem_GetAllocator(domain, &current);
-        if (is_hooked[domain] && current.malloc == hook_malloc) {
+        if (current.malloc == hook_malloc) {
             PyMem_SetAllocator(domain, &wrapped[domain]);
-            is_hooked[domain] = 0;
         }
     }
 }

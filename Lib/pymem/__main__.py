@@ -281,7 +281,9 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
-        found.append(flaming.of_snapshot(peak.snapshot or tracemalloc.take_snapshot()))
+        snapshot = peak.snapshot or tracemalloc.take_snapshot()
+        tracemalloc.stop()
+        found.append(flaming.of_snapshot(snapshot))
     return run_script(options.script, options.arguments, at_end)
 
 
@@ -289,7 +291,6 @@ def flame_native(options, found):
     import tracemalloc
     import _pymem
     from pymem import flame as flaming, native
-    from pymem.explain import traced
     from pymem.running import run_script
     if options.peak:
         raise HeapError("flame takes --peak or --native, not both")
@@ -297,8 +298,7 @@ def flame_native(options, found):
     _pymem.record()
 
     def at_end():
-        found.append(flaming.of_blocks(native.stop_recording(),
-                                       lambda address: traced(address)[1]))
+        found.append(flaming.of_blocks(native.stop_recording()))
     return run_script(options.script, options.arguments, at_end)
 
 

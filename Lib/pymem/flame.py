@@ -110,13 +110,12 @@ def of_snapshot(snapshot):
     return stacks
 
 
-def of_blocks(blocks, traceback_of):
-    """Of (address, size, C stack): the Python stack, and on it what C functions its
+def of_blocks(blocks):
+    """Of (size, traceback, C stack): the Python stack, and on it what C functions its
     innermost function called."""
     from pymem.native import below_python
     stacks = Stacks()
-    for address, size, native in blocks:
-        traceback = traceback_of(address)
+    for size, traceback, native in blocks:
         python = python_frames(tuple(traceback)) if traceback else ()
         if traceback and not python:
             continue

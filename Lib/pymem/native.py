@@ -1,11 +1,13 @@
 """The C functions on a stack, by the symbols of the files they are in."""
 
 import struct
+import tracemalloc
 from functools import lru_cache
 
 import _pymem
 
 from pymem.elf import symbols
+from pymem.explain import traced
 
 RECORD = struct.Struct(f"={2 + _pymem.NATIVE_FRAMES}Q")
 # What calls Python code: frames further out are told by the Python stack.
@@ -48,8 +50,12 @@ def below_python(frames):
 
 
 def stop_recording():
-    """(address, size, stack) of each block that is live since _pymem.record()."""
+    """(size, traceback or None, stack) of each block that is live since
+    _pymem.record(); tracing is stopped, too, before anything is made of it."""
     records = _pymem.recorded()
     _pymem.stop()
-    for address, size, *addresses in RECORD.iter_unpack(records):
-        yield address, size, stack(tuple(addresses))
+    addresses = memoryview(records).cast("Q")[::RECORD.size // 8]
+    tracebacks = [traced(address)[1] for address in addresses]
+    tracemalloc.stop()
+    for (_, size, *frames), traceback in zip(RECORD.iter_unpack(records), tracebacks):
+        yield size, traceback, stack(tuple(frames))

@@ -1,5 +1,6 @@
 """make install, and a program outside the tree; options of configure."""
 
+import json
 import shutil
 
 import pytest
@@ -149,6 +150,28 @@ def test_the_faults_module_is_installed(prefix):
                  ".exception).__name__)",
                  environment=clean_environment(PYTHONPATH=str(folder)))
     assert result.stdout == "MemoryError\n", result.stderr
+
+
+def test_what_shows_the_heap_is_installed(prefix, tmp_path):
+    """All of it: pymem-run, the package with its pages, the recorder and the player."""
+    folder = next((prefix / "lib").glob("*/python"))
+    (tmp_path / "app.py").write_text("kept = [str(i) for i in range(30_000)]\n")
+
+    def see(*arguments, **variables):
+        result = run(prefix / "bin" / "pymem-run", "/usr/bin/python3", "-m", "pymem",
+                     *arguments, environment=clean_environment(
+                         PYTHONPATH=str(folder), **variables))
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+    assert json.loads(see("stats", "--json", tmp_path / "app.py"))["threshold"] == 512
+    for command in ("heapmap", "flame"):
+        see(command, "-o", tmp_path / f"{command}.html", tmp_path / "app.py")
+        assert "</html>" in (tmp_path / f"{command}.html").read_text()
+    result = run("/usr/bin/python3", tmp_path / "app.py", environment=clean_environment(
+        LD_PRELOAD=str(folder / "record.so"), PYMEM_TRACE=str(tmp_path / "trace")))
+    assert result.returncode == 0, result.stderr
+    assert {"classic", "pymem", "glibc"} <= {
+        line.split()[0] for line in see("replay", tmp_path / "trace").splitlines() if line}
 
 
 def test_soname_and_exports(prefix):

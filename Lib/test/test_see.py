@@ -29,7 +29,7 @@ class Node:
 def build(n):
     return [Node(i) for i in range(n)]
 kept = build(20_000)
-junk = build(60_000)
+junk = build(6_000)
 del junk
 print("ran with", sys.argv[1:])
 """
@@ -264,6 +264,17 @@ import _pymem
 _pymem.count(); kept = [[i] for i in range(1000)]; during = allocators()
 requests, nbytes, frees = _pymem.stop()
 assert allocators() == before != during and requests >= 1000
+# Hooks that came and went meanwhile.
+import tracemalloc
+tracemalloc.start(); _pymem.count(); tracemalloc.stop(); _pymem.stop()
+assert allocators() == before
+_pymem.count(); kept = [[i] for i in range(1000)]; requests, _, _ = _pymem.stop()
+assert requests >= 1000
+_pymem.count(); tracemalloc.start(); first = _pymem.stop()
+_pymem.count(); kept = [[i] for i in range(1000)]; second = _pymem.stop()
+tracemalloc.stop()
+assert 1000 <= second[0] < 3000, second        # once each, and not twice
+_pymem.count(); _pymem.stop()
 try: _pymem.count(); _pymem.record()
 except RuntimeError as error: assert "counted already" in str(error)
 else: raise AssertionError
@@ -510,7 +521,7 @@ def test_flame_collapsed(runner, script, tmp_path):
 def test_flame_native(runner, script, tmp_path):
     """On the Python functions stand the C functions that they called."""
     out = tmp_path / "flame.txt"
-    lines_of(see("flame", "--native", "-o", out, script, runner=runner))
+    lines_of(see("flame", "--native", "--frames", 6, "-o", out, script, runner=runner))
     stacks = out.read_text().splitlines()
     lists = [stack for stack in stacks if ";Node.__init__ (app.py:5);" in stack]
     assert any("PyList_New" in stack or "_PyObject_GC_" in stack for stack in lists)
@@ -521,7 +532,7 @@ def test_flame_native(runner, script, tmp_path):
 def test_flame_at_the_peak(script, tmp_path):
     end, peak = (tmp_path / name for name in ("end.txt", "peak.txt"))
     slow = tmp_path / "slow.py"
-    slow.write_text(SCRIPT.replace("del junk", "import time; time.sleep(.1)\ndel junk\n"
+    slow.write_text(SCRIPT.replace("6_000", "60_000").replace("del junk", "import time; time.sleep(.1)\ndel junk\n"
                                    "time.sleep(.1)"))
     lines_of(see("flame", "-o", end, slow))
     lines_of(see("flame", "--peak", "-o", peak, slow))
