@@ -3,6 +3,7 @@
 #include "model.h"
 
 #include "Python.h"
+#include "pymemheap.h"
 #include "pycore_arenas.h"
 #include "pycore_pymem.h"
 #include "pycore_tracemalloc.h"
@@ -364,6 +365,92 @@ check_traces(void)
     must(current == traced && peak >= current, "traced bytes do not add up");
 }
 
+/* The walk of the heap: each block that lives in a pool is one of it, and used; and no
+ * other is. */
+
+static size_t by_address[NBLOCKS], nsorted;
+
+static int
+compare_addresses(const void *a, const void *b)
+{
+    uintptr_t x = (uintptr_t)live[*(const size_t *)a].ptr;
+    uintptr_t y = (uintptr_t)live[*(const size_t *)b].ptr;
+    return x < y ? -1 : x > y;
+}
+
+/* The first of by_address from an address on. */
+static size_t
+first_from(uintptr_t address)
+{
+    size_t low = 0, high = nsorted;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if ((uintptr_t)live[by_address[middle]].ptr < address) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+static int
+check_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
+{
+    (void)arg;
+    (void)arena;
+    static uint16_t numbers[1 << 16];
+    static unsigned char is_free[1 << 16];
+    if (pool->blocksize == 0) {
+        return 0;
+    }
+    int nfree = PyMemHeap_FreeBlocks(pool, numbers);
+    must(nfree >= 0, "a free list is broken, says the walk");
+    must((unsigned)nfree + pool->nused == pool->ncut && pool->ncut <= pool->nblocks,
+         "a pool's blocks do not add up");
+    for (int i = 0; i < nfree; i++) {
+        is_free[numbers[i]] = 1;
+    }
+    size_t head = is_debugging ? 2 * sizeof(size_t) : 0;
+    unsigned nlive = 0;
+    uintptr_t end = pool->first_block + pool->nblocks * pool->blocksize;
+    for (size_t k = first_from(pool->address); k < nsorted; k++) {
+        size_t i = by_address[k];
+        uintptr_t start = (uintptr_t)live[i].ptr - head;
+        if (start >= end) {
+            break;
+        }
+        size_t number = (start - pool->first_block) / pool->blocksize;
+        must(start >= pool->first_block && number < pool->ncut
+             && start == pool->first_block + number * pool->blocksize,
+             "a block begins where the walk has none");
+        must(!is_free[number], "a block that lives is free, says the walk");
+        must(live[i].size + head <= pool->blocksize, "a block is larger than its place");
+        must(live[i].domain != PYMEM_DOMAIN_RAW, "a block of the raw domain is in a pool");
+        nlive++;
+    }
+    must(nlive <= pool->nused && (was_ever_debugging || nlive == pool->nused),
+         "the walk shows used blocks that nobody has");
+    for (int i = 0; i < nfree; i++) {
+        is_free[numbers[i]] = 0;
+    }
+    return 0;
+}
+
+static void
+check_walk(void)
+{
+    nsorted = 0;
+    for (size_t i = 0; i < NBLOCKS; i++) {
+        if (live[i].ptr != NULL) {
+            by_address[nsorted++] = i;
+        }
+    }
+    qsort(by_address, nsorted, sizeof(by_address[0]), compare_addresses);
+    PyMemHeap_Visit(NULL, check_pool, NULL);
+}
+
 static PyMemAllocatorEx allocators_before[3];
 static Py_ssize_t blocks_before;
 
@@ -395,6 +482,7 @@ model_end(void)
 {
     model_fail(0, 0, 0);
     check_traces();
+    check_walk();
     arenas_visit(&small_arenas, check_arena, NULL);
     arenas_visit(&medium_arenas, check_arena, NULL);
     for (size_t i = 0; i < NBLOCKS; i++) {
