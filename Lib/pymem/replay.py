@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from pymem.allocators import OURS, WorkerFailed, find_allocators, run_worker
+from pymem.allocators import WorkerFailed, find_allocators, run_worker
 from pymem.heap import HeapError
 from pymem.picture import GRAY, INK, Picture, hsl
 

@@ -357,7 +357,8 @@ last = heap.find(blocks[39]).pool
 print(explain_address(last.block_address(last.nblocks - 1), heap)["block"])
 print(explain_address(last.address + 3, heap)["block"])
 unused = [pool for arena in heap.arenas for pool in arena.pools if not pool.blocksize][0]
-print("block" in explain_address(unused.address, heap), explain_address(unused.address, heap)["pool"])
+there = explain_address(unused.address, heap)
+print("block" in there, there["pool"])
 print(explain_address(blocks[20], heap)["free list"])
 """
     result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
@@ -532,8 +533,8 @@ def test_flame_native(runner, script, tmp_path):
 def test_flame_at_the_peak(script, tmp_path):
     end, peak = (tmp_path / name for name in ("end.txt", "peak.txt"))
     slow = tmp_path / "slow.py"
-    slow.write_text(SCRIPT.replace("6_000", "60_000").replace("del junk", "import time; time.sleep(.1)\ndel junk\n"
-                                   "time.sleep(.1)"))
+    slow.write_text(SCRIPT.replace("6_000", "60_000").replace(
+        "del junk", "import time; time.sleep(.1)\ndel junk\ntime.sleep(.1)"))
     lines_of(see("flame", "-o", end, slow))
     lines_of(see("flame", "--peak", "-o", peak, slow))
 

@@ -54,7 +54,7 @@ model_free_some(unsigned one_of)
 
 /* What a walk saw. */
 struct seen {
-    size_t narenas, npools, npools_free, nused, nfree_in_lists;
+    size_t narenas, npools, npools_free, nfull, nfull_medium, nused, nfree_in_lists;
     uintptr_t last_pool;
     unsigned npools_of_arena;
 };
@@ -96,6 +96,8 @@ see_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
         is_free[numbers[i]] = 1;
     }
     seen->nused += pool->nused;
+    seen->nfull += pool->nused == pool->nblocks;
+    seen->nfull_medium += pool->nused == pool->nblocks && arena->is_medium;
     seen->nfree_in_lists += (size_t)nfree;
     ck_assert_int_eq(arena->is_medium, pool->blocksize > SMALL_REQUEST_THRESHOLD);
     unsigned nfound = 0;
@@ -117,7 +119,8 @@ see_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
     return 0;
 }
 
-/* Sizes up to _i bytes; arenas at an offset where it is 512. */
+/* Sizes up to _i bytes; where it is 512 arenas are at an offset, else few blocks are
+ * freed, so that some pools are full. */
 START_TEST(every_block_is_seen_once)
 {
     static struct arena_source source;
@@ -125,9 +128,11 @@ START_TEST(every_block_is_seen_once)
     source.offset = _i == 512 ? 5000 : 0;
     arena_source_install(&source);
     model_fill((size_t)_i);
-    model_free_some(3);
+    model_free_some(_i == 512 ? 3 : 60);
     struct seen seen = {0};
     ck_assert_int_eq(PyMemHeap_Visit(see_arena, see_pool, &seen), 0);
+    ck_assert(_i == 512 || seen.nfull > 0);
+    ck_assert(_i <= 512 || seen.nfull_medium > 0 || !_PyMem_RawIsUntouched());
     size_t nseen = 0, nlarge = 0;
     for (size_t i = 0; i < nmodel; i++) {
         ck_assert_int_le(model[i].seen, 1);
@@ -206,7 +211,8 @@ keep_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
 }
 
 /* The first word of a free block leads to: itself, the middle of a block, a block that
- * was never cut, another pool, the end while others are still free. */
+ * was never cut, another pool, the end while others are still free; and that of the last
+ * but one to a block that was never cut, so that the count is right. */
 START_TEST(a_broken_free_list_is_noticed)
 {
     _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
@@ -225,10 +231,14 @@ START_TEST(a_broken_free_list_is_noticed)
     ck_assert_uint_eq(numbers[1], 3);
     void *bad[] = {blocks[7], (char *)blocks[5] + 16,
                    (void *)(pool_of_64.first_block + pool_of_64.ncut * 64), elsewhere, NULL};
-    void *good = *(void **)blocks[7];
-    *(void **)blocks[7] = bad[_i];
+    void **changed = blocks[7];
+    if (_i == 5) {
+        changed = (void **)(pool_of_64.first_block + numbers[nfree - 2] * 64u);
+    }
+    void *good = *changed;
+    *changed = bad[_i == 5 ? 2 : _i];
     ck_assert_int_eq(PyMemHeap_FreeBlocks(&pool_of_64, numbers), -1);
-    *(void **)blocks[7] = good;
+    *changed = good;
     ck_assert_int_eq(PyMemHeap_FreeBlocks(&pool_of_64, numbers), nfree);
 }
 END_TEST
@@ -286,11 +296,12 @@ main(void)
     Suite *suite = suite_create("heapwalk");
     TCase *tests = tcase_create("heapwalk");
 #ifdef WITH_PYMALLOC
-    tcase_add_loop_test(tests, every_block_is_seen_once, 512, 514);
+    tcase_add_loop_test(tests, every_block_is_seen_once, 512, 513);
+    tcase_add_loop_test(tests, every_block_is_seen_once, 300, 301);
     tcase_add_loop_test(tests, every_block_is_seen_once, 5000, 5001);
     tcase_add_test(tests, a_walk_changes_nothing);
     tcase_add_test(tests, a_visitor_ends_the_walk);
-    tcase_add_loop_test(tests, a_broken_free_list_is_noticed, 0, 5);
+    tcase_add_loop_test(tests, a_broken_free_list_is_noticed, 0, 6);
     tcase_add_test(tests, the_layout_leads_to_the_structures);
 #else
     tcase_add_test(tests, without_pymalloc_there_is_nothing);
