@@ -127,11 +127,19 @@ print(json.dumps(heap.statistics()), flush=True)
 
 def test_usage_is_the_sum_of_the_heap(runner):
     run_code(runner, """
+from collections import Counter
+from pymem.capi import free, malloc
 from pymem.heap import Heap, Usage
 kept = [bytes(i % 2000) for i in range(30000)]
 del kept[::4]
+for size in range(9000, 32000, 1000):
+    free(malloc(size))          # pools of their own, which stay
 Usage.now(), Heap.take()
 heap, usage = Heap.take(), Usage.now()
+states = Counter(pool.state for arena in heap.arenas for pool in arena.pools)
+assert states["empty"] >= 6
+for state, count in zip(("free", "empty", "used", "full"), usage.pools):
+    assert abs(states[state] - count) <= 3, (states, usage.pools)
 assert abs(heap.used_blocks - usage.used_blocks) < 50
 assert heap.held_bytes == usage.held_bytes
 assert sum(usage.pools) == sum(len(arena.pools) for arena in heap.arenas)

@@ -19,11 +19,14 @@ webdriver = pytest.importorskip("selenium.webdriver",
 Image = pytest.importorskip("PIL.Image", reason="needs PIL (Debian: python3-pil)")
 
 SCRIPT = """
-import time
+import ctypes, time
 kept = [bytes(400) for _ in range(20_000)]
 time.sleep(0.25)
 del kept[::2]
+junk = [bytes(450) for _ in range(20_000)]
 time.sleep(0.25)
+del junk
+ctypes.pythonapi.PyMem_Trim()
 """
 OFFLINE = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
            "--no-first-run", "--disable-background-networking",
@@ -94,6 +97,7 @@ def test_stepping_through_time(browser, heapmap):
     """Each moment's counts are those of its pools, by buttons, slider and keys."""
     frames = heapmap["frames"]
     assert len(frames) >= 6
+    assert sum(arena["returned"] for arena in frames[-2]["arenas"]) > 5
     for number, frame in enumerate(frames):
         pools = [heapmap["pools"][n] for arena in frame["arenas"] for n in arena["pools"]]
         states = [sum(1 for _, size, blocks, _, used, *_ in pools
