@@ -132,8 +132,9 @@ from pymem.capi import free, malloc
 from pymem.heap import Heap, Usage
 kept = [bytes(i % 2000) for i in range(30000)]
 del kept[::4]
-for size in range(9000, 32000, 1000):
-    free(malloc(size))          # pools of their own, which stay
+# Pools of their own, which stay while there are free ones.
+for p in [malloc(30000) for _ in range(200)]: free(p)
+for size in range(9000, 32000, 1000): free(malloc(size))
 Usage.now(), Heap.take()
 heap, usage = Heap.take(), Usage.now()
 states = Counter(pool.state for arena in heap.arenas for pool in arena.pools)
