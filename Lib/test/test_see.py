@@ -528,9 +528,9 @@ def test_flame_native(runner, script, tmp_path):
     assert any("PyList_New" in stack or "_PyObject_GC_" in stack for stack in lists)
     assert not any("hook_" in stack or "block_keep" in stack for stack in stacks)
     assert sum(int(stack.rsplit(" ", 1)[1]) for stack in lists) > 20_000 * 50
-    # Of what was dropped little is left: CPython's own lists of free objects.
-    dropped = [stack for stack in stacks if stack.startswith("<module> (app.py:9);")]
-    assert sum(int(stack.rsplit(" ", 1)[1]) for stack in dropped) < 6_000 * 10
+    # A block that was freed has no traceback: it would be here.
+    without = [stack for stack in stacks if not re.search(r"\.py:|<frozen", stack)]
+    assert sum(int(stack.rsplit(" ", 1)[1]) for stack in without) < 6_000 * 10
 
 
 def test_flame_at_the_peak(script, tmp_path):
