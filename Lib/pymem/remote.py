@@ -196,46 +196,50 @@ class Process:
         libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p,
                                 ctypes.c_void_p]
         libc.ptrace.restype = ctypes.c_long
-        seized = []
+        seen, signals = set(), {}
         try:
             while True:
-                new = set(map(int, os.listdir(f"/proc/{self.pid}/task"))) - set(seized)
+                new = set(map(int, os.listdir(f"/proc/{self.pid}/task"))) - seen
                 if not new:
                     break
+                seen |= new
                 for thread in new:
                     if libc.ptrace(SEIZE, thread, None, None) < 0:
                         if thread != self.pid:
                             continue        # it ended
                         raise HeapError(f"process {self.pid} can't be stopped: "
                                         + os.strerror(ctypes.get_errno()))
-                    seized.append(thread)
+                    signals[thread] = 0
                     libc.ptrace(INTERRUPT, thread, None, None)
-                    os.waitpid(thread, ALL_CHILDREN)
+                    _, status = os.waitpid(thread, ALL_CHILDREN)
+                    if os.WIFSTOPPED(status) and status >> 16 == 0:
+                        # It stopped for a signal, which it is to get afterwards.
+                        signals[thread] = os.WSTOPSIG(status)
             yield
         finally:
-            for thread in seized:
-                libc.ptrace(DETACH, thread, None, None)
+            for thread, signal in signals.items():
+                libc.ptrace(DETACH, thread, None, signal)
 
     def heap(self, tries=20):
         """The process is stopped anywhere, perhaps where a block is on its way into a
         list or out of one: then the counts do not agree, and it is let go on for a
         moment.  A pool that never agrees is broken."""
-        try:
-            for _ in range(tries):
-                try:
-                    with self.stopped():
-                        heap = self._walk()
-                except Torn:
-                    continue
-                if all(pool.free is not None for pool in heap.pools):
-                    break
-                time.sleep(0.001)
-            return heap
-        except (FileNotFoundError, ProcessLookupError, ChildProcessError, Torn):
-            raise HeapError(f"process {self.pid} ended") from None
-        except UnboundLocalError:
+        heap = None
+        for _ in range(tries):
+            try:
+                with self.stopped():
+                    heap = self._walk()
+            except Torn:
+                continue
+            except (FileNotFoundError, ProcessLookupError, ChildProcessError):
+                raise HeapError(f"process {self.pid} ended") from None
+            if all(pool.free is not None for pool in heap.pools):
+                break
+            time.sleep(0.001)
+        if heap is None:
             raise HeapError(f"the heap of process {self.pid} can't be read: what is there "
-                            "does not agree") from None
+                            "does not agree")
+        return heap
 
     # While it goes on.
 

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -196,7 +199,8 @@ static unsigned below(unsigned n)
     return (unsigned)(state >> 33) %% n;
 }
 static void *blocks[20000];
-static void change(void)
+void change(void);
+void change(void)
 {
     unsigned i = below(20000);
     PyObject_Free(blocks[i]);
@@ -215,9 +219,9 @@ BUSY = ("for (unsigned long n = 1; ; n++) { change(); "
         "if (n %% 100000 == 0) { putchar('.'); fflush(stdout); } }")
 
 
-def compile_program(folder, end):
+def compile_program(folder, end, *others):
     (folder / "prog.c").write_text(PROGRAM % end.replace("%%", "%"))
-    result = run("cc", "-O1", folder / "prog.c", f"-I{TOP / 'Include'}", f"-I{BUILD}",
+    result = run("cc", "-O1", folder / "prog.c", *others, f"-I{TOP / 'Include'}", f"-I{BUILD}",
                  f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
                  "-o", folder / "prog")
     assert result.returncode == 0, result.stderr
@@ -294,10 +298,54 @@ def test_a_busy_process_is_seen_at_one_moment(tmp_path):
             # 8,000 of 20,000 are empty at first, and one in ten is large.
             assert 10_000 < heap.used_blocks <= 20_000
             counts.add(heap.used_bytes)
+            time.sleep(0.005)
         assert len(counts) > 5          # it did go on in between
         # It goes on, and nobody was told that it stopped.
         assert os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED) == (0, 0)
         process.stdout.read(1)
+
+
+SIGNALLED = "extern void count_signals(void); count_signals();"
+COUNTING = """
+#include <signal.h>
+#include <stdio.h>
+static volatile sig_atomic_t n;
+static void count(int signal) { (void)signal; n++; }
+void change(void);
+void count_signals(void)
+{
+    signal(SIGRTMIN, count);
+    puts("ready"); fflush(stdout);
+    while (n < 20000) change();
+    puts("all came"); fflush(stdout);
+}
+"""
+
+
+def test_a_process_gets_each_signal_while_it_is_seen(tmp_path):
+    """Of a signal that is queued none may be lost."""
+    (tmp_path / "counting.c").write_text(COUNTING)
+    program = compile_program(tmp_path, SIGNALLED, tmp_path / "counting.c")
+    with Running(program) as process:
+        assert process.stdout.readline() == "ready\n"
+        seen = Process(process.pid)
+
+        def send():
+            left = 20_000
+            while left:
+                try:
+                    os.kill(process.pid, signal.SIGRTMIN)
+                    left -= 1
+                except BlockingIOError:         # as many wait as may
+                    time.sleep(0.001)
+        sender = threading.Thread(target=send)
+        sender.start()
+        while sender.is_alive():
+            with seen.stopped():
+                pass
+        sender.join()
+        assert select.select([process.stdout], [], [], 20)[0], "signals were lost"
+        assert process.stdout.readline() == "all came\n"
 
 
 def test_of_a_process_that_is_not_there_or_not_ours(tmp_path):
