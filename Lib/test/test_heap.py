@@ -316,7 +316,7 @@ void count_signals(void)
 {
     signal(SIGRTMIN, count);
     puts("ready"); fflush(stdout);
-    while (n < 20000) change();
+    while (n < 100000) change();
     puts("all came"); fflush(stdout);
 }
 """
@@ -331,7 +331,7 @@ def test_a_process_gets_each_signal_while_it_is_seen(tmp_path):
         seen = Process(process.pid)
 
         def send():
-            left = 20_000
+            left = 100_000
             while left:
                 try:
                     os.kill(process.pid, signal.SIGRTMIN)
