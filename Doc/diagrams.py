@@ -16,12 +16,11 @@ import tracemalloc
 from array import array
 from pathlib import Path
 
-import _pymem
 from pymem import heapmap, replay
 from pymem.capi import free, malloc, read, realloc, write
-from pymem.elf import symbols
 from pymem.heap import Heap, Usage
-from pymem.picture import GRAY, INK, Picture, class_color, hsl
+from pymem.native import function_at
+from pymem.picture import GRAY, INK, Picture, class_color, hsl, round_up
 
 BUILD = Path(sys.executable).parent
 SOFT, USED, FREE = "#e8eef5", "#3b6ea5", "#f6f2e8"
@@ -40,14 +39,6 @@ def box(picture, x, y, width, height, *lines, color=SOFT, size=11):
         picture.text(x + width / 2, first + 14 * i, line, size, anchor="middle")
 
 
-def axes(picture, x, y, width, height, most, unit, title):
-    picture.text(x, y - 8, title, 12, bold=True)
-    for i in range(5):
-        at = y + height * (1 - i / 4)
-        picture.line([(x, at), (x + width, at)], GRAY, 0.6)
-        picture.text(x - 5, at + 4, f"{most * i / 4:,.10g}{unit}", 10, anchor="end")
-
-
 def legend(picture, x, y, names):
     for name, color in names:
         picture.rectangle(x, y - 9, 11, 10, color)
@@ -62,18 +53,12 @@ class Allocator(ctypes.Structure):
                 for name in ("ctx", "malloc", "calloc", "realloc", "free")]
 
 
-def function_name(address):
-    file, offset, exported = _pymem.symbol(address)
-    found = symbols(file)
-    return (found and found.function_at(offset + found.load_address)) or exported or file
-
-
 def allocators():
     names = []
     for domain in range(3):
         allocator = Allocator()
         ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(allocator))
-        names.append(function_name(allocator.malloc))
+        names.append(function_at(allocator.malloc)[1])
     return names
 
 
@@ -158,9 +143,9 @@ def classes():
     import ast, asyncio, email.message, json, logging              # noqa: F401, E401
     rows = Heap.take().classes()
     most = max(size * (row["blocks"] + row["free_blocks"]) for size, row in rows.items())
-    most = replay.round_up(most / 1024)
+    most = round_up(most / 1024)
     picture = Picture(720)
-    axes(picture, 60, 40, 640, 200, most, "", "KiB in blocks of each size")
+    picture.grid(60, 40, 640, 200, most, "", "KiB in blocks of each size")
     for i in range(32):
         size = 16 * (i + 1)
         row = rows.get(size, {"blocks": 0, "free_blocks": 0})
@@ -228,7 +213,7 @@ def resize():
     picture = Picture(720)
     legend(picture, 60, 16, [("bytes asked for", INK), ("bytes of the block", USED),
                              ("it moved", "#c0392b")])
-    axes(picture, 60, 50, 640, 240, 512, "", "bytes")
+    picture.grid(60, 50, 640, 240, 512, "", "bytes")
 
     def at(i, value):
         return 60 + 640 * i / len(steps), 290 - 240 * value / 512
@@ -291,11 +276,11 @@ def rss():
     ctypes.pythonapi.PyMem_Trim()
     for _ in range(6):
         sample()
-    most = replay.round_up(max(max(s) for s in samples) / 2**20)
+    most = round_up(max(max(s) for s in samples) / 2**20)
     picture = Picture(720)
     names = [("used blocks", USED), ("arenas", "#c07a1b"), ("resident memory", "#8e44ad")]
     legend(picture, 60, 16, names)
-    axes(picture, 60, 60, 640, 220, most, "", "MiB")
+    picture.grid(60, 60, 640, 220, most, "", "MiB")
 
     def x_of(i):
         return 60 + 640 * i / (len(samples) - 1)
@@ -459,12 +444,12 @@ def faults():
             [BUILD / name, "-c", "import resource\n" + PAGE_FAULTS], stdout=subprocess.PIPE,
             text=True, check=True).stdout
         found[name] = list(map(int, out.split()))
-    most = replay.round_up(max(map(max, found.values())))
+    most = round_up(max(map(max, found.values())))
     picture = Picture(720)
     colors = {"python-stock": "#c07a1b", "python": USED}
     legend(picture, 70, 16, [("CPython's own", colors["python-stock"]),
                              ("this one", colors["python"])])
-    axes(picture, 70, 50, 630, 200, most, "", "page faults in each round")
+    picture.grid(70, 50, 630, 200, most, "", "page faults in each round")
     for k, (name, counts) in enumerate(found.items()):
         for i, count in enumerate(counts):
             height = 200 * count / most

@@ -83,9 +83,9 @@ typedef struct {
     char cookie[8];             /* "pymemhp1" */
     const void *first_chunk, *small_arenas, *medium_arenas, *pool_map;
     const void *larger_blocks, *bookkeeping;
-    uint32_t word, alignment, threshold, pool_overhead, frames_in_leaf, map_root;
+    uint32_t alignment, threshold, pool_overhead, frames_in_leaf, map_root;
     uint32_t chunk_objects, chunk_nobjects, arena_object;
-    uint32_t arena_heap, arena_address, arena_pool_address, arena_freepools;
+    uint32_t arena_heap, arena_address, arena_pool_address;
     uint32_t arena_nfreepools, arena_ntotalpools;
     uint32_t heap_arena_size, heap_pool_size, heap_ntimes_allocated;
     uint32_t heap_ncurrent, heap_nhighwater;

@@ -41,7 +41,6 @@ struct replay_geometry {
 struct replay_sample {
     uint64_t call;                      /* after so many calls */
     uint64_t live, small_live;          /* bytes asked for: all, small blocks */
-    uint64_t used;                      /* bytes of small blocks, as they are rounded */
     uint64_t pools, arenas, bought;     /* pools in use; arenas now, and ever */
 };
 

@@ -187,13 +187,6 @@ pool_release(struct model *model, uint32_t number)
 
 /* Blocks. */
 
-static uint32_t
-block_size(const struct model *model, uint64_t size)
-{
-    uint32_t alignment = model->geometry.alignment;
-    return (uint32_t)(size + alignment - 1) / alignment * alignment;
-}
-
 static int
 is_small(const struct model *model, uint64_t size)
 {
@@ -205,7 +198,7 @@ block_give(struct model *model, struct slot *slot, uint64_t size)
 {
     slot->pool = NONE;
     if (is_small(model, size)) {
-        uint32_t szidx = block_size(model, size) / model->geometry.alignment - 1;
+        uint32_t szidx = (uint32_t)(size - 1) / model->geometry.alignment;
         uint32_t number = model->used[szidx];
         if (number == NONE && (number = pool_new(model, szidx)) == NONE) {
             return -1;
@@ -216,7 +209,6 @@ block_give(struct model *model, struct slot *slot, uint64_t size)
         }
         slot->pool = number;
         model->now.small_live += size;
-        model->now.used += block_size(model, size);
     }
     slot->size = size;
     slot->is_live = 1;
@@ -233,7 +225,6 @@ block_take_back(struct model *model, struct slot *slot)
         return;
     }
     model->now.small_live -= slot->size;
-    model->now.used -= block_size(model, slot->size);
     struct model_pool *pool = &model->pools[slot->pool];
     if (pool->inuse-- == pool->nblocks) {
         pool_link(model, slot->pool);
@@ -253,8 +244,6 @@ block_resize(struct model *model, struct slot *slot, uint64_t size)
         if (size <= room && 4 * size > 3 * room) {
             model->now.live += size - slot->size;
             model->now.small_live += size - slot->size;
-            model->now.used += block_size(model, size);
-            model->now.used -= block_size(model, slot->size);
             slot->size = size;
             return 0;
         }

@@ -152,7 +152,6 @@ const PyMemHeapLayout _PyMem_HeapLayout = {
     .pool_map = pool_map,
     .larger_blocks = &raw_allocated_blocks,
     .bookkeeping = &arena_bookkeeping,
-    .word = sizeof(void *),
     .alignment = ALIGNMENT,
     .threshold = SMALL_REQUEST_THRESHOLD,
     .pool_overhead = POOL_OVERHEAD,
@@ -164,7 +163,6 @@ const PyMemHeapLayout _PyMem_HeapLayout = {
     OFFSET(arena_heap, struct arena_object, heap),
     OFFSET(arena_address, struct arena_object, address),
     OFFSET(arena_pool_address, struct arena_object, pool_address),
-    OFFSET(arena_freepools, struct arena_object, freepools),
     OFFSET(arena_nfreepools, struct arena_object, nfreepools),
     OFFSET(arena_ntotalpools, struct arena_object, ntotalpools),
     OFFSET(heap_arena_size, struct arena_heap, arena_size),
@@ -213,6 +211,6 @@ PyMemHeap_GetFigures(PyMemHeapFigures *figures)
     memset(figures, 0, sizeof(*figures));
 }
 
-const PyMemHeapLayout _PyMem_HeapLayout = {.word = sizeof(void *)};
+const PyMemHeapLayout _PyMem_HeapLayout = {.cookie = ""};
 
 #endif

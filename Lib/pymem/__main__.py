@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pymem.heap import Heap, HeapError
+from pymem.heap import NO_MODULE, Heap, HeapError
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +89,7 @@ def write_heapmap(frames, form, output):
             sys.stdout.write(text)
         return
     output = output or f"heapmap.{form}"
-    {"svg": heapmap.write_svg, "html": heapmap.write_html,
-     "png": heapmap.write_png}[form](frames, output)
+    heapmap.write(frames, output, form)
     print(f"{output}: {len(frames)} moments", file=sys.stderr)
 
 
@@ -189,20 +188,9 @@ def replay(options):
     curves = replaying.replay(options.trace, geometries, allocators)
     print("\n".join(replaying.table(curves)))
     if options.output:
-        picture = replaying.draw(curves)
-        if format_of(options, "svg") == "png":
-            write_png(picture, options.output)
-        else:
-            Path(options.output).write_text(picture.svg("replay of a trace"),
-                                            encoding="utf-8")
+        replaying.draw(curves).write(options.output, format_of(options, "svg"),
+                                     "replay of a trace")
     return 0
-
-
-def write_png(picture, path):
-    try:
-        picture.png(path)
-    except ImportError:
-        raise HeapError("a PNG needs matplotlib (Debian: python3-matplotlib)") from None
 
 
 # flame
@@ -220,8 +208,6 @@ def load_snapshot(path):
             if file.read(1) != b"\x80":
                 return None
         snapshot = tracemalloc.Snapshot.load(path)
-    except OSError as error:
-        raise HeapError(f"{path}: {error.strerror}") from None
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
             ValueError):
         snapshot = None
@@ -388,10 +374,9 @@ if __name__ == "__main__":
         sys.exit(f"pymem: {error}")
     except ImportError as error:
         if error.name == "_pymem":
-            sys.exit("pymem: the module _pymem is not here; it is in the folder of the "
-                     "build: PYTHONPATH=build")
+            sys.exit(f"pymem: {NO_MODULE}")
         raise
-    except OSError as error:
-        sys.exit(f"pymem: {error.filename or error}: {error.strerror}")
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        sys.exit(f"pymem: {error.filename or error}: {error.strerror}")

@@ -1,6 +1,7 @@
-"""Symbols of ELF files of 64 bits, and what is mapped into a process."""
+"""Symbols of ELF files of 64 bits, and the memory of a process."""
 
 import bisect
+import os
 import struct
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,6 +30,25 @@ def mappings(pid="self"):
             result.append(Mapping(int(start, 16), int(end, 16), access, int(offset, 16),
                                   path[0] if path else ""))
     return result
+
+
+class Memory:
+    """Of a process: what is mapped, and what is there."""
+
+    def __init__(self, pid="self"):
+        self.file = open(f"/proc/{pid}/mem", "rb", buffering=0)
+        self.maps = mappings(pid)
+
+    def read(self, address, size):
+        """The bytes there; None where there is no memory."""
+        try:
+            data = os.pread(self.file.fileno(), size, address)
+        except (OSError, OverflowError):
+            return None
+        return data if len(data) == size else None
+
+    def close(self):
+        self.file.close()
 
 
 class Symbols:

@@ -9,7 +9,7 @@ Nothing but memory that is mapped is read.
 import sys
 import tracemalloc
 
-from pymem.elf import mappings
+from pymem.elf import Memory
 from pymem.heap import Heap, HeapError
 
 PAD = b"\xfd" * 7
@@ -41,25 +41,6 @@ class Explanation:
         return "\n".join(lines)
 
 
-class OwnMemory:
-    """Of this process, read as another's would be: what is not there is no fault."""
-
-    def __init__(self):
-        self.maps = mappings()
-        self.file = open("/proc/self/mem", "rb", buffering=0)
-
-    def read(self, address, size):
-        try:
-            self.file.seek(address)
-            data = self.file.read(size)
-        except (OSError, OverflowError, ValueError):
-            return None
-        return data if len(data) == size else None
-
-    def close(self):
-        self.file.close()
-
-
 def debug_head(memory, start):
     """(domain, bytes asked for) where a block begins as debug hooks begin one."""
     head = memory.read(start, 16)
@@ -82,6 +63,10 @@ def traced(address):
             and isinstance(frames[0][0], tuple):
         frames = frames[0]
     return size_of(address), frames
+
+
+def traceback_text(frames):
+    return "\n".join(f"{name}:{line}" for name, line in frames)
 
 
 def explain_block(facts, memory, place, own):
@@ -117,7 +102,7 @@ def explain_block(facts, memory, place, own):
         smallest = pool.blocksize - place.alignment + 1
         facts.add("requested", f"not known: {smallest} to {pool.blocksize} bytes")
     if frames:
-        facts.add("allocated", "\n".join(f"{name}:{line}" for name, line in frames))
+        facts.add("allocated", traceback_text(frames))
     elif own:
         facts.add("allocated", "not traced (tracemalloc.start())")
 
@@ -141,7 +126,7 @@ def explain_elsewhere(facts, memory, address, own):
         facts.add("domain", "raw, or nobody's: in no arena")
     frames = traced(address)[1] if own else None
     if frames:
-        facts.add("allocated", "\n".join(f"{name}:{line}" for name, line in frames))
+        facts.add("allocated", traceback_text(frames))
 
 
 def explain_address(address, heap=None, memory=None):
@@ -150,7 +135,7 @@ def explain_address(address, heap=None, memory=None):
         raise HeapError(f"{address:#x} is no address: 64 bits at the most")
     own = memory is None
     heap = heap or Heap.take()
-    memory = memory or OwnMemory()
+    memory = memory or Memory()
     facts, place = Explanation(), heap.find(address)
     facts.add("address", f"{address:#x}")
     if place is None:
@@ -185,8 +170,8 @@ def explain(obj):
     if "allocated" not in facts:        # a large one, which its block's address is not
         frames = tracemalloc.get_object_traceback(obj)
         if frames:
-            facts.add("allocated", "\n".join(map(str, reversed(frames))))
-    described = Explanation()
-    described.add("object", f"{type(obj).__name__}, {sys.getsizeof(obj)} bytes")
-    described.facts.update(facts.facts)
-    return described
+            facts.add("allocated", traceback_text(
+                (frame.filename, frame.lineno) for frame in reversed(frames)))
+    described = f"{type(obj).__name__}, {sys.getsizeof(obj)} bytes"
+    facts.facts = {"object": described, **facts.facts}
+    return facts

@@ -9,12 +9,12 @@ frames of a stack: start(25) for deep ones.
 """
 
 import ast
-import json
 import linecache
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem.page import write_page
 from pymem.picture import Picture, hsl
 from pymem.pprof import Profile
 
@@ -129,18 +129,25 @@ class Node:
     def __init__(self, frame):
         self.frame, self.blocks, self.nbytes, self.children = frame, 0, 0, {}
 
+    def add(self, blocks, nbytes):
+        self.blocks += blocks
+        self.nbytes += nbytes
+
     def depth(self):
         return 1 + max((child.depth() for child in self.children.values()), default=0)
+
+    def sorted_children(self):
+        return sorted(self.children.values(), key=lambda child: child.frame)
 
 
 def tree(stacks):
     root = Node(Frame("all", "", 0))
     for frames, (blocks, nbytes) in stacks.counts.items():
         node = root
-        node.blocks, node.nbytes = node.blocks + blocks, node.nbytes + nbytes
+        node.add(blocks, nbytes)
         for frame in frames:
             node = node.children.setdefault(frame, Node(frame))
-            node.blocks, node.nbytes = node.blocks + blocks, node.nbytes + nbytes
+            node.add(blocks, nbytes)
     return root
 
 
@@ -171,7 +178,7 @@ def draw(stacks):
             label = node.frame.label
             picture.text(x + 3, y + 12,
                          label if len(label) <= room else label[:room - 1] + "…", 10.5)
-        for child in sorted(node.children.values(), key=lambda child: child.frame):
+        for child in node.sorted_children():
             node_at(child, x, level + 1)
             x += WIDTH * child.nbytes / max(root.nbytes, 1)
     node_at(root, 10, 0)
@@ -181,15 +188,7 @@ def draw(stacks):
 
 def page_data(node):
     return [node.frame.label, node.frame.file, node.nbytes, node.blocks, color(node.frame),
-            [page_data(child) for child in
-             sorted(node.children.values(), key=lambda child: child.frame)]]
-
-
-def write_html(stacks, path):
-    template = Path(__file__).with_name("flame.html").read_text(encoding="utf-8")
-    data = json.dumps(page_data(tree(stacks)), separators=(",", ":"))
-    Path(path).write_text(template.replace("@DATA@", data.replace("<", "\\u003c")),
-                          encoding="utf-8")
+            [page_data(child) for child in node.sorted_children()]]
 
 
 def collapsed_lines(stacks):
@@ -200,10 +199,9 @@ def collapsed_lines(stacks):
 
 def write(stacks, path, form):
     if form == "svg":
-        Path(path).write_text(draw(stacks).svg("flame graph of live memory"),
-                              encoding="utf-8")
+        draw(stacks).write(path, form, "flame graph of live memory")
     elif form == "html":
-        write_html(stacks, path)
+        write_page("flame.html", page_data(tree(stacks)), path)
     elif form == "collapsed":
         Path(path).write_text("".join(line + "\n" for line in collapsed_lines(stacks)),
                               encoding="utf-8")

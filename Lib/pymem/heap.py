@@ -19,8 +19,17 @@ POOL = struct.Struct("=QQQIHHHH4x")
 BROKEN = 0xffff
 
 
+NO_MODULE = "the module _pymem is not here; it is in the folder of the build: " \
+    "PYTHONPATH=build"
+
+
 class HeapError(Exception):
     """What can't be seen, and what is needed."""
+
+
+def unused_share(used, held):
+    """Which part of what is held is not used, from 0 to 1."""
+    return max(0.0, 1 - used / held) if held else 0.0
 
 
 class Pool:
@@ -135,15 +144,14 @@ class Usage(NamedTuple):
 
     @property
     def fragmentation(self):
-        return 1 - self.used_bytes / self.held_bytes if self.held_bytes else 0.0
+        return unused_share(self.used_bytes, self.held_bytes)
 
 
 def _from_module(function):
     try:
         import _pymem
-    except ImportError as error:
-        raise HeapError(f"the module _pymem is not here ({error}); it is in the folder "
-                        "of the build: PYTHONPATH=build") from None
+    except ImportError:
+        raise HeapError(NO_MODULE) from None
     try:
         return getattr(_pymem, function)()
     except RuntimeError as error:
@@ -223,8 +231,8 @@ class Heap:
 
     @property
     def fragmentation(self):
-        """Which part of the arenas' memory is in no used block, from 0 to 1."""
-        return 1 - self.used_bytes / self.held_bytes if self.held_bytes else 0.0
+        """Which part of the arenas' memory is in no used block."""
+        return unused_share(self.used_bytes, self.held_bytes)
 
     def statistics(self):
         """All that _PyObject_DebugMallocStats() knows, and the same of medium blocks."""

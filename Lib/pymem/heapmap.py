@@ -7,10 +7,9 @@ returned to the system.
 """
 
 import base64
-import json
 import struct
-from pathlib import Path
 
+from pymem.page import write_page
 from pymem.picture import GRAY, Picture, class_color
 
 ROW, CELLS, LEFT = 16, 640, 230     # height of a row, its width, where cells begin
@@ -112,14 +111,6 @@ def draw(frames):
     return picture
 
 
-def write_svg(frames, path):
-    Path(path).write_text(draw(frames).svg("heap map"))
-
-
-def write_png(frames, path):
-    draw(frames).png(path)
-
-
 # In a terminal.
 
 FILLS = " ▁▂▃▄▅▆▇█"
@@ -177,7 +168,8 @@ def page_data(frames):
             "colors": {size: (class_color(size), class_color(size, 88)) for size in sizes}}
 
 
-def write_html(frames, path):
-    template = Path(__file__).with_name("heapmap.html").read_text()
-    data = json.dumps(page_data(frames), separators=(",", ":")).replace("<", "\\u003c")
-    Path(path).write_text(template.replace("@DATA@", data))
+def write(frames, path, form):
+    if form == "html":
+        write_page("heapmap.html", page_data(frames), path)
+    else:
+        draw(frames).write(path, form, "heap map")

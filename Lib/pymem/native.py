@@ -16,11 +16,11 @@ OWN = ("_pymem.", "hook_", "block_keep", "counted_request")
 
 
 @lru_cache(maxsize=None)
-def function_at(return_address):
-    """(file, name): of the call before an address to which a call returns."""
-    place = _pymem.symbol(return_address - 1)
+def function_at(address):
+    """(file, name) of the function that an address is in."""
+    place = _pymem.symbol(address)
     if place is None:
-        return "", hex(return_address)
+        return "", hex(address)
     file, offset, exported = place
     found = symbols(file)
     name = found and found.function_at(offset + found.load_address)
@@ -34,7 +34,7 @@ def stack(addresses):
     for address in addresses:
         if address == 0:
             break
-        file, name = function_at(address)
+        file, name = function_at(address - 1)       # a call returns to behind it
         if not frames and ("_pymem." in file or name.startswith(OWN)):
             continue
         frames.append((file, name))

@@ -1,6 +1,9 @@
 """A picture of rectangles, lines and words, as SVG or PNG."""
 
 from html import escape
+from pathlib import Path
+
+from pymem.heap import HeapError
 
 FONT = "system-ui, sans-serif"
 GRAY, INK = "#c8c8c8", "#222222"
@@ -34,6 +37,21 @@ class Picture:
         ends = ([(x2 - 5, y2 - 3), (x2, y2), (x2 - 5, y2 + 3)] if abs(x2 - x1) > abs(y2 - y1)
                 else [(x2 - 3, y2 - 5), (x2, y2), (x2 + 3, y2 - 5)])
         self.line(ends, color)
+
+    def grid(self, x, y, width, height, most, unit, title):
+        """What curves of up to most are drawn on, y being its top."""
+        self.text(x, y - 8, title, 13, bold=True)
+        for i in range(5):
+            at = y + height * (1 - i / 4)
+            self.line([(x, at), (x + width, at)], GRAY, 0.6)
+            self.text(x - 6, at + 4, f"{most * i / 4:,.10g}{unit}", 10, anchor="end")
+
+    def write(self, path, form, title):
+        """Into a file; form is svg or png."""
+        if form == "png":
+            self.png(path)
+        else:
+            Path(path).write_text(self.svg(title), encoding="utf-8")
 
     def svg(self, title):
         """The text of an SVG element, which can be a file or part of a page."""
@@ -69,10 +87,12 @@ class Picture:
                 f'stroke-width="{width:g}"/>')
 
     def png(self, path):
-        """Write it to a file; needs matplotlib."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+            from matplotlib.patches import Rectangle
+        except ImportError:
+            raise HeapError("a PNG needs matplotlib (Debian: python3-matplotlib)") from None
         dots, height = 100, self.height + 8
         figure = Figure(figsize=(self.width / dots, height / dots), dpi=dots)
         FigureCanvasAgg(figure)
@@ -96,6 +116,16 @@ class Picture:
                           va="baseline", weight="bold" if bold else "normal",
                           parse_math=False)
         figure.savefig(path, format="png")
+
+
+def round_up(value):
+    """1, 2 or 5 and zeros: where an axis ends."""
+    step = 1
+    while True:
+        for factor in (1, 2, 5):
+            if value <= factor * step:
+                return factor * step
+        step *= 10
 
 
 def class_color(blocksize, lightness=48):

@@ -15,15 +15,15 @@ import struct
 import time
 from contextlib import contextmanager
 
-from pymem.elf import mappings, symbols
+from pymem.elf import Memory, symbols
 from pymem.heap import Arena, Heap, HeapError, Pool, Usage
 
 POINTERS = ("first_chunk small_arenas medium_arenas pool_map larger_blocks "
             "bookkeeping").split()
 NUMBERS = """
-    word alignment threshold pool_overhead frames_in_leaf map_root chunk_objects
+    alignment threshold pool_overhead frames_in_leaf map_root chunk_objects
     chunk_nobjects arena_object arena_heap arena_address arena_pool_address
-    arena_freepools arena_nfreepools arena_ntotalpools heap_arena_size heap_pool_size
+    arena_nfreepools arena_ntotalpools heap_arena_size heap_pool_size
     heap_ntimes_allocated heap_ncurrent heap_nhighwater pool pool_freeblock pool_next
     pool_inuse pool_blocksize pool_nextoffset medium medium_freeblock medium_next
     medium_inuse medium_blocksize medium_ncut medium_nblocks""".split()
@@ -34,12 +34,11 @@ COOKIE = b"pymemhp1"
 SEIZE, INTERRUPT, DETACH, ALL_CHILDREN = 0x4206, 0x4207, 17, 0x40000000
 
 
-class Process:
+class Process(Memory):
     def __init__(self, pid):
         self.pid = pid
         try:
-            self.memory = open(f"/proc/{pid}/mem", "rb", buffering=0)
-            self.maps = mappings(pid)
+            super().__init__(pid)
         except FileNotFoundError:
             raise HeapError(f"there is no process {pid}") from None
         except PermissionError:
@@ -47,14 +46,6 @@ class Process:
                 f"process {pid} may not be looked at: that takes its user and the right to "
                 "debug it (root, or 0 in /proc/sys/kernel/yama/ptrace_scope)") from None
         self.layout = self._find_layout()
-
-    def read(self, address, size):
-        """The bytes there; None where there is no memory."""
-        try:
-            data = os.pread(self.memory.fileno(), size, address)
-        except (OSError, OverflowError):
-            return None
-        return data if len(data) == size else None
 
     def _find_layout(self):
         for mapping in self.maps:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pymem.allocators import WorkerFailed, find_allocators, run_worker
-from pymem.heap import HeapError
-from pymem.picture import GRAY, INK, Picture, hsl
+from pymem.heap import HeapError, unused_share
+from pymem.picture import INK, Picture, hsl, round_up
 
-SAMPLE = struct.Struct("=7Q")
+SAMPLE = struct.Struct("=6Q")
 SAMPLES = 400
 
 
@@ -61,7 +61,7 @@ class Sample(NamedTuple):
 
     @property
     def fragmentation(self):
-        return max(0.0, 1 - self.live / self.held) if self.held else 0.0
+        return unused_share(self.live, self.held)
 
 
 class Curve:
@@ -85,7 +85,7 @@ def simulate(trace, name, geometry):
     arena = 1 << geometry.arena_bits
     return Curve(name, [
         Sample(call, live, arenas * arena + live - small, arenas, pools, bought)
-        for call, live, small, _, pools, arenas, bought in SAMPLE.iter_unpack(records)])
+        for call, live, small, pools, arenas, bought in SAMPLE.iter_unpack(records)])
 
 
 def play(path, name, allocator, worker, live):
@@ -100,34 +100,31 @@ def play(path, name, allocator, worker, live):
 
 
 def find_worker():
-    """(bench-worker, folder of the build), or None: it stands beside _pymem.so."""
+    """bench-worker, or None: it stands beside _pymem.so."""
     import _pymem
     worker = Path(_pymem.__file__).resolve().with_name("bench-worker")
-    return (worker, worker.parent) if worker.exists() else None
+    return worker if worker.exists() else None
 
 
 def replay(path, geometries, allocators):
     """Curves: of {name: Geometry} and of allocators by name, None for all."""
-    try:
-        trace = Path(path).read_bytes()
-    except OSError as error:
-        raise HeapError(f"{path}: {error.strerror}") from None
+    trace = Path(path).read_bytes()
     curves = [simulate(trace, name, geometry) for name, geometry in geometries.items()]
     if not curves or not curves[0].samples:
         raise HeapError(f"{path} has no call")
     if allocators == []:
         return curves
-    found = find_worker()
-    if found is None:
+    worker = find_worker()
+    if worker is None:
         raise HeapError("bench-worker, which plays a trace on allocators, is not beside "
                         "_pymem.so; --allocators=none plays it on geometries only")
-    here = find_allocators(found[1])
+    here = find_allocators(worker.parent)
     for name in here if allocators is None else allocators:
         if name not in here:
             raise HeapError(f"there is no allocator {name!r} here; there are "
                             + ", ".join(here))
         try:
-            curves.append(play(path, name, here[name], found[0], curves[0]))
+            curves.append(play(path, name, here[name], worker, curves[0]))
         except WorkerFailed as error:
             print(f"pymem replay: {error}", file=sys.stderr)
     return curves
@@ -155,25 +152,11 @@ def table(curves):
 LEFT, CHART, HEIGHT, LEGEND = 80, 700, 170, 20
 
 
-def round_up(value):
-    """1, 2 or 5 and zeros: where an axis ends."""
-    step = 1
-    while True:
-        for factor in (1, 2, 5):
-            if value <= factor * step:
-                return factor * step
-        step *= 10
-
-
 def chart(picture, top, title, calls, lines, unit=1.0, suffix=""):
     """lines: (color, [(call, value)])"""
     most = round_up(max((value for _, points in lines for _, value in points),
                         default=1) / unit or 1)
-    picture.text(LEFT, top - 8, title, 13, bold=True)
-    for i in range(5):
-        y = top + HEIGHT * (1 - i / 4)
-        picture.line([(LEFT, y), (LEFT + CHART, y)], GRAY, 0.6)
-        picture.text(LEFT - 6, y + 4, f"{most * i / 4:,.10g}{suffix}", 10, anchor="end")
+    picture.grid(LEFT, top, CHART, HEIGHT, most, suffix, title)
     for color, points in lines:
         drawn = [(LEFT + CHART * call / calls, top + HEIGHT * (1 - value / unit / most))
                  for call, value in points]

@@ -633,6 +633,16 @@ def test_flame_of_a_snapshot(tmp_path):
 
 # Errors: one line each, and a status.
 
+def test_a_png_without_matplotlib(trace, script, tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')\n")
+    for arguments in (["heapmap", "-o", tmp_path / "x.png", script],
+                      ["replay", "--allocators=none", "-o", tmp_path / "x.png", trace]):
+        result = run(BUILD / "python", "-m", "pymem", *arguments,
+                     environment=clean_environment(PYTHONPATH=f"{tmp_path}:{BUILD}"))
+        assert (result.returncode, result.stderr) == (
+            1, "pymem: a PNG needs matplotlib (Debian: python3-matplotlib)\n")
+
+
 @pytest.mark.parametrize("arguments, status, said", [
     ([], 2, "pymem: a command is needed: stats, heapmap, watch, explain, replay, flame"),
     (["nothing"], 2, "pymem: argument COMMAND: invalid choice: 'nothing'"),
