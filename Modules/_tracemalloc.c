@@ -36,7 +36,8 @@ extern void _PyTraceMalloc_ResetPeak(void);
 
 /* -- start and stop ----------------------------------------------------------- */
 
-enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };   /* of the configuration */
+/* Of the configuration, whose own names differ by version. */
+enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };
 
 static void
 tell_the_interpreter(void)
@@ -132,11 +133,20 @@ _PyTraceMalloc_Start(int max_nframe)
     return start_from_environment(max_nframe);
 }
 
+/* Nothing is left to do: the first start does it. */
+#if PY_VERSION_HEX < 0x030E0000
 int
 _PyTraceMalloc_Init(void)
 {
-    return 0;       /* CPython's own module calls it */
+    return 0;
 }
+#else
+PyStatus
+_PyTraceMalloc_Init(void)
+{
+    return PyStatus_Ok();
+}
+#endif
 #endif
 
 void

@@ -6,6 +6,7 @@
 #include "pycore_pymem.h"
 
 #include <stdlib.h>
+#include <string.h>
 #ifdef __GLIBC__
 #  include <malloc.h>
 #endif
@@ -36,6 +37,45 @@ _PyMem_RawFree(void *ctx, void *ptr)
 {
     (void)ctx;
     free(ptr);
+}
+
+/* What the raw domain starts with, whatever was set since. */
+static const PyMemAllocatorEx default_raw = RAW_ALLOC;
+
+void *
+_PyMem_DefaultRawMalloc(size_t size)
+{
+    return default_raw.malloc(NULL, size);
+}
+
+void *
+_PyMem_DefaultRawCalloc(size_t nelem, size_t elsize)
+{
+    return default_raw.calloc(NULL, nelem, elsize);
+}
+
+void *
+_PyMem_DefaultRawRealloc(void *ptr, size_t size)
+{
+    return default_raw.realloc(NULL, ptr, size);
+}
+
+void
+_PyMem_DefaultRawFree(void *ptr)
+{
+    default_raw.free(NULL, ptr);
+}
+
+wchar_t *
+_PyMem_DefaultRawWcsdup(const wchar_t *text)
+{
+    size_t length = wcslen(text);
+    if (length > (size_t)PY_SSIZE_T_MAX / sizeof(wchar_t) - 1) {
+        return NULL;
+    }
+    size_t nbytes = (length + 1) * sizeof(wchar_t);
+    wchar_t *copy = _PyMem_DefaultRawMalloc(nbytes);
+    return copy != NULL ? memcpy(copy, text, nbytes) : NULL;
 }
 
 /* The number of bytes is not known: malloc does not tell. */

@@ -1,15 +1,17 @@
-# Sourced by try.sh and check.sh: packages, configure, make, relink.
+# Sourced by try.sh, check.sh and in-debian: packages, configure, make, relink.
 #
 #   need_packages PACKAGE...    install what is missing, saying so first
+#   need_python                 the same for $python: headers, archives, libraries
 #   build_default               build/: library, substitute, stock interpreter
 #
-# Sets $top, the folder of the project.
+# Sets $top, the folder of the project, and $python, the CPython that is linked and
+# tested with: PYTHON of the environment, or the system's own.
 
 top=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-/usr/bin/python3}
 
-# What try.sh needs; check.sh adds to it.
-build_packages="gcc make autoconf automake libtool pkg-config libc6-dev
-    python3 libpython3.11-dev libexpat1-dev zlib1g-dev libmimalloc-dev"
+# What try.sh needs beside a Python; check.sh adds to it.
+build_packages="gcc make autoconf automake libtool pkg-config libc6-dev libmimalloc-dev"
 
 say() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
@@ -20,15 +22,43 @@ fail() {
     exit 1
 }
 
+# is_there PACKAGE: is it installed, or where there is no dpkg, what it brings?
+is_there() {
+    if command -v dpkg-query >/dev/null; then
+        state=$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) || state=
+        [ "$state" = installed ]
+        return
+    fi
+    case $1 in
+    libc6-dev) header=stdio.h ;;
+    libexpat1-dev) header=expat.h ;;
+    zlib1g-dev) header=zlib.h ;;
+    libzstd-dev) header=zstd.h ;;
+    check) header=check.h ;;
+    systemtap-sdt-dev) header=sys/sdt.h ;;
+    valgrind) header=valgrind/valgrind.h ;;
+    # Used where found.
+    libmimalloc-dev | gcc-multilib | libclang-rt-*) return 0 ;;
+    libpython3*-dev | libb2-1) return 0 ;;      # relink says what it misses
+    libtool) command -v libtoolize >/dev/null; return ;;
+    python3-venv) "$python" -c 'import ensurepip' 2>/dev/null; return ;;
+    python3-pil) "$python" -c 'import PIL' 2>/dev/null; return ;;
+    python3-pytest-xdist) "$python" -c 'import xdist' 2>/dev/null; return ;;
+    python3-?*) "$python" -c "import ${1#python3-}" 2>/dev/null; return ;;
+    libpython3*-testsuite) "$python" -c 'import test.support' 2>/dev/null; return ;;
+    *) command -v "$1" >/dev/null; return ;;
+    esac
+    echo "#include <$header>" | ${CC:-cc} -E - >/dev/null 2>&1
+}
+
 need_packages() {
     missing=
     for package; do
-        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || state=
-        [ "$state" = installed ] || missing="$missing $package"
+        is_there "$package" || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
-        fail "these Debian packages are needed, and there is no apt-get:$missing"
+        fail "these Debian packages, or what brings the same, are needed, and there is no apt-get:$missing"
     line="apt-get install -y --no-install-recommends$missing"
     if [ "$(id -u)" = 0 ]; then
         as_root=
@@ -47,6 +77,18 @@ need_packages() {
         fail "apt-get failed. What was tried: $line"
     fi
     rm -f "$log"
+}
+
+# Its version decides which packages those are, and relink knows.
+need_python() {
+    if [ -z "${PYTHON-}" ]; then need_packages python3; fi
+    command -v "$python" >/dev/null ||
+        fail "there is no program $python; PYTHON takes the path of a CPython 3.10 to 3.15"
+    packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
+    need_packages $packages
+    # What its archive lacks is known only now.
+    packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
+    need_packages $packages
 }
 
 # Run a command quietly; show what it printed when it fails.
@@ -71,19 +113,19 @@ configure_in() {
         mkdir -p "$top/m4"
         (cd "$top" && quietly autoreconf -fi)
     fi
-    options="$*"
+    options="PYTHON=$python${*:+ $*}"
     if [ -e "$directory/Makefile" ] && [ "$directory/options" -nt "$top/configure" ] &&
        [ "$(cat "$directory/options")" = "$options" ]; then
         return 0
     fi
-    say "configuring in $directory: ${options:-default options}"
+    say "configuring in $directory: $options"
     mkdir -p "$directory"
-    (cd "$directory" && quietly "$top/configure" "$@")
+    (cd "$directory" && quietly "$top/configure" PYTHON="$python" "$@")
     printf '%s\n' "$options" >"$directory/options"
 }
 
 build_default() {
     configure_in "$top/build"
     quietly make -s -j"$(nproc)" -C "$top/build"
-    "$top/Tools/relink" --build="$top/build" >&2 || exit 1
+    "$top/Tools/relink" --with-python="$python" --build="$top/build" >&2 || exit 1
 }

@@ -3,11 +3,13 @@
 # memory subsystem; without a script, a sample.
 #
 #   sh Tools/try.sh [script.py args...]
+#
+# The CPython is the system's own python3, or PYTHON=/path/python3.15, 3.10 to 3.15.
 
 set -eu
 case ${1-} in
 -h | --help)
-    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 -*)
@@ -19,6 +21,7 @@ esac
 . "$(dirname "$0")/setup.sh"
 
 need_packages $build_packages
+need_python
 build_default
 [ $# -gt 0 ] || set -- "$top/Tools/sample.py"
 exec "$top/build/python" "$@"

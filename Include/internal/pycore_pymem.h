@@ -7,6 +7,7 @@
 #include "cpython/pymem.h"
 
 #include <stdio.h>
+#include <wchar.h>
 
 #define NB_DOMAINS 3
 
@@ -53,6 +54,15 @@ void _PyMem_MiFree(void *ctx, void *ptr);
 #  define RAW_ALLOC MALLOC_ALLOC
 #  define RAW_ALLOC_MALLOC _PyMem_RawMalloc
 #endif
+
+/* The raw domain's first allocator, whatever PyMem_SetAllocator() or PYTHONMALLOC say:
+ * no hook sees these requests.  CPython 3.14 and later take them by these names.
+ * A block of theirs goes back by _PyMem_DefaultRawFree() only. */
+void *_PyMem_DefaultRawMalloc(size_t size);
+void *_PyMem_DefaultRawCalloc(size_t nelem, size_t elsize);
+void *_PyMem_DefaultRawRealloc(void *ptr, size_t size);
+void _PyMem_DefaultRawFree(void *ptr);
+wchar_t *_PyMem_DefaultRawWcsdup(const wchar_t *text);
 
 /* Has nobody hooked or replaced the raw domain? */
 static inline int

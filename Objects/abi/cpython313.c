@@ -15,40 +15,8 @@
  * build without the GIL refers to them. */
 
 #include "abi.h"
-#include "pycore_interp.h"
-#include "pycore_runtime.h"
 
-#include "since312.h"
-
-extern int _PyMem_HasDebugHooks(PyMemAllocatorDomain domain);
-
-int
-_PyMem_DebugEnabled(void)
-{
-    return _PyMem_HasDebugHooks(PYMEM_DOMAIN_OBJ);
-}
-
-extern int _PyMem_init_obmalloc(PyInterpreterState *interp);
-extern bool _PyMem_obmalloc_state_on_heap(PyInterpreterState *interp);
-
-/* One with a GIL of its own must ask for a heap of its own. */
-int
-_PyMem_init_obmalloc(PyInterpreterState *interp)
-{
-    if (!_PyInterpreterState_HasFeature(interp, Py_RTFLAGS_USE_MAIN_OBMALLOC)) {
-        heap_share();
-    }
-    return 0;
-}
-
-bool
-_PyMem_obmalloc_state_on_heap(PyInterpreterState *interp)
-{
-    (void)interp;
-    return false;
-}
-
-/* Delayed frees: with the GIL nobody is waited for. */
+/* Delayed frees: with the GIL no thread is waited for. */
 
 void
 _PyMem_FreeDelayed(void *ptr)
@@ -62,50 +30,4 @@ _PyObject_FreeDelayed(void *ptr)
     PyObject_Free(ptr);
 }
 
-void
-_PyMem_ProcessDelayed(PyThreadState *tstate)
-{
-    (void)tstate;
-}
-
-void
-_PyMem_AbandonDelayed(PyThreadState *tstate)
-{
-    (void)tstate;
-}
-
-void
-_PyMem_FiniDelayed(PyInterpreterState *interp)
-{
-    (void)interp;
-}
-
-/* The tracer. */
-
-struct _PyTraceMalloc_Config *
-python_tracemalloc_config(void)
-{
-    return &_PyRuntime.tracemalloc.config;
-}
-
-extern int _PyTraceMalloc_NewReference(PyObject *op);
-extern int _PyTraceMalloc_TraceRef(PyObject *op, PyRefTracerEvent event, void *data);
-
-int
-_PyTraceMalloc_TraceRef(PyObject *op, PyRefTracerEvent event, void *data)
-{
-    (void)data;
-    return event == PyRefTracer_CREATE ? _PyTraceMalloc_NewReference(op) : 0;
-}
-
-void
-python_trace_references(int on)
-{
-    PyRefTracer_SetTracer(on ? _PyTraceMalloc_TraceRef : NULL, NULL);
-}
-
-#define NEWEST_FRAME(tstate) (tstate)->current_frame
-#define FRAME_CODE(frame) _PyFrame_GetCode(frame)
-#define FRAME_INSTRUCTION(frame) (frame)->instr_ptr
-#define RECURSION_LEFT(tstate) (tstate)->py_recursion_remaining
-#include "since311.h"
+#include "since313.h"

@@ -1,0 +1,25 @@
+/* What CPythons have in common from 3.14 on: a delayed free is told the size of its
+ * block, and frames are in a header of their own. */
+
+#include "abi.h"
+
+/* Delayed frees: with the GIL no thread is waited for. */
+
+void
+_PyMem_FreeDelayed(void *ptr, size_t size)
+{
+    (void)size;
+    PyMem_Free(ptr);
+}
+
+void
+_PyMem_ProcessDelayedNoDealloc(PyThreadState *tstate, delayed_dealloc_cb dealloc,
+                               void *state)
+{
+    (void)tstate;
+    (void)dealloc;
+    (void)state;
+}
+
+#include "pycore_interpframe.h"
+#include "since313.h"

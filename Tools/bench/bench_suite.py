@@ -1,0 +1,176 @@
+#!/usr/bin/python3
+"""Time the benchmarks of pyperformance that need the standard library only.
+
+    bench_suite.py --suite=DIR [--pyperf=DIR] [--rounds=N] [--json=FILE]
+                   [--benchmarks=NAME,...] LABEL=COMMAND LABEL=COMMAND...
+
+DIR is a checkout of the suite, and of the module pyperf where it is not installed.
+A COMMAND starts a Python, which may be one under pymem-run ("run=pymem-run python3").
+The first is the one that the others are compared with.  Each round runs every
+benchmark on each of them in turn, in a process of its own with the number of loops
+that the first one needs, and takes the best of three values.  A figure is the median over
+the rounds of the ratio in a round: over 1 is faster.  A benchmark that does not run on
+each of them is named and left out.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from statistics import median
+
+from bench import geometric_mean, progress
+
+# What a worker process of pyperf needs to be the same Python.
+INHERITED = ["PYTHONPATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONMALLOC"]
+# These measure sockets, processes or the disk.
+LEFT_OUT = {"asyncio_tcp", "concurrent_imap", "sqlite_synth"}
+# Sixteen ways through the same code.
+VARIANTS = "async_tree_"
+
+
+def benchmarks_in(suite):
+    """{name: its script and options}: those that ask for no package but pyperf."""
+    found = {}
+    for path in sorted(suite.glob("**/data-files/benchmarks/bm_*/*.toml")):
+        project = tomllib.loads((path.parent / "pyproject.toml").read_text())
+        packages = {re.match(r"[\w.-]+", asked)[0]
+                    for asked in project["project"].get("dependencies", [])}
+        own = tomllib.loads(path.read_text()).get("tool", {}).get("pyperformance", {})
+        name = own.get("name")
+        base = path.parent.name.removeprefix("bm_")
+        if (name and packages <= {"pyperf"} and base not in LEFT_OUT
+                and not name.startswith(VARIANTS)):
+            found[name] = [path.parent / "run_benchmark.py",
+                           *own.get("extra_opts", [])]
+    return found
+
+
+def run_once(command, script, environment, loops=None):
+    """(seconds a loop, number of loops), or None when it does not run."""
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "result.json"
+        words = [*command, *script, "--quiet", "-p1", "-w1", "-n3", "-o", result,
+                 "--inherit-environ", ",".join([*INHERITED, *(
+                     name for name in os.environ if name.startswith("PYMEM"))])]
+        if loops:
+            words += ["-l", loops]
+        try:
+            ended = subprocess.run([str(word) for word in words], env=environment,
+                                   cwd=scratch, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, timeout=300)
+        except subprocess.TimeoutExpired:
+            return None
+        if ended.returncode != 0 or not result.exists():
+            return None
+        benchmarks = json.loads(result.read_text())["benchmarks"]
+        runs = [run for benchmark in benchmarks for run in benchmark["runs"]
+                if run.get("values")]
+        metadata = {**json.loads(result.read_text()).get("metadata", {}),
+                    **runs[-1].get("metadata", {})}
+        return sum(min(run["values"]) for run in runs), metadata.get("loops", 1)
+
+
+def measure(commands, scripts, environment, rounds):
+    """{name: [{label: seconds} of each round]}, and what does not run where."""
+    loops, left_out = {}, {}
+    results = {name: [] for name in scripts}
+    first = next(iter(commands))
+    for turn in range(rounds):
+        for number, (name, script) in enumerate(scripts.items()):
+            progress(f"round {turn + 1} of {rounds}, benchmark {number + 1} of "
+                     f"{len(scripts)}: {name}")
+            seconds = {}
+            for label in list(commands)[::-1 if turn % 2 else 1]:
+                if name in left_out:
+                    continue
+                if name not in loops:
+                    calibrated = run_once(commands[first], script, environment)
+                    loops[name] = calibrated and calibrated[1]
+                got = loops[name] and run_once(commands[label], script, environment,
+                                               loops[name])
+                if got:
+                    seconds[label] = got[0]
+                else:
+                    left_out[name] = label
+            if name not in left_out:
+                results[name].append(seconds)
+    progress("")
+    return {name: turns for name, turns in results.items()
+            if turns and name not in left_out}, left_out
+
+
+def ratios(results, commands):
+    """{name: {label: how many times the speed of the first}}"""
+    first, *others = commands
+    return {name: {label: median(turn[first] / turn[label] for turn in turns)
+                   for label in others} for name, turns in results.items()}
+
+
+def report(figures, commands, left_out):
+    first, *others = commands
+    print(f"{'speed, ' + first + ' = 1':32}"
+          + "".join(f"{label:>14}" for label in others))
+    for name, speeds in figures.items():
+        print(f"{name:32}" + "".join(f"{speeds[label]:14.3f}" for label in others))
+    print(f"{f'geometric mean of {len(figures)}':32}" + "".join(
+        f"{geometric_mean(speeds[label] for speeds in figures.values()):14.3f}"
+        for label in others))
+    for name, label in left_out.items():
+        print(f"left out: {name}, which does not run on {label}")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="bench_suite.py", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--pyperf", type=Path, metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--benchmarks", metavar="NAME,...")
+    parser.add_argument("commands", nargs="+", metavar="LABEL=COMMAND")
+    options = parser.parse_args()
+    commands = {}
+    for text in options.commands:
+        label, equals, command = text.partition("=")
+        if not equals or not command:
+            parser.error(f"{text!r} is not LABEL=COMMAND")
+        commands[label] = [os.path.abspath(word) if "/" in word else word
+                           for word in shlex.split(command)]
+    if len(commands) < 2:
+        parser.error("two different LABEL=COMMAND are needed to compare")
+    scripts = benchmarks_in(options.suite)
+    if not scripts:
+        parser.error(f"{options.suite} holds no data-files/benchmarks/bm_*: it takes "
+                     "a checkout of pyperformance")
+    if options.benchmarks:
+        wanted = options.benchmarks.split(",")
+        unknown = [name for name in wanted if name not in scripts]
+        if unknown:
+            parser.error(f"unknown benchmark {unknown[0]!r}; there are: "
+                         + ", ".join(scripts))
+        scripts = {name: scripts[name] for name in wanted}
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith("PYTHON")}
+    if options.pyperf:
+        environment["PYTHONPATH"] = str(options.pyperf.resolve())
+    results, left_out = measure(commands, scripts, environment, options.rounds)
+    if not results:
+        sys.exit("bench_suite.py: no benchmark ran on each of them; is pyperf "
+                 "installed, or named by --pyperf?")
+    figures = ratios(results, commands)
+    report(figures, commands, left_out)
+    if options.json:
+        options.json.write_text(json.dumps({"seconds": results, "speed": figures},
+                                           indent=1))
+
+
+if __name__ == "__main__":
+    main()
