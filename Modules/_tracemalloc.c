@@ -133,20 +133,15 @@ _PyTraceMalloc_Start(int max_nframe)
     return start_from_environment(max_nframe);
 }
 
-/* Nothing is left to do: the first start does it. */
-#if PY_VERSION_HEX < 0x030E0000
-int
+/* Nothing is left to do: the first start does it.  Releases of 3.13 declare either
+ * type; all zeros is success in both. */
+typedef __typeof__(_PyTraceMalloc_Init()) init_result;   /* int or PyStatus */
+
+init_result
 _PyTraceMalloc_Init(void)
 {
-    return 0;
+    return (init_result){0};
 }
-#else
-PyStatus
-_PyTraceMalloc_Init(void)
-{
-    return PyStatus_Ok();
-}
-#endif
 #endif
 
 void
