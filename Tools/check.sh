@@ -1,33 +1,51 @@
 #!/bin/sh
 # The set-up of try.sh, then every test.
 #
-#   sh Tools/check.sh
+#   sh Tools/check.sh [--quick | --systems]
 #
 # Prints a line for each part, and at the end one that counts them.
+#
+# --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
+# CPython that try.sh links.  --systems: all, and then the quick part in bare systems
+# of Debian 13 (CPython 3.13) and testing (3.14 and 3.15).  A system that can't be made
+# here is named and counted as skipped.
 
 set -eu
+quick= systems=
 case ${1-} in
+'') ;;
+--quick) quick=yes ;;
+--systems) systems=yes ;;
 -h | --help)
-    sed -n '2,6s/^# \{0,1\}//p' "$0"
+    sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
-?*)
+*)
     echo "check.sh: unknown option $1" >&2
-    echo "usage: sh Tools/check.sh" >&2
+    echo "usage: sh Tools/check.sh [--quick | --systems]" >&2
     exit 2
     ;;
 esac
 . "$(dirname "$0")/setup.sh"
 
-multilib=
-case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
-need_packages $build_packages check python3-pytest python3-venv g++ cmake gdb \
-    python3-hypothesis libpython3.11-testsuite valgrind systemtap-sdt-dev clang libclang-rt-14-dev cppcheck python3-numpy \
-    python3-sphinx python3-rich python3-matplotlib python3-selenium python3-pil \
-    python3-pytest-xdist chromium chromium-driver $multilib
+need_packages $build_packages check python3-pytest python3-pytest-xdist python3-venv g++ \
+    cmake gdb python3-hypothesis
+need_python
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+case $(readlink -f "$(command -v "$python")") in
+/usr/bin/*) need_packages "libpython$version-testsuite" ;;  # Debian's
+esac
+if [ -z "$quick" ]; then
+    multilib=
+    case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
+    need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
+        python3-sphinx python3-rich python3-matplotlib python3-selenium python3-pil \
+        chromium chromium-driver $multilib
+fi
 build_default
 
 parts=0
+skipped=0
 failed=
 beside=
 log_of() {
@@ -41,18 +59,18 @@ run_part() {
     if "$@" >"$log" 2>&1; then result=ok; else result=FAILED; fi
     echo "$result ($(($(date +%s) - started)) s)" >"$log.result"
 }
+# count_part NAME RESULT: one line, and one more in the count.
+count_part() {
+    parts=$((parts + 1))
+    case $2 in FAILED*) failed="$failed, $1" ;; esac
+    printf '%-60s %s\n' "$1" "$2"
+}
 # report_part NAME: say how it went.
 report_part() {
     log=$(log_of "$1")
     result=$(cat "$log.result")
-    parts=$((parts + 1))
-    case $result in
-    FAILED*)
-        failed="$failed, $1"
-        tail -n 60 "$log"
-        ;;
-    esac
-    printf '%-60s %s\n' "$1" "$result"
+    case $result in FAILED*) tail -n 60 "$log" ;; esac
+    count_part "$1" "$result"
 }
 # part NAME COMMAND...: both.
 part() {
@@ -76,6 +94,30 @@ LIST
     beside=
 }
 
+# system_parts NAME SUITE [PYTHON]: check.sh --quick in a bare system of that suite,
+# each of its parts a part here.
+system_parts() {
+    name=$1 suite=$2
+    log=$(log_of "$name")
+    status=0
+    PYTHON=${3-} "$top/Tools/in-debian" "$suite" sh Tools/check.sh --quick >"$log" 2>&1 ||
+        status=$?
+    if [ "$status" = 3 ]; then
+        skipped=$((skipped + 1))
+        printf '%-60s skipped: %s\n' "$name" "$(sed -n 's/^in-debian: //p' "$log" | tail -n 1)"
+        return
+    fi
+    [ "$status" = 0 ] || tail -n 60 "$log"
+    # "NAME   ok (12 s)": its own lines; none where it never got so far.
+    sed -n 's/^\(.*[^ ]\)  *\(\(ok\|FAILED\) ([0-9]* s)\)$/\1@\2/p' "$log" >"$log.parts"
+    if [ "$status" != 0 ] && ! grep -q '@FAILED' "$log.parts"; then
+        echo "set-up@FAILED (status $status)" >>"$log.parts"
+    fi
+    while IFS=@ read -r part result; do
+        count_part "$name: $part" "$result"
+    done <"$log.parts"
+}
+
 # c_tests DIR OPTION...: configure in build/DIR, compile without a warning, run
 # the C tests.
 c_tests() {
@@ -91,49 +133,67 @@ c_tests() {
     ! grep 'warning:' "$directory/make.log"
 }
 
+[ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 part "C tests: default" c_tests default
-part "C tests: classic geometry" c_tests classic \
-    --with-arena-bits=18 --with-pool-bits=12
-part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
-part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
-part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
-    --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-part "C tests: clang, without mimalloc" c_tests clang \
-    CC=clang --without-mimalloc
-part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
-    --with-raw-allocator=mimalloc --with-pymalloc-hugepages
-if [ -n "$multilib" ]; then
-    part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
+if [ -z "$quick" ]; then
+    part "C tests: classic geometry" c_tests classic \
+        --with-arena-bits=18 --with-pool-bits=12
+    part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
+    part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
+    part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
+        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
+    part "C tests: clang, without mimalloc" c_tests clang \
+        CC=clang --without-mimalloc
+    part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
+        --with-raw-allocator=mimalloc --with-pymalloc-hugepages
+    if [ -n "$multilib" ]; then
+        part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
+    fi
+    part_beside "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
+        "$top/build/extras"
+    part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
+    part_beside "static analysis" "$top/Tools/check-analyzers"
+    part_beside "make distcheck" make -s -C "$top/build" distcheck
+    join_parts
 fi
-part_beside "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
-    "$top/build/extras"
-part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
-part_beside "static analysis" "$top/Tools/check-analyzers"
-part_beside "make distcheck" make -s -C "$top/build" distcheck
-join_parts
 # A file of tests at a time on each processor: some measure shares of one.
-part "pytest" sh -c "cd '$top' && /usr/bin/python3 -m pytest -q -n $(nproc) \
-    --dist=loadfile Lib/test"
+pytest_suite() {
+    cd "$top"
+    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile Lib/test
+}
+part "pytest" pytest_suite
 tail -n 1 "$top/build/check-pytest.log"
-part "CPython's own tests, all, against the record of stock" \
-    "$top/Tools/regrtest" --all --recorded
-tail -n 1 "$top/build/check-CPython-s-own-tests--all--against-the-record-of-stock.log"
-for name in debug malloc malloc_debug; do
-    part "CPython's own tests, PYTHONMALLOC=$name" \
-        "$top/Tools/regrtest" --quick --malloc="$name"
-done
-# Without the files that take minutes on stock, whose tracer is slower; make regrtest
-# and Doc/conformance.rst have them all.
-part "CPython's own tests, PYTHONTRACEMALLOC=5" \
-    "$top/Tools/regrtest" --tracemalloc=5 test_tracemalloc test_sys test_thread \
-    test_list test_dict test_memoryview test_array test_marshal test_gc
-part "CPython's own tests under pymem-run" \
-    "$top/Tools/regrtest" --quick --run=/usr/bin/python3
+if [ -n "$quick" ]; then
+    part "CPython's own tests, the 45 files that exercise memory most" "$top/Tools/regrtest"
+else
+    part "CPython's own tests, all, against the record of stock" \
+        "$top/Tools/regrtest" --all --recorded
+    tail -n 1 "$top/build/check-CPython-s-own-tests--all--against-the-record-of-stock.log"
+    for name in debug malloc malloc_debug; do
+        part "CPython's own tests, PYTHONMALLOC=$name" \
+            "$top/Tools/regrtest" --quick --malloc="$name"
+    done
+    # Without the files that take minutes on stock, whose tracer is slower; make
+    # regrtest and Doc/conformance.rst have them all.
+    part "CPython's own tests, PYTHONTRACEMALLOC=5" \
+        "$top/Tools/regrtest" --tracemalloc=5 test_tracemalloc test_sys test_thread \
+        test_list test_dict test_memoryview test_array test_marshal test_gc
+    part "CPython's own tests under pymem-run" \
+        "$top/Tools/regrtest" --quick --run="$python"
+fi
+if [ -n "$systems" ]; then
+    system_parts "Debian 13" trixie
+    system_parts "Debian testing" testing
+    system_parts "Debian testing, CPython 3.15" testing /usr/bin/python3.15
+fi
 
 if [ -n "$failed" ]; then
     printf 'failed: %s\n' "${failed#, }"
     nfailed=$(printf '%s' "$failed" | tr -cd ',' | wc -c)
-    printf '%s passed, %s failed\n' $((parts - nfailed)) "$nfailed"
-    exit 1
+else
+    nfailed=0
 fi
-printf '%s passed, 0 failed\n' "$parts"
+printf '%s passed, %s failed' $((parts - nfailed)) "$nfailed"
+[ "$skipped" = 0 ] || printf ', %s skipped' "$skipped"
+echo
+[ "$nfailed" = 0 ]

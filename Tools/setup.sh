@@ -81,7 +81,10 @@ need_packages() {
 
 # Its version decides which packages those are, and relink knows.
 need_python() {
-    if [ -z "${PYTHON-}" ]; then need_packages python3; fi
+    case ${PYTHON-} in
+    '') need_packages python3 ;;
+    /usr/bin/python3.*) need_packages "${PYTHON#/usr/bin/}" ;;
+    esac
     command -v "$python" >/dev/null ||
         fail "there is no program $python; PYTHON takes the path of a CPython 3.10 to 3.15"
     packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
