@@ -26,6 +26,15 @@ RAW, MEM, OBJ = range(3)
 DOMAINS = [RAW, MEM, OBJ]
 LETTERS = "rmo"
 SSIZE_MAX = sys.maxsize
+# Of the Python that runs the tests, which is the one that build/ is linked from.
+VERSION = "%d.%d" % sys.version_info[:2]
+# Python code: name() is the name of the allocator; its module moved with 3.12.
+ALLOCATOR_NAME = """
+try:
+    from _testcapi import pymem_getallocatorsname as name
+except ImportError:
+    from _testinternalcapi import pymem_getallocatorsname as name
+"""
 
 
 def clean_environment(**variables):
@@ -41,6 +50,13 @@ def run(*command, environment=None, **options):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           errors="replace", timeout=60,
                           env=environment or clean_environment(), **options)
+
+
+def masked(text):
+    """What two interpreters print, without addresses and (3.14 and later) the name of
+    the thread, which is the program's."""
+    text = re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
+    return re.sub(r"(?<=thread 0x\.\.\.) \[[^]\n]*\]", "", text)
 
 
 def first_difference(data, expected):
@@ -81,16 +97,15 @@ def pythons(*oldest):
 
 def relinkable():
     """{version: python} of the CPythons here that have a static archive."""
-    found = {}
-    for archive in sorted((Path.home() / ".pyenv" / "versions").glob(
-            "3.1[0-3].*/lib/python3.1?/config-*/libpython3.1?.a")):
-        root = archive.parents[3]
-        found[archive.stem.removeprefix("libpython")] = root / "bin" / "python3"
-    return found
+    return {archive.stem.removeprefix("libpython"):
+            archive.parents[3] / "bin" / archive.stem.removeprefix("lib")
+            for folder in (Path("/usr"), *(Path.home() / ".pyenv" / "versions").glob("3.*"))
+            for archive in sorted(folder.glob(
+                "lib/python3.1[0-5]/config-*/libpython3.1?.a"))}
 
 
-OTHER_VERSIONS = [version for version in ("3.10", "3.11", "3.12", "3.13")
-                  if version != "%d.%d" % sys.version_info[:2]]
+OTHER_VERSIONS = [version for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+                  if version != VERSION]
 
 
 @pytest.fixture(scope="session", params=["build", *OTHER_VERSIONS])
@@ -174,8 +189,11 @@ def pytest_runtest_call(item):
                                       (Missing, NotImplementedError)):
         try:
             pytest.skip(f"not provided: {outcome.excinfo[1]}")
-        except pytest.skip.Exception:
-            outcome._excinfo = sys.exc_info()
+        except pytest.skip.Exception as skipped:
+            if hasattr(outcome, "force_exception"):     # pluggy 1.1 and later
+                outcome.force_exception(skipped)
+            else:
+                outcome._excinfo = sys.exc_info()
 
 
 class Remote:
@@ -260,7 +278,7 @@ class Child:
         masked.  What a host adds of its own after that is not compared."""
         result = self.run(code, **variables)
         assert result.returncode == -6, (result.returncode, result.stderr)
-        text = re.sub(r"0x[0-9a-f]{6,}", "0x...", result.stderr)
+        text = masked(result.stderr)
         match = re.search(r"Fatal Python error: .*\n", text)
         assert match, text
         return text[:match.end()]

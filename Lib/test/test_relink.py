@@ -1,6 +1,9 @@
 """Tools/relink: what it refuses, and that it changes nothing then."""
 
+import json
 import os
+import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -9,7 +12,7 @@ import sysconfig
 
 import pytest
 
-from conftest import BUILD, TOP, run
+from conftest import BUILD, TOP, VERSION, run
 
 RELINK = TOP / "Tools" / "relink"
 LIBPL = sysconfig.get_config_var("LIBPL")
@@ -29,10 +32,10 @@ def fake_python(directory, **answers):
     """A program that answers relink's question as a Python would."""
     answer = {"LIBPL": LIBPL, "LIBDIR": "/nonexistent", "LIBS": "", "CC": "gcc",
               "MODLIBS": "", "SYSLIBS": "", "LINKFORSHARED": "",
-              "Py_GIL_DISABLED": 0, "Py_DEBUG": 0, "version": "3.11",
-              "implementation": "cpython",
+              "CFLAGS": "", "Py_GIL_DISABLED": 0, "Py_DEBUG": 0, "version": VERSION,
+              "full_version": platform.python_version(),
+              "executable": sys._base_executable, "implementation": "cpython",
               "include": sysconfig.get_path("include"), **answers}
-    import json
     path = directory / "fake-python"
     path.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -52,10 +55,12 @@ def refused(build, python, *words):
 def test_makes_its_products(build):
     result = run(RELINK, f"--build={build}")
     assert result.returncode == 0, result.stderr
-    assert ("symbols of obmalloc.o and _tracemalloc.o from libpymemcore.a"
-            in result.stdout)
+    objects = "obmalloc.o and _tracemalloc.o"
+    if sys.version_info >= (3, 12):
+        objects += " and tracemalloc.o"
+    assert f"symbols of {objects} from libpymemcore.a" in result.stdout
     assert sorted(os.listdir(build)) == [
-        ".libs", "libpython3.11.so.1.0", "python", "python-stock",
+        ".libs", f"libpython{VERSION}.so.1.0", "python", "python-stock",
         "relink.stamp"]
     before = (build / "python").stat().st_mtime_ns
     assert run(RELINK, f"--build={build}").stdout == ""
@@ -71,13 +76,14 @@ def test_not_a_python(build):
 
 
 @pytest.mark.parametrize("answers, words", [
-    ({"version": "3.9"}, ["is version 3.9", "supported: 3.10, 3.11, 3.12, 3.13"]),
+    ({"version": "3.9"}, ["is version 3.9; supported: 3.10, 3.11, 3.12, 3.13, 3.14, 3.15"]),
+    ({"version": "3.16"}, ["is version 3.16, which is not known yet; supported: 3.10, "]),
     ({"implementation": "pypy"}, ["is pypy"]),
     ({"Py_GIL_DISABLED": 1}, ["free-threaded"]),
     ({"Py_DEBUG": 1}, ["debug build"]),
     ({"LIBPL": "/nonexistent"}, ["no static archive",
-                                 "/nonexistent/libpython3.11-pic.a",
-                                 "apt-get install libpython3.11-dev"]),
+                                 f"/nonexistent/libpython{VERSION}-pic.a",
+                                 f"apt-get install libpython{VERSION}-dev"]),
 ])
 def test_unsuitable_pythons(build, tmp_path, answers, words):
     refused(build, fake_python(tmp_path, **answers), *words)
@@ -91,7 +97,7 @@ def archive_of(tmp_path, name, source, *flags):
     for stem in (name, "_tracemalloc"):
         subprocess.run(["gcc", "-c", *flags, f"{stem}.c", "-o", f"{stem}.o"],
                        cwd=directory, check=True)
-        subprocess.run(["gcc-ar", "rc", "libpython3.11-pic.a", f"{stem}.o"],
+        subprocess.run(["gcc-ar", "rc", f"libpython{VERSION}-pic.a", f"{stem}.o"],
                        cwd=directory, check=True)
     return directory
 
@@ -108,15 +114,69 @@ def test_archive_without_the_object(build, tmp_path):
     refused(build, fake_python(tmp_path, LIBPL=str(directory)), "obmalloc.o")
 
 
-def test_archive_that_is_not_position_independent(build, tmp_path):
-    directory = tmp_path / "config"
+def debian_archive(directory, *archives):
+    """A Python whose archives are these copies of Debian's."""
     directory.mkdir()
-    for name in ("libpython3.11.a", "python.o"):
+    for name in (*archives, "python.o"):
         shutil.copy(f"{LIBPL}/{name}", directory)
-    names = ("LIBS", "MODLIBS", "SYSLIBS", "LINKFORSHARED")
-    python = fake_python(tmp_path, LIBPL=str(directory), **{
+    names = ("LIBS", "MODLIBS", "SYSLIBS", "LINKFORSHARED", "CFLAGS")
+    return fake_python(directory, LIBPL=str(directory), **{
         name: sysconfig.get_config_var(name) for name in names})
-    refused(build, python, "is not position-independent", "--enable-shared")
+
+
+def test_interpreter_is_linked_from_the_optimised_archive(build, tmp_path):
+    """At a fixed address where the interpreter that it replaces is."""
+    result = run(RELINK, f"--build={build}")
+    assert f"from {LIBPL}/libpython{VERSION}.a, " in result.stdout
+    assert f"libpython{VERSION}.so.1.0: from {LIBPL}/libpython{VERSION}-pic.a" in result.stdout
+    kinds = {re.search(r"Type:\s+(\w+)", run("readelf", "-h", path).stdout)[1]
+             for path in (build / "python", build / "python-stock",
+                          os.path.realpath(sys._base_executable))}
+    assert len(kinds) == 1
+
+
+def test_archive_that_is_not_position_independent(build, tmp_path):
+    """The interpreter is made, and a library of before does not stay."""
+    python = debian_archive(tmp_path / "config", f"libpython{VERSION}.a")
+    library = build / f"libpython{VERSION}.so.1.0"
+    library.write_text("of before")
+    result = run(RELINK, f"--build={build}", f"--with-python={python}")
+    assert result.returncode == 0, result.stderr
+    assert f"no libpython{VERSION}.so.1.0: " in result.stdout
+    assert "is not position-independent" in result.stdout
+    assert "--enable-shared" in result.stdout
+    assert sorted(os.listdir(build)) == [".libs", "python", "python-stock",
+                                         "relink.stamp"]
+    assert run(RELINK, f"--build={build}", f"--with-python={python}").stdout == ""
+
+
+@pytest.mark.parametrize("what", ["headers", "archive", "interpreter"])
+def test_parts_of_different_releases_are_noticed(build, tmp_path, what):
+    python = debian_archive(tmp_path / "config", f"libpython{VERSION}-pic.a")
+    answer = json.loads(python.read_text().split("\n")[2])
+    release, other = platform.python_version(), f"{VERSION}.99"
+    if what == "headers":
+        shutil.copytree(answer["include"], tmp_path / "include")
+        patchlevel = tmp_path / "include" / "patchlevel.h"
+        patchlevel.write_text(patchlevel.read_text().replace(f'"{release}', f'"{other}'))
+        answer["include"] = str(tmp_path / "include")
+    elif what == "interpreter":
+        answer["full_version"] = other
+    else:
+        directory = tmp_path / "config"
+        (directory / "getversion.c").write_text(f'const char version[] = "\\0" "{other}";')
+        for command in (["gcc", "-c", "getversion.c"],
+                        ["ar", "r", f"libpython{VERSION}-pic.a", "getversion.o"]):
+            subprocess.run(command, cwd=directory, check=True)
+    refused(build, fake_python(tmp_path, **answer), "of different versions: ",
+            f" of {other}", f" of {release}", "Needed: one release")
+
+
+def test_packages_are_named(build):
+    result = run(RELINK, "--packages")
+    assert "zlib1g-dev" in result.stdout.split()
+    assert "libexpat1-dev" in result.stdout.split()
+    assert os.listdir(build) == [".libs"]
 
 
 def test_archive_that_does_not_link(build, tmp_path):
@@ -127,21 +187,17 @@ def test_archive_that_does_not_link(build, tmp_path):
 
 def test_a_symbol_we_lack_is_named(build, tmp_path):
     """An obmalloc.o of a version to come, in an archive that links."""
+    python = debian_archive(tmp_path / "all", f"libpython{VERSION}-pic.a")
     directory = archive_of(tmp_path, "obmalloc",
                            "int PyMem_OfTheFuture(void) { return 0; }")
-    shutil.copy(f"{LIBPL}/python.o", directory)
-    shutil.copy(f"{LIBPL}/libpython3.11-pic.a", directory)
-    subprocess.run(["ar", "r", "libpython3.11-pic.a", "obmalloc.o"],
-                   cwd=directory, check=True)
-    names = ("LIBS", "MODLIBS", "SYSLIBS", "LINKFORSHARED")
-    python = fake_python(tmp_path, LIBPL=str(directory), **{
-        name: sysconfig.get_config_var(name) for name in names})
+    subprocess.run(["ar", "r", tmp_path / "all" / f"libpython{VERSION}-pic.a",
+                    "obmalloc.o"], cwd=directory, check=True)
     refused(build, python, "PyMem_OfTheFuture is defined in nowhere")
 
 
 def test_headers_that_are_not_there(build, tmp_path):
     refused(build, fake_python(tmp_path, include="/nonexistent"),
-            "/nonexistent/internal/pycore_code.h is missing")
+            "/nonexistent/patchlevel.h is missing")
 
 
 def test_library_not_built(tmp_path):
@@ -174,12 +230,12 @@ def prefix(tmp_path_factory):
 
 
 def test_an_installed_interpreter_is_ours(prefix):
-    for name in ("python", "python3", "python3.11"):
+    for name in ("python", "python3", f"python{VERSION}"):
         result = run(prefix / "bin" / name, "-c",
                      "import sys, ssl, ctypes, sqlite3; sys._debugmallocstats()")
         assert "# pool map leaves" in result.stderr
-    result = run("readelf", "-d", prefix / "lib" / "libpython3.11.so")
-    assert "[libpython3.11.so.1.0]" in result.stdout
+    result = run("readelf", "-d", prefix / "lib" / f"libpython{VERSION}.so")
+    assert f"[libpython{VERSION}.so.1.0]" in result.stdout
 
 
 def test_a_venv_of_an_installed_interpreter(prefix, tmp_path):
@@ -209,7 +265,7 @@ print(sum(trace.size == made.nbytes for trace in traces), len(traces) >= 2)
     assert result.stdout == "1 True\n", result.stderr
 
 
-@pytest.mark.parametrize("name", ["bin/python3", "lib/libpython3.11.so.1.0"])
+@pytest.mark.parametrize("name", ["bin/python3", f"lib/libpython{VERSION}.so.1.0"])
 def test_the_prefix_of_something_else_is_left_alone(tmp_path, name):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text("mine")

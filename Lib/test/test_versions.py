@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, masked, run
 from test_run import SUBINTERPRETERS
 
 
@@ -84,9 +84,8 @@ p = api.PyMem_Malloc(40)
 ctypes.memset(p, 65, 41)
 api.PyMem_Free(ctypes.c_void_p(p))
 """
-    texts = [re.sub("0x[0-9a-f]{6,}", "0x...", run(
-        program, "-c", code, environment=clean_environment(
-            PYTHONMALLOC="debug", PYTHONTRACEMALLOC="5")).stderr)
+    texts = [masked(run(program, "-c", code, environment=clean_environment(
+        PYTHONMALLOC="debug", PYTHONTRACEMALLOC="5")).stderr)
         for program in (python, stock)]
     assert "bad trailing pad byte" in texts[0]
     assert 'File "<string>", line 5' in texts[0]
