@@ -1,11 +1,16 @@
 """Sphinx configuration: make -C build html."""
 
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "pymem"
+# Of the one place where it stands.
+release = version = re.search(
+    r"AC_INIT\(\[pymem\], \[(.*?)\]\)",
+    (Path(__file__).parent.parent / "configure.ac").read_text())[1]
 copyright = "2026, the pymem authors"
 extensions = ["heapdiagram"]
 source_suffix = ".rst"

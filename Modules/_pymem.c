@@ -423,7 +423,8 @@ PyInit__pymem(void)
 {
     PyObject *module = PyModule_Create(&module_def);
     if (module != NULL
-        && PyModule_AddIntConstant(module, "NATIVE_FRAMES", NATIVE_FRAMES) < 0)
+        && (PyModule_AddIntConstant(module, "NATIVE_FRAMES", NATIVE_FRAMES) < 0
+            || PyModule_AddStringConstant(module, "VERSION", PACKAGE_VERSION_TEXT) < 0))
     {
         Py_CLEAR(module);
     }

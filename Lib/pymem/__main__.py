@@ -303,6 +303,7 @@ def positive(convert, what):
 def parser():
     main_parser = Parser(prog="pymem", description="See the heap of a Python: of a script "
                          "that is run, or of a process.")
+    main_parser.add_argument("--version", action="store_true")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
     number, seconds = positive(int, "number over 0"), positive(float, "number of seconds")
 
@@ -358,6 +359,10 @@ def parser():
 def main():
     made = parser()
     options = made.parse_args()
+    if options.version:
+        from _pymem import VERSION
+        print(f"pymem {VERSION}")
+        return 0
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame")
     for name in ("script", "target", "trace"):

@@ -1,11 +1,13 @@
 """make install, and a program outside the tree; options of configure."""
 
 import json
+import re
 import shutil
+import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, VERSION, clean_environment, run
 
 PROGRAM = """
 #include <Python.h>
@@ -126,7 +128,7 @@ def test_a_program_built_with_autotools(pkg_config_environment, tmp_path):
 AC_INIT([prog], [1])
 AM_INIT_AUTOMAKE([foreign])
 AC_PROG_CC
-PKG_CHECK_MODULES([PYMEM], [pymem >= 3.14])
+PKG_CHECK_MODULES([PYMEM], [pymem >= 1.0])
 AC_CONFIG_FILES([Makefile])
 AC_OUTPUT
 """)
@@ -145,7 +147,7 @@ prog_LDADD = $(PYMEM_LIBS)
 
 def test_the_faults_module_is_installed(prefix):
     folder = next((prefix / "lib").glob("*/python"))
-    result = run("/usr/bin/python3", "-c", "import pymem.faults as faults; "
+    result = run(sys.executable, "-c", "import pymem.faults as faults; "
                  "print(type(faults.call(lambda: bytes(900), 'object', fail_from=1)"
                  ".exception).__name__)",
                  environment=clean_environment(PYTHONPATH=str(folder)))
@@ -158,7 +160,7 @@ def test_what_shows_the_heap_is_installed(prefix, tmp_path):
     (tmp_path / "app.py").write_text("kept = [str(i) for i in range(30_000)]\n")
 
     def see(*arguments, **variables):
-        result = run(prefix / "bin" / "pymem-run", "/usr/bin/python3", "-m", "pymem",
+        result = run(prefix / "bin" / "pymem-run", sys.executable, "-m", "pymem",
                      *arguments, environment=clean_environment(
                          PYTHONPATH=str(folder), **variables))
         assert result.returncode == 0, result.stderr
@@ -167,11 +169,23 @@ def test_what_shows_the_heap_is_installed(prefix, tmp_path):
     for command in ("heapmap", "flame"):
         see(command, "-o", tmp_path / f"{command}.html", tmp_path / "app.py")
         assert "</html>" in (tmp_path / f"{command}.html").read_text()
-    result = run("/usr/bin/python3", tmp_path / "app.py", environment=clean_environment(
+    result = run(sys.executable, tmp_path / "app.py", environment=clean_environment(
         LD_PRELOAD=str(folder / "record.so"), PYMEM_TRACE=str(tmp_path / "trace")))
     assert result.returncode == 0, result.stderr
     assert {"classic", "pymem", "glibc"} <= {
         line.split()[0] for line in see("replay", tmp_path / "trace").splitlines() if line}
+
+
+def test_one_version(prefix):
+    """The project's own, from configure.ac alone."""
+    version = re.search(r"AC_INIT\(\[pymem\], \[(.*?)\]\)",
+                        (TOP / "configure.ac").read_text())[1]
+    assert run(prefix / "bin" / "pymem-run", "--version").stdout == f"pymem-run {version}\n"
+    for package in ("pymem", "pymeminstall"):
+        assert pkg_config(prefix, "--modversion", package=package) == [version]
+    result = run(sys.executable, "-m", "pymem", "--version", environment=clean_environment(
+        PYTHONPATH=str(next((prefix / "lib").glob("*/python")))))
+    assert result.stdout == f"pymem {version}\n", result.stderr
 
 
 def test_soname_and_exports(prefix):
@@ -179,7 +193,7 @@ def test_soname_and_exports(prefix):
     assert "SONAME" in run("readelf", "-d", library).stdout
     exported = {line.split()[-1].split("@")[0] for line in
                 run("nm", "-D", "--defined-only", library).stdout.splitlines()}
-    exported.discard("PYMEM_3.14")
+    exported.discard("PYMEM_1.0")
     assert {"PyMem_RawMalloc", "PyObject_Free", "_Py_GetAllocatedBlocks",
             "PyTraceMalloc_Track"} <= exported
     assert all(name.startswith(("Py", "_Py")) for name in exported)
@@ -235,7 +249,7 @@ def test_configure_ends_with_a_summary(tmp_path):
 
 
 def test_pymem_run_from_its_prefix(prefix):
-    result = run(prefix / "bin" / "pymem-run", "--stats", "/usr/bin/python3", "-c",
+    result = run(prefix / "bin" / "pymem-run", "--stats", sys.executable, "-c",
                  "print('works')")
     assert result.stdout == "works\n"
     assert result.stderr.startswith("Small block threshold = 512")
@@ -244,7 +258,7 @@ def test_pymem_run_from_its_prefix(prefix):
 
 def test_a_program_that_embeds(prefix, tmp_path):
     flags = pkg_config(prefix, "--cflags", "--libs", package="pymeminstall")
-    python = run("pkg-config", "--cflags", "--libs", "python-3.11-embed").stdout.split()
+    python = run("pkg-config", "--cflags", "--libs", f"python-{VERSION}-embed").stdout.split()
     source = (TOP / "Doc" / "examples" / "embed.c").read_text()
     result = compile_program(prefix, tmp_path, source, *flags, *python)
     assert "488890\n" in result.stdout

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, pythons, run
+from conftest import BUILD, TOP, VERSION, clean_environment, pythons, run
 
 PYMEM_RUN = BUILD / "pymem-run"
 PYTHONS = pythons(3, 8)
@@ -336,7 +336,7 @@ def embed(tmp_path, source, with_python=True):
     headers.mkdir(exist_ok=True)
     shutil.copy(TOP / "Include" / "pymeminstall.h", headers)
     flags = run("pkg-config", "--cflags", "--libs",
-                "python-3.11-embed").stdout.split() if with_python else []
+                f"python-{VERSION}-embed").stdout.split() if with_python else []
     program = tmp_path / "embed"
     result = run("cc", "-Wall", source, f"-I{headers}", "-o", program, *flags,
                  f"-L{BUILD / '.libs'}", "-lpymeminstall",
