@@ -39,6 +39,9 @@ def numbers(n):
 class Slots: __slots__ = ("a", "b")
 class Plain: pass
 kept = []
+# Free lists are emptied: how long they are depends on addresses (an int of a high
+# address, of which type objects have one, is in none), and their blocks are not traced.
+gc.collect()
 tracemalloc.start({nframe})
 kept.append(list(range(1000, 1200)))
 kept.append([deep(k, 100 * k) for k in range(40)])
@@ -64,7 +67,7 @@ def test_traces_are_those_of_stock(python, stock, tmp_path, nframe):
     script = SNAPSHOT.format(nframe=nframe)
     ours = json.loads(check(python, script, tmp_path))
     stock = json.loads(check(stock, script, tmp_path))
-    assert len(stock) > 1000
+    assert len(stock) > 900
     assert ours == stock
 
 
@@ -116,7 +119,7 @@ thread = threading.Thread(target=deep, args=(70_000,))
 thread.start()
 thread.join()
 print([(len(trace.traceback), trace.traceback.total_nframe)
-       for trace in tracemalloc.take_snapshot().traces if trace.size == 1001])
+       for trace in tracemalloc.take_snapshot().traces if 1000 < trace.size < 1100])
 """
     for nframe in (1, 20, 65_535):
         results = [run(program, "-c", script.format(nframe=nframe)).stdout
@@ -165,7 +168,10 @@ for trace in sorted(tracemalloc.take_snapshot().traces, key=lambda trace: trace.
     if 5000 < trace.size < 5100:
         print(trace.size, [(frame.filename, frame.lineno) for frame in trace.traceback])
 """)
-    expected = "".join(f"{5001 + i} [('<string>', 6), ('<string>', 3)]\n"
+    # How such code is called; and 3.15 keeps the bytes of a bytearray in an object.
+    name = "<string>" if version(python) < (3, 14) else "<script>"
+    more = 1 if version(python) < (3, 15) else 33
+    expected = "".join(f"{5000 + more + i} [('{name}', 6), ('{name}', 3)]\n"
                        for i in range(20))
     assert run(python, script).stdout == expected
     if version(python) >= (3, 12):
