@@ -39,10 +39,11 @@ def numbers(n):
 class Slots: __slots__ = ("a", "b")
 class Plain: pass
 kept = []
-# Free lists are emptied: how long they are depends on addresses (an int of a high
-# address, of which type objects have one, is in none), and their blocks are not traced.
-gc.collect()
 tracemalloc.start({nframe})
+# Free lists are emptied, as their blocks are not traced: how long the lists are depends
+# on addresses (each type has its own as a key, and an int of a high one is in no list)
+# and on how start() takes its arguments.
+gc.collect()
 kept.append(list(range(1000, 1200)))
 kept.append([deep(k, 100 * k) for k in range(40)])
 kept.append(dict(numbers(300)))
