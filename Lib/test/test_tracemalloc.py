@@ -67,8 +67,8 @@ print(json.dumps(sorted((domain, size, total, stack) for domain, size, stack, to
 def test_traces_are_those_of_stock(python, stock, tmp_path, nframe):
     """Sizes, lines and depths of all that the script's own lines allocate."""
     script = SNAPSHOT.format(nframe=nframe)
-    ours = json.loads(check(python, script, tmp_path))
-    stock = json.loads(check(stock, script, tmp_path))
+    ours, stock = (json.loads(check(program, script, tmp_path, PYTHONHASHSEED="0"))
+                   for program in (python, stock))
     assert len(stock) > 900
     assert ours == stock
 
@@ -280,9 +280,9 @@ assert tracemalloc.get_object_traceback(bytearray(9))
 """, tmp_path)
 
 
-def test_no_memory_for_a_block(python, tmp_path):
+def test_no_memory_for_a_block(python, stock, tmp_path):
     """The domains fail one call after the other: traces stay true."""
-    check(python, """
+    script = """
 import _testcapi, tracemalloc
 tracemalloc.start(5)
 for k in range(1, 60):
@@ -302,7 +302,10 @@ for _ in range(10):
     data = [bytearray(100) for _ in range(1000)]
     del data
 assert abs(tracemalloc.get_traced_memory()[0] - before) < 2000
-""", tmp_path)
+"""
+    if run(stock, "-c", script).returncode < 0:
+        pytest.skip("this CPython crashes here with its own allocator and tracer, too")
+    check(python, script, tmp_path)
 
 
 # Samples.
