@@ -7,10 +7,12 @@ import ctypes.util
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 OURS, STOCK = "pymem", "CPython"
+LIBPYTHON = "libpython%d.%d.so.1.0" % sys.version_info[:2]
 
 
 class Allocator(NamedTuple):
@@ -34,18 +36,19 @@ def find_library(*names):
 
 
 def find_allocators(build):
-    """{name: Allocator}, those that are here; STOCK is Debian's libpython3.11."""
+    """{name: Allocator}, those that are here; STOCK is that of this Python's shared
+    library."""
     allocators = {}
     for folder in (build / ".libs", build.parent.parent):
         if (folder / "libpymem.so").exists():
             allocators[OURS] = Allocator(str(folder / "libpymem.so"), "PyObject_")
             break
-    python = find_library("libpython3.11.so.1.0")
+    python = find_library(LIBPYTHON)
     if python is not None:
         allocators[STOCK] = Allocator(python, "PyObject_")
     allocators["glibc"] = Allocator("-", "-")
     for name, libraries in {
-            "mimalloc": ("libmimalloc.so.2", "libmimalloc.so.2.0"),
+            "mimalloc": ("libmimalloc.so.2", "libmimalloc.so.2.0", "libmimalloc.so.3"),
             "jemalloc": ("libjemalloc.so.2",),
             "tcmalloc": ("libtcmalloc_minimal.so.4",)}.items():
         library = find_library(*libraries)

@@ -56,7 +56,7 @@ def masked(text):
     """What two interpreters print, without addresses and (3.14 and later) the name of
     the thread, which is the program's."""
     text = re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
-    return re.sub(r"(?<=thread 0x\.\.\.) \[[^]\n]*\]", "", text)
+    return re.sub(r"(?<=hread 0x\.\.\.) \[[^]\n]*\]", "", text)
 
 
 def first_difference(data, expected):

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, VERSION, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, run
 
 BENCH = TOP / "Tools" / "bench" / "bench.py"
 sys.path.insert(0, str(BENCH.parent))
 import bench  # noqa: E402
-from pymem.allocators import find_library  # noqa: E402
+from pymem.allocators import LIBPYTHON, find_library  # noqa: E402
 
 LIBRARY = BUILD / ".libs" / "libpymem.so"
 
@@ -101,7 +101,7 @@ def test_bench_compares(tmp_path):
 
 def test_no_more_stays_than_with_cpython():
     """After 99 of 100 blocks were freed at random."""
-    stock = find_library(f"libpython{VERSION}.so.1.0")
+    stock = find_library(LIBPYTHON)
     left = {}
     for library in (LIBRARY, stock):
         result = run(BUILD / "bench-worker", library, "PyObject_", "sparse",

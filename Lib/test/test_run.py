@@ -294,7 +294,7 @@ def test_bad_options(options, reason):
 
 def test_help_and_version():
     assert pymem_run("--help").stdout.startswith("usage: pymem-run")
-    assert re.fullmatch(r"pymem-run \d+\.\d+\.\d+\n", pymem_run("--version").stdout)
+    assert re.fullmatch(r"pymem-run \d+\.\d+\.\d+\S*\n", pymem_run("--version").stdout)
 
 
 # Interpreters with a GIL each share the heap.

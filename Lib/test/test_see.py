@@ -416,7 +416,8 @@ def test_replay_on_geometries_and_allocators(trace, tmp_path):
     rows = replayed(result)
     assert {"CPython 3.10", "classic", "2.5", "pymem", "glibc"} <= rows.keys()
     for name, (most, _) in rows.items():
-        assert asked < most < 2 * asked, name
+        # mimalloc 3 begins with more.
+        assert asked < most < (2 if name != "mimalloc" else 4) * asked, name
     svg = out.read_text()
     ElementTree.fromstring(svg)
     assert svg.count("<polyline") > 20

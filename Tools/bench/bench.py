@@ -31,7 +31,8 @@ from statistics import median
 
 TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "Lib"))
-from pymem.allocators import OURS, STOCK, WorkerFailed, find_allocators, run_worker  # noqa: E402
+from pymem.allocators import (LIBPYTHON, OURS, STOCK, WorkerFailed,  # noqa: E402
+                              find_allocators, run_worker)
 
 # name: (workload of worker.c, its number, in --quick)
 WORKLOADS = {
@@ -209,8 +210,8 @@ def main():
         parser.error(str(error))
     allocators = find_allocators(build)
     if STOCK not in allocators:
-        sys.exit("bench: libpython3.11.so.1.0 is missing (Debian: "
-                 "libpython3.11); ratios are to its allocator")
+        sys.exit(f"bench: {LIBPYTHON} is missing (Debian: {LIBPYTHON.split('.so')[0]}); "
+                 "ratios are to its allocator")
     try:
         results = measure(build / "bench-worker", allocators, workloads,
                           options.rounds or (5 if options.quick else 9))
