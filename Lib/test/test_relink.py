@@ -93,8 +93,9 @@ def archive_of(tmp_path, name, source, *flags):
     directory = tmp_path / "config"
     directory.mkdir()
     (directory / f"{name}.c").write_text(source)
-    (directory / "_tracemalloc.c").write_text("int tracing;")
-    for stem in (name, "_tracemalloc"):
+    for stem in ("_tracemalloc", "tracemalloc"):        # the latter from 3.12 on
+        (directory / f"{stem}.c").write_text(f"int {stem};")
+    for stem in (name, "_tracemalloc", "tracemalloc"):
         subprocess.run(["gcc", "-c", *flags, f"{stem}.c", "-o", f"{stem}.o"],
                        cwd=directory, check=True)
         subprocess.run(["gcc-ar", "rc", f"libpython{VERSION}-pic.a", f"{stem}.o"],
