@@ -189,6 +189,14 @@ def test_data_of_each_kind(pair, make):
     assert ours.digest(*pair.length) == pair.stock(data).digest(*pair.length)
 
 
+def test_data_are_given_back(pair):
+    data = bytearray(5000)
+    ours = pair.ours(data)
+    ours.update(data)
+    outcome(lambda: pair.ours(data, string=data))
+    data.append(1)              # BufferError if they were held
+
+
 def test_data_of_many_bytes(pair):
     data = random.Random(3).randbytes(1 << 22)
     pair.same([data + b"1"], {})
@@ -440,24 +448,25 @@ def in_threads(*functions):
 
 
 def test_threads_update_one_object(pair):
-    """Each piece is the same, so that their order does not matter."""
-    piece = bytes(range(256)) * 64
+    """Each piece is the same, so that their order does not matter.  An update takes so
+    long that a digest which did not wait for its end would show the middle."""
+    piece = bytes(range(256)) * 1024
     ours = pair.ours()
     digests = []
 
     def update():
-        for _ in range(200):
+        for _ in range(20):
             ours.update(piece)
 
     def look():
-        for _ in range(200):
+        for _ in range(40):
             digests.append(ours.copy().digest(*pair.length))
             digests.append(ours.digest(*pair.length))
 
     in_threads(update, look, update, update)
     stock = pair.stock()
     right = {stock.digest(*pair.length)}
-    for _ in range(600):
+    for _ in range(60):
         stock.update(piece)
         right.add(stock.digest(*pair.length))
     assert ours.digest(*pair.length) == stock.digest(*pair.length)
@@ -527,6 +536,55 @@ def test_types_do_not_leak(pair):
         outcome(pair.ours, "x")
         outcome(lambda: pair.ours(b"x", _=1))
     assert abs(sys.getrefcount(type_) - before) < 50
+
+
+def fails_with_each_allocation(hooks, act):
+    """The act with its first allocation failing, with its second, and so on.
+
+    CPython says AttributeError where the dict of a type cannot take an attribute."""
+    for start in range(1000):
+        hooks.set_nomemory(start, start + 1)
+        try:
+            result = act()
+        except (MemoryError, AttributeError):
+            continue
+        finally:
+            hooks.remove_mem_hooks()
+        return start, result
+    assert False, "fails always"
+
+
+def fails_with_each_allocation_of_import(hooks, library, name):
+    loader = importlib.machinery.ExtensionFileLoader(name, str(library))
+    spec = importlib.util.spec_from_file_location(name, str(library), loader=loader)
+
+    def execute():
+        module = importlib.util.module_from_spec(spec)
+        loader.exec_module(module)
+        return module
+
+    return fails_with_each_allocation(hooks, execute)
+
+
+def test_each_allocation_may_fail(pair):
+    hooks = pytest.importorskip("_testcapi")
+    ours, right = pair.ours(b"x"), pair.stock(b"x")
+    count, result = fails_with_each_allocation(
+        hooks, lambda: pair.ours(b"x", usedforsecurity=False))
+    assert count > 0 and result.digest(*pair.length) == right.digest(*pair.length)
+    for name in ("digest", "hexdigest"):
+        count, result = fails_with_each_allocation(
+            hooks, lambda: getattr(ours, name)(*pair.length))
+        assert count > 0 and result == getattr(right, name)(*pair.length)
+    count, result = fails_with_each_allocation(hooks, ours.copy)
+    assert count > 0 and result.digest(*pair.length) == right.digest(*pair.length)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_allocation_of_an_import_may_fail(library, name):
+    hooks = pytest.importorskip("_testcapi")
+    count, module = fails_with_each_allocation_of_import(hooks, library, name)
+    assert count > 10 and getattr(module, CONSTRUCTORS[name][0])()
 
 
 # -- libraries ----------------------------------------------------------------------
