@@ -654,7 +654,8 @@ sha3_exec(PyObject *module)
         &sha3_384_spec, &sha3_512_spec, &shake_128_spec, &shake_256_spec };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(specs); i++) {
         PyTypeObject *type = NULL;
-        int added = add_type(module, specs[i], specs[i]->name + strlen("_sha3."), &type);
+        const char *attribute = specs[i]->name + strlen("_sha3.");
+        int added = add_type(module, specs[i], attribute, &type);
         Py_XDECREF(type);
         if (added < 0) {
             return -1;

@@ -7,6 +7,7 @@ this Python's own modules.
 
 import array
 import ctypes
+import gc
 import importlib
 import importlib.machinery
 import importlib.util
@@ -75,16 +76,17 @@ def library(tmp_path_factory):
                            *(TOP / "Modules" / source for source in SOURCES))
 
 
-LOAD = """
-import importlib.machinery, importlib.util
 def load(name, path):
+    """The module from an extension of any file name."""
     loader = importlib.machinery.ExtensionFileLoader(name, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
-"""
-exec(LOAD)
+
+
+# For other processes and interpreters.
+LOAD = "import importlib.machinery, importlib.util\n" + inspect.getsource(load)
 
 
 class Pair:
@@ -283,9 +285,9 @@ def test_shake_lengths(shake, method, length):
 
 WHOLE = ["digest_size", "fanout", "depth", "leaf_size", "node_offset", "node_depth",
          "inner_size"]
-NUMBERS = [-1, 0, 1, 2, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 2**31 - 1, 2**31,
-           2**32 - 1, 2**32, 2**48 - 1, 2**48, 2**64 - 1, 2**64, 2**70, -2**31, -2**63,
-           -2**70, 1.0, "1", None, True, Index(1), Index(-1), Index("x")]
+NUMBERS = [-1, 0, 1, 2, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 2**31 - 1,
+           2**31, 2**32 - 1, 2**32, 2**48 - 1, 2**48, 2**64 - 1, 2**64, 2**70, -2**31,
+           -2**63, -2**70, 1.0, "1", None, True, Index(1), Index(-1), Index("x")]
 TEXTS = [b"", b"a", b"a" * 8, b"a" * 9, b"a" * 16, b"a" * 17, b"a" * 32, b"a" * 33,
          b"a" * 64, b"a" * 65, "s", 1, None, bytearray(b"q"),
          memoryview(b"ab" * 4)[::2], memoryview(b"abcdefgh").cast("B", (2, 4))]
@@ -542,15 +544,19 @@ def fails_with_each_allocation(hooks, act):
     """The act with its first allocation failing, with its second, and so on.
 
     CPython says AttributeError where the dict of a type cannot take an attribute."""
-    for start in range(1000):
-        hooks.set_nomemory(start, start + 1)
-        try:
-            result = act()
-        except (MemoryError, AttributeError):
-            continue
-        finally:
-            hooks.remove_mem_hooks()
-        return start, result
+    gc.disable()                # its callbacks would fail instead
+    try:
+        for start in range(1000):
+            hooks.set_nomemory(start, start + 1)
+            try:
+                result = act()
+            except (MemoryError, AttributeError):
+                continue
+            finally:
+                hooks.remove_mem_hooks()
+            return start, result
+    finally:
+        gc.enable()
     assert False, "fails always"
 
 
