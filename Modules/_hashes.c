@@ -103,7 +103,9 @@ hashes_as_unsigned(PyObject *object, unsigned long long max, const char *c_type,
     if (index == NULL) {
         return -1;
     }
-    int is_negative = PyLong_IsNegative(index);
+    int overflow;
+    long long number = PyLong_AsLongLongAndOverflow(index, &overflow);
+    int is_negative = overflow < 0 || (overflow == 0 && number < 0);
     *value = is_negative ? 0 : PyLong_AsUnsignedLongLong(index);
     Py_DECREF(index);
     if (is_negative) {

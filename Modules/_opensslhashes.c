@@ -727,7 +727,16 @@ static PyMethodDef sha3_functions[] = { { NULL, NULL, 0, NULL } };
         return PyModuleDef_Init(&NAME##_module); \
     }
 
+/* Those that an archive has are left to it. */
+#ifndef HASHES_WITHOUT_md5
 HASH_MODULE(md5)
+#endif
+#ifndef HASHES_WITHOUT_sha1
 HASH_MODULE(sha1)
+#endif
+#ifndef HASHES_WITHOUT_sha2
 HASH_MODULE(sha2)
+#endif
+#ifndef HASHES_WITHOUT_sha3
 HASH_MODULE(sha3)
+#endif
