@@ -42,8 +42,13 @@ def fake_python(directory, **answers):
     return path
 
 
+def relink(*options, python=sys.executable, **how):
+    """Of the Python that runs the tests, unless another is named."""
+    return run(RELINK, *options, f"--with-python={python}", **how)
+
+
 def refused(build, python, *words):
-    result = run(RELINK, f"--build={build}", f"--with-python={python}")
+    result = relink(f"--build={build}", python=python)
     assert result.returncode == 1
     assert result.stderr.startswith("relink: ")
     assert "Traceback (most" not in result.stderr
@@ -53,7 +58,7 @@ def refused(build, python, *words):
 
 
 def test_makes_its_products(build):
-    result = run(RELINK, f"--build={build}")
+    result = relink(f"--build={build}")
     assert result.returncode == 0, result.stderr
     objects = "obmalloc.o and _tracemalloc.o"
     if sys.version_info >= (3, 12):
@@ -63,7 +68,7 @@ def test_makes_its_products(build):
         ".libs", f"libpython{VERSION}.so.1.0", "python", "python-stock",
         "relink.stamp"]
     before = (build / "python").stat().st_mtime_ns
-    assert run(RELINK, f"--build={build}").stdout == ""
+    assert relink(f"--build={build}").stdout == ""
     assert (build / "python").stat().st_mtime_ns == before
 
 
@@ -127,7 +132,7 @@ def debian_archive(directory, *archives):
 
 def test_interpreter_is_linked_from_the_optimised_archive(build, tmp_path):
     """At a fixed address where the interpreter that it replaces is."""
-    result = run(RELINK, f"--build={build}")
+    result = relink(f"--build={build}")
     assert f"from {LIBPL}/libpython{VERSION}.a, " in result.stdout
     assert f"libpython{VERSION}.so.1.0: from {LIBPL}/libpython{VERSION}-pic.a" in result.stdout
     kinds = {re.search(r"Type:\s+(\w+)", run("readelf", "-h", path).stdout)[1]
@@ -141,14 +146,14 @@ def test_archive_that_is_not_position_independent(build, tmp_path):
     python = debian_archive(tmp_path / "config", f"libpython{VERSION}.a")
     library = build / f"libpython{VERSION}.so.1.0"
     library.write_text("of before")
-    result = run(RELINK, f"--build={build}", f"--with-python={python}")
+    result = relink(f"--build={build}", python=python)
     assert result.returncode == 0, result.stderr
     assert f"no libpython{VERSION}.so.1.0: " in result.stdout
     assert "is not position-independent" in result.stdout
     assert "--enable-shared" in result.stdout
     assert sorted(os.listdir(build)) == [".libs", "python", "python-stock",
                                          "relink.stamp"]
-    assert run(RELINK, f"--build={build}", f"--with-python={python}").stdout == ""
+    assert relink(f"--build={build}", python=python).stdout == ""
 
 
 @pytest.mark.parametrize("what", ["headers", "archive", "interpreter"])
@@ -174,7 +179,7 @@ def test_parts_of_different_releases_are_noticed(build, tmp_path, what):
 
 
 def test_packages_are_named(build):
-    result = run(RELINK, "--packages")
+    result = relink("--packages")
     assert "zlib1g-dev" in result.stdout.split()
     assert "libexpat1-dev" in result.stdout.split()
     assert os.listdir(build) == [".libs"]
@@ -202,7 +207,7 @@ def test_headers_that_are_not_there(build, tmp_path):
 
 
 def test_library_not_built(tmp_path):
-    result = run(RELINK, f"--build={tmp_path}")
+    result = relink(f"--build={tmp_path}")
     assert result.returncode == 1
     assert "libpymemcore.a is missing; run make first" in result.stderr
 
@@ -215,7 +220,7 @@ def test_unknown_option():
 
 
 def test_runs_from_any_folder(build, tmp_path):
-    result = run(sys.executable, RELINK, f"--build={build}", cwd="/")
+    result = relink(f"--build={build}", cwd="/")
     assert result.returncode == 0, result.stderr
 
 
@@ -225,7 +230,7 @@ def test_runs_from_any_folder(build, tmp_path):
 def prefix(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prefix")
     for _ in range(2):                  # over itself, too
-        result = run(RELINK, f"--build={BUILD}", f"--install={folder}")
+        result = relink(f"--build={BUILD}", f"--install={folder}")
         assert result.returncode == 0, result.stderr
     return folder
 
@@ -270,7 +275,7 @@ print(sum(trace.size == made.nbytes for trace in traces), len(traces) >= 2)
 def test_the_prefix_of_something_else_is_left_alone(tmp_path, name):
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text("mine")
-    result = run(RELINK, f"--build={BUILD}", f"--install={tmp_path}")
+    result = relink(f"--build={BUILD}", f"--install={tmp_path}")
     assert result.returncode == 1
     assert f"{tmp_path / name} exists, and relink did not put it there" in result.stderr
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [

@@ -141,7 +141,8 @@ def test_huge_pages():
             "print('VmFlags' in open('/proc/self/smaps').read() and"
             " ' hg' in open('/proc/self/smaps').read())")
     assert pymem_run("--hugepages", sys.executable, "-c", code).stdout == "True\n"
-    assert pymem_run(sys.executable, "-c", code).stdout == "False\n"
+    if sys.version_info < (3, 15):      # which asks for them itself, for all that it maps
+        assert pymem_run(sys.executable, "-c", code).stdout == "False\n"
 
 
 def test_signals_and_exit_codes_pass_through():
