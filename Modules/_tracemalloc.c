@@ -39,7 +39,7 @@ extern void _PyTraceMalloc_ResetPeak(void);
 /* Of the configuration, whose own names differ by version. */
 enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };
 
-static void
+static int
 tell_the_interpreter(void)
 {
     struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
@@ -48,16 +48,14 @@ tell_the_interpreter(void)
     int was_told = config->tracing;
     config->tracing = tracer_is_tracing() && tracer_sample_bytes() == 0;
     config->max_nframe = tracer_is_tracing() ? (int)tracer_max_frames() : 1;
-    if (config->tracing != was_told) {
-        python_trace_references(config->tracing);
-    }
+    return config->tracing != was_told ? python_trace_references(config->tracing) : 0;
 }
 
 static int
 start(int nframe, size_t sample_bytes, uint64_t seed)
 {
     struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
-    if ((int)config->initialized == FINALIZED) {
+    if ((int)config->initialized == FINALIZED && !Py_IsInitialized()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "the tracemalloc module has been unloaded");
         return -1;
@@ -69,17 +67,29 @@ start(int nframe, size_t sample_bytes, uint64_t seed)
                      MAX_TRACE_FRAMES);
         return -1;
     }
-    tracer_start(&python_frames, (unsigned)nframe, sample_bytes, seed);
-    tell_the_interpreter();
+    if (tracer_is_tracing()) {
+        return 0;
+    }
+    if (tracer_start(&python_frames, (unsigned)nframe, sample_bytes, seed) < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (tell_the_interpreter() < 0) {
+        tracer_stop();
+        config->tracing = 0;
+        config->max_nframe = 1;
+        return -1;
+    }
     return 0;
 }
 
+/* Where the interpreter says no, the exception is the caller's: as in CPython. */
 void
 _PyTraceMalloc_Stop(void)
 {
     if (tracer_is_tracing()) {
         tracer_stop();
-        tell_the_interpreter();
+        (void)tell_the_interpreter();
     }
 }
 
@@ -116,6 +126,8 @@ start_from_environment(int nframe)
     if (nframe == 0 && sample_bytes == 0) {
         return 0;
     }
+    /* Another cycle of Py_Initialize() and Py_FinalizeEx() may have been before. */
+    python_tracemalloc_config()->initialized = NOT_INITIALIZED;
     return start(nframe != 0 ? nframe : 1, sample_bytes, 0);
 }
 
@@ -175,22 +187,37 @@ _PyTraceMalloc_NewReference(PyObject *op)
  * Each file name, frame and stack becomes one object in a list of traces. */
 
 struct objects {
-    PyObject **files;           /* by number - 1 */
-    PyObject **stacks;          /* by id */
+    PyObject **files;           /* by number - 1; NULL for a single stack */
+    PyObject **stacks;          /* by id; likewise */
     uint32_t nstacks;
     size_t nfiles;
     PyObject *frames;           /* dict: (file, line) is itself */
 };
 
+/* Interned, so that the frames of one stack share it. */
+static PyObject *
+new_file_object(uint32_t number)
+{
+    struct trace_name name = tracer_file(number);
+    PyObject *object = PyUnicode_FromKindAndData((int)name.kind, name.characters,
+                                                 (Py_ssize_t)name.length);
+    if (object != NULL) {
+        PyUnicode_InternInPlace(&object);
+    }
+    return object;
+}
+
 static PyObject *
 file_object(struct objects *objects, uint32_t number)
 {
+    if (objects->files == NULL) {
+        return new_file_object(number);
+    }
     PyObject **object = &objects->files[number - 1];
     if (*object == NULL) {
-        struct trace_name name = tracer_file(number);
-        *object = PyUnicode_FromKindAndData((int)name.kind, name.characters,
-                                            (Py_ssize_t)name.length);
+        *object = new_file_object(number);
     }
+    Py_XINCREF(*object);
     return *object;
 }
 
@@ -199,7 +226,7 @@ frame_object(struct objects *objects, const struct trace_frame *frame)
 {
     PyObject *file = file_object(objects, frame->file);
     PyObject *object = file != NULL
-        ? Py_BuildValue("(OI)", file, frame->line) : NULL;
+        ? Py_BuildValue("(NI)", file, frame->line) : NULL;
     if (object == NULL) {
         return NULL;
     }
@@ -268,25 +295,24 @@ objects_free(struct objects *objects)
     Py_XDECREF(objects->frames);
 }
 
+/* What is allocated here is the caller's, and traced. */
 PyObject *
 _PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr)
 {
     struct trace trace;
-    struct objects objects;
     PyObject *stack = NULL;
-    int paused = tracer_pause();
     tracer_hold_stacks();
     if (!tracer_find(domain, ptr, &trace)) {
         stack = Py_NewRef(Py_None);
     }
     else {
-        if (objects_init(&objects) == 0) {
+        struct objects objects = {.frames = PyDict_New()};
+        if (objects.frames != NULL) {
             stack = make_stack_object(&objects, trace.stack);
         }
         objects_free(&objects);
     }
     tracer_let_stacks_go();
-    tracer_resume(paused);
     return stack;
 }
 
@@ -320,8 +346,8 @@ list_of_traces(const struct trace *traces, size_t ntraces)
     struct known_trace *known =
         PyMem_RawCalloc(KNOWN_TRACES, sizeof(struct known_trace));
     PyObject *list = NULL;
-    if (objects_init(&objects) == 0 && known != NULL) {
-        list = PyList_New((Py_ssize_t)ntraces);
+    if (objects_init(&objects) == 0) {
+        list = known != NULL ? PyList_New((Py_ssize_t)ntraces) : PyErr_NoMemory();
     }
     for (size_t i = 0; list != NULL && i < ntraces; i++) {
         const struct trace *trace = &traces[i];
@@ -382,7 +408,7 @@ _PyTraceMalloc_GetTraces(void)
     if (!tracer_is_tracing()) {
         return PyList_New(0);
     }
-    int paused = tracer_pause();
+    int before = tracer_hide();
     tracer_hold_stacks();
     struct trace *traces;
     size_t ntraces;
@@ -395,7 +421,7 @@ _PyTraceMalloc_GetTraces(void)
         tracer_release(traces);
     }
     tracer_let_stacks_go();
-    tracer_resume(paused);
+    tracer_show(before);
     return list;
 }
 
@@ -434,7 +460,7 @@ tracemalloc_get_block_size(PyObject *module, PyObject *address)
 static PyObject *
 tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"nframe", "sample_bytes", "seed", NULL};
+    static char *names[] = {"", "sample_bytes", "seed", NULL};
     int nframe = 1;
     Py_ssize_t sample_bytes = 0;
     unsigned long long seed = 0;
@@ -524,42 +550,89 @@ tracemalloc_reset_peak(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Signatures are CPython's: two arguments of start() more than they tell. */
+
+PyDoc_STRVAR(is_tracing_doc, "is_tracing($module, /)\n--\n\n"
+"True while allocations of Python's memory are traced, else False.");
+
+PyDoc_STRVAR(clear_traces_doc, "clear_traces($module, /)\n--\n\n"
+"Forget every trace; tracing goes on.");
+
+PyDoc_STRVAR(get_traces_doc, "_get_traces($module, /)\n--\n\n"
+"A list of all traces, empty while nothing is traced.\n"
+"\n"
+"Each is a tuple (domain: int, size: int, traceback, total_nframe: int); a\n"
+"traceback is a tuple of (filename: str, lineno: int), the most recent first.");
+
+PyDoc_STRVAR(get_object_traceback_doc,
+"_get_object_traceback($module, obj, /)\n--\n\n"
+"The traceback of the allocation of obj: a tuple of (filename: str, lineno: int).\n"
+"\n"
+"None where nothing is traced, or that allocation was not.");
+
+PyDoc_STRVAR(get_block_size_doc, "_get_block_size($module, address, /)\n--\n\n"
+"How many bytes were asked for the block at an address; None if it has no trace.");
+
+PyDoc_STRVAR(start_doc, "start($module, nframe=1, /)\n--\n\n"
+"Trace what Python allocates from now on.\n"
+"\n"
+"A traceback has nframe frames at most.  Two further arguments are pymem's own.\n"
+"sample_bytes: trace a sample for each so many bytes on average, and give estimates\n"
+"for sizes; 0 traces all.  seed: a number that makes these samples the same again.");
+
+PyDoc_STRVAR(stop_doc, "stop($module, /)\n--\n\n"
+"Trace no more, and forget every trace.");
+
+PyDoc_STRVAR(get_traceback_limit_doc, "get_traceback_limit($module, /)\n--\n\n"
+"How many frames a traceback has at most: the argument of start().\n"
+"\n"
+"It is 1, the most recent frame, if that had none.");
+
+PyDoc_STRVAR(get_sample_bytes_doc, "get_sample_bytes($module, /)\n--\n\n"
+"The mean number of bytes between samples; 0 while all is traced, or nothing.");
+
+PyDoc_STRVAR(get_tracemalloc_memory_doc,
+"get_tracemalloc_memory($module, /)\n--\n\n"
+"How many bytes the tracer itself uses for traces.");
+
+PyDoc_STRVAR(get_traced_memory_doc, "get_traced_memory($module, /)\n--\n\n"
+"The bytes in traced blocks, now and at the peak: (current: int, peak: int).\n"
+"\n"
+"Both are estimates while samples are traced.");
+
+PyDoc_STRVAR(reset_peak_doc, "reset_peak($module, /)\n--\n\n"
+"Let the peak begin anew, at what is traced now; nothing happens while\n"
+"nothing is traced.");
+
 static PyMethodDef module_methods[] = {
-    {"is_tracing", tracemalloc_is_tracing, METH_NOARGS,
-     PyDoc_STR("True while allocations are traced.")},
-    {"clear_traces", tracemalloc_clear_traces, METH_NOARGS,
-     PyDoc_STR("Forget all traces.")},
-    {"_get_traces", tracemalloc_get_traces, METH_NOARGS,
-     PyDoc_STR("All traces: (domain, size, traceback, total_nframe) each.")},
+    {"is_tracing", tracemalloc_is_tracing, METH_NOARGS, is_tracing_doc},
+    {"clear_traces", tracemalloc_clear_traces, METH_NOARGS, clear_traces_doc},
+    {"_get_traces", tracemalloc_get_traces, METH_NOARGS, get_traces_doc},
     {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
-     PyDoc_STR("Where an object was allocated, or None.")},
-    {"_get_block_size", tracemalloc_get_block_size, METH_O,
-     PyDoc_STR("The bytes that were asked for the block at an address, or None.")},
+     get_object_traceback_doc},
+    {"_get_block_size", tracemalloc_get_block_size, METH_O, get_block_size_doc},
     {"start", (PyCFunction)(void (*)(void))tracemalloc_start,
-     METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("start(nframe=1, sample_bytes=0, seed=0)\n\nTrace allocations "
-               "with nframe frames each; all of them, or a sample\nfor each "
-               "sample_bytes bytes on average, whose sizes are estimates.")},
-    {"stop", tracemalloc_stop, METH_NOARGS,
-     PyDoc_STR("Trace no more, and forget all traces.")},
+     METH_VARARGS | METH_KEYWORDS, start_doc},
+    {"stop", tracemalloc_stop, METH_NOARGS, stop_doc},
     {"get_traceback_limit", tracemalloc_get_traceback_limit, METH_NOARGS,
-     PyDoc_STR("The largest number of frames of a traceback.")},
+     get_traceback_limit_doc},
     {"get_sample_bytes", tracemalloc_get_sample_bytes, METH_NOARGS,
-     PyDoc_STR("The mean number of bytes between samples; 0: all is traced.")},
+     get_sample_bytes_doc},
     {"get_tracemalloc_memory", tracemalloc_get_tracemalloc_memory, METH_NOARGS,
-     PyDoc_STR("Bytes that the tracer itself uses.")},
+     get_tracemalloc_memory_doc},
     {"get_traced_memory", tracemalloc_get_traced_memory, METH_NOARGS,
-     PyDoc_STR("Bytes in traced blocks: (now, peak).  Exact, or estimates "
-               "while\nsamples are traced.")},
-    {"reset_peak", tracemalloc_reset_peak, METH_NOARGS,
-     PyDoc_STR("Set the peak to what is traced now.")},
+     get_traced_memory_doc},
+    {"reset_peak", tracemalloc_reset_peak, METH_NOARGS, reset_peak_doc},
     {NULL, NULL, 0, NULL}
 };
+
+PyDoc_STRVAR(module_doc, "Which blocks of Python's memory are alive, and where they "
+             "come from: what the module tracemalloc is made of.");
 
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     "_tracemalloc",
-    PyDoc_STR("Trace memory allocations."),
+    module_doc,
     0,
     module_methods,
     NULL, NULL, NULL, NULL

@@ -81,6 +81,7 @@ add_block(struct faulty *domain, const void *ptr, size_t size)
 {
     struct map_entry *entry = map_add(&domain->blocks, (uintptr_t)ptr, 0);
     PyMemFaultsCounts *counts = &domain->counts;
+    entry->value = 1;
     entry->size = size;
     counts->blocks++;
     counts->bytes += size;
@@ -110,6 +111,10 @@ static int
 begin_request(struct faulty *domain, struct request *request)
 {
     lock();
+    if (!domain->is_started) {
+        unlock();               /* set back by one that had saved it */
+        return 0;
+    }
     domain->counts.requests++;
     int has_room = map_reserve(&domain->blocks) == 0;   /* before entries are found */
     struct map_entry *old =
@@ -135,7 +140,7 @@ end_request(struct faulty *domain, const struct request *request, void *result)
     /* Others may have filled the table up meanwhile, and stopped it. */
     int has_room = domain->is_started && map_reserve(&domain->blocks) == 0;
     if (result == NULL) {
-        domain->counts.failed++;
+        domain->counts.failed += (size_t)domain->is_started;
         if (request->was_known && has_room) {
             add_block(domain, request->ptr, request->old_size);
         }
@@ -219,6 +224,12 @@ started_domain(PyMemAllocatorDomain number)
     return domain;
 }
 
+static int
+is_ours(const PyMemAllocatorEx *alloc, const struct faulty *domain)
+{
+    return alloc->ctx == domain && alloc->malloc == faulty_malloc;
+}
+
 int
 PyMemFaults_Start(PyMemAllocatorDomain number, const PyMemFaults *faults)
 {
@@ -244,9 +255,13 @@ PyMemFaults_Start(PyMemAllocatorDomain number, const PyMemFaults *faults)
     if (!is_safe_at_fork) {
         is_safe_at_fork = pthread_atfork(lock, unlock, unlock) == 0;
     }
+    PyMemAllocatorEx found;
+    PyMem_GetAllocator(number, &found);
+    if (is_ours(&found, domain)) {      /* put back by one that had saved it */
+        found = domain->wrapped;
+    }
     *domain = (struct faulty){.is_started = 1, .faults = *faults,
-                              .random = faults->seed};
-    PyMem_GetAllocator(number, &domain->wrapped);
+                              .random = faults->seed, .wrapped = found};
     PyMemAllocatorEx alloc = {domain, faulty_malloc, faulty_calloc, faulty_realloc,
                               faulty_free};
     PyMem_SetAllocator(number, &alloc);
@@ -262,7 +277,7 @@ PyMemFaults_Stop(PyMemAllocatorDomain number)
     }
     PyMemAllocatorEx now;
     PyMem_GetAllocator(number, &now);
-    if (now.ctx != domain || now.malloc != faulty_malloc) {
+    if (!is_ours(&now, domain)) {
         PyErr_Format(PyExc_RuntimeError, "another allocator was set over the faults of "
                      "the %s domain: remove that first", domain_names[number]);
         return -1;
@@ -304,7 +319,7 @@ list_blocks(struct faulty *domain, size_t *nblocks)
          && i <= domain->blocks.mask; i++)
     {
         const struct map_entry *entry = &domain->blocks.entries[i];
-        if (entry->key != 0) {
+        if (entry->value != 0) {
             list[n++] = (struct listed_block){(void *)entry->key, entry->size};
         }
     }

@@ -30,8 +30,11 @@ static size_t memory_now, memory_peak;
 static int small_blocks_are_elsewhere;
 
 static void
-memory_add(size_t size)
+memory_add(size_t size, stack_id stack)
 {
+    if (stack == HIDDEN_STACK) {
+        return;
+    }
     memory_now += size;
     if (memory_now > memory_peak) {
         memory_peak = memory_now;
@@ -40,10 +43,12 @@ memory_add(size_t size)
 }
 
 static void
-memory_subtract(size_t size)
+memory_subtract(size_t size, stack_id stack)
 {
-    memory_now -= size;
-    ntraced--;
+    if (stack != HIDDEN_STACK) {
+        memory_now -= size;
+        ntraced--;
+    }
 }
 
 /* The filter. */
@@ -96,6 +101,8 @@ struct pool_traces {
     uint32_t blocksize;
     uint32_t nslots;
     uint32_t reciprocal;            /* 2**32 / blocksize, rounded up */
+    uint32_t shift;                 /* where in a block the addresses are that we
+                                       are told: debug hooks below have a head */
     uint32_t slots[];
 };
 static struct pool_traces *all_pool_traces;
@@ -139,7 +146,7 @@ pool_traces_clear(struct pool_traces *traces)
     for (uint32_t i = 0; i < traces->nslots; i++) {
         uint32_t *slot = &traces->slots[i];
         if (*slot & STACK_MASK) {
-            memory_subtract(slot_size(traces, *slot));
+            memory_subtract(slot_size(traces, *slot), *slot & STACK_MASK);
         }
         if (*slot & HOLDS_CODE) {
             slot_code_freed(traces, slot);
@@ -147,6 +154,8 @@ pool_traces_clear(struct pool_traces *traces)
     }
     memset(traces->slots, 0, traces->nslots * sizeof(uint32_t));
 }
+
+#define UNKNOWN_SHIFT UINT32_MAX
 
 /* The traces of a pool that a block is in; NULL: no memory. */
 static struct pool_traces *
@@ -187,37 +196,71 @@ pool_traces_new(poolp pool, uintptr_t ptr)
     traces->pool_address = ptr & ~(uintptr_t)POOL_SIZE_MASK;
     traces->blocksize = pool->blocksize;
     traces->reciprocal = (uint32_t)(((uint64_t)1 << 32) / pool->blocksize + 1);
+    traces->shift = UNKNOWN_SHIFT;
     return traces;
 }
 
-/* The slot of a block in a pool, with whose traces it is; NULL if there is none
- * yet, or the address is in a pool's header. */
-static inline uint32_t *
-slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces_found)
+/* The traces of a pool as it is now; NULL if there are none yet. */
+static inline struct pool_traces *
+traces_of_pool(poolp pool, uintptr_t ptr)
 {
     struct pool_traces **of_frame = traces_of_frame(ptr);
     struct pool_traces *traces = of_frame != NULL ? *of_frame : NULL;
-    uintptr_t offset = ptr & POOL_SIZE_MASK;
-    if (traces == NULL || traces->blocksize != pool->blocksize
-        || offset < POOL_OVERHEAD)
-    {
-        return NULL;
-    }
-    *traces_found = traces;
-    return &traces->slots[(uint64_t)(offset - POOL_OVERHEAD)
-                          * traces->reciprocal >> 32];
+    return traces != NULL && traces->blocksize == pool->blocksize ? traces : NULL;
 }
 
+/* Where a block would have its slot, and where in the block the address is. */
+static inline uint32_t
+slot_number(const struct pool_traces *traces, uintptr_t ptr, uint32_t *shift)
+{
+    uint32_t offset = (uint32_t)((ptr & POOL_SIZE_MASK) - POOL_OVERHEAD);
+    uint32_t n = (uint32_t)((uint64_t)offset * traces->reciprocal >> 32);
+    *shift = offset - n * traces->blocksize;
+    return (ptr & POOL_SIZE_MASK) >= POOL_OVERHEAD ? n : UINT32_MAX;
+}
+
+/* The slot of a block with whose traces it is; NULL if there is none, or the address
+ * is no block's.  Others choose it: it may be inside a block, in the header of a pool
+ * or behind its last block. */
+static inline uint32_t *
+slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces)
+{
+    *traces = traces_of_pool(pool, ptr);
+    if (*traces == NULL) {
+        return NULL;
+    }
+    uint32_t shift, n = slot_number(*traces, ptr, &shift);
+    return n < (*traces)->nslots && shift == (*traces)->shift
+        ? &(*traces)->slots[n] : NULL;
+}
+
+/* The same, to store something there: the first address of a pool is a block's. */
 static uint32_t *
 slot_made(poolp pool, uintptr_t ptr, struct pool_traces **traces)
 {
-    uint32_t *slot = slot_of(pool, ptr, traces);
-    if (slot == NULL && (ptr & POOL_SIZE_MASK) >= POOL_OVERHEAD
-        && pool_traces_new(pool, ptr) != NULL)
-    {
-        slot = slot_of(pool, ptr, traces);
+    *traces = traces_of_pool(pool, ptr);
+    if (*traces == NULL) {
+        *traces = pool_traces_new(pool, ptr);
     }
-    return slot;
+    if (*traces != NULL && (*traces)->shift == UNKNOWN_SHIFT) {
+        slot_number(*traces, ptr, &(*traces)->shift);
+    }
+    return slot_of(pool, ptr, traces);
+}
+
+/* The slot of a block by its real start. */
+static uint32_t *
+slot_of_start(poolp pool, uintptr_t start, struct pool_traces **traces)
+{
+    *traces = traces_of_pool(pool, start);
+    if (*traces == NULL) {
+        *traces = pool_traces_new(pool, start);
+    }
+    if (*traces == NULL) {
+        return NULL;
+    }
+    uint32_t shift, n = slot_number(*traces, start, &shift);
+    return n < (*traces)->nslots ? &(*traces)->slots[n] : NULL;
 }
 
 /* 1 if the trace was stored beside its pool. */
@@ -235,12 +278,12 @@ slot_store(const struct trace *trace)
         return 0;
     }
     if (*slot & STACK_MASK) {
-        memory_subtract(slot_size(traces, *slot));
+        memory_subtract(slot_size(traces, *slot), *slot & STACK_MASK);
     }
     *slot = (*slot & HOLDS_CODE)
         | (uint32_t)(pool->blocksize - trace->size) << STACK_BITS
         | trace->stack;
-    memory_add(trace->size);
+    memory_add(trace->size, trace->stack);
     return 1;
 }
 
@@ -256,7 +299,7 @@ slot_find(struct trace *trace, int drop)
     trace->stack = *slot & STACK_MASK;
     trace->size = slot_size(traces, *slot);
     if (drop) {
-        memory_subtract(trace->size);
+        memory_subtract(trace->size, trace->stack);
         *slot &= HOLDS_CODE;
     }
     return 1;
@@ -270,15 +313,19 @@ slot_freed(uintptr_t ptr, stack_id *stack)
     if (pool == NULL) {
         return 0;
     }
-    struct pool_traces *traces;
-    uint32_t *slot = slot_of(pool, ptr, &traces);
+    struct pool_traces *traces = traces_of_pool(pool, ptr);
+    if (traces == NULL) {
+        return !small_blocks_are_elsewhere;
+    }
+    uint32_t shift, n = slot_number(traces, ptr, &shift);
+    uint32_t *slot = n < traces->nslots ? &traces->slots[n] : NULL;
     if (slot != NULL && *slot != 0) {
         if (UNLIKELY(*slot & HOLDS_CODE)) {
             slot_code_freed(traces, slot);
         }
-        if (*slot & STACK_MASK) {
-            memory_subtract(slot_size(traces, *slot));
+        if ((*slot & STACK_MASK) && shift == traces->shift) {
             *stack = *slot & STACK_MASK;
+            memory_subtract(slot_size(traces, *slot), *stack);
             *slot = 0;
         }
     }
@@ -303,7 +350,7 @@ slot_watch(const void *start)
     if (pool == NULL) {
         return 0;
     }
-    uint32_t *slot = slot_made(pool, (uintptr_t)start, &traces);
+    uint32_t *slot = slot_of_start(pool, (uintptr_t)start, &traces);
     if (slot == NULL) {
         return -1;
     }
@@ -323,9 +370,9 @@ slots_copy(struct trace *out)
     {
         for (uint32_t i = 0; i < traces->nslots; i++) {
             uint32_t slot = traces->slots[i];
-            if (slot & STACK_MASK) {
+            if ((slot & STACK_MASK) > HIDDEN_STACK) {
                 out[n].ptr = traces->pool_address + POOL_OVERHEAD
-                    + (uintptr_t)i * traces->blocksize;
+                    + (uintptr_t)i * traces->blocksize + traces->shift;
                 out[n].size = slot_size(traces, slot);
                 out[n].domain = 0;
                 out[n].stack = slot & STACK_MASK;
@@ -419,7 +466,7 @@ map_find_or_drop(struct trace *trace, int drop)
     trace->stack = entry->value;
     trace->size = entry->size;
     if (drop) {
-        memory_subtract(entry->size);
+        memory_subtract(entry->size, entry->value);
         map_remove(&other_blocks, entry);
         filter_remove(trace->ptr);
     }
@@ -440,14 +487,14 @@ store_in_map(const struct trace *trace)
     struct map_entry *entry =
         map_add(&other_blocks, trace->ptr, trace->domain);
     if (entry->value != 0) {
-        memory_subtract(entry->size);
+        memory_subtract(entry->size, entry->value);
     }
     else {
         filter_add(trace->ptr);
     }
     entry->value = trace->stack;
     entry->size = trace->size;
-    memory_add(trace->size);
+    memory_add(trace->size, trace->stack);
 }
 
 /* A block has one trace: an older one may be where this one is not. */
@@ -528,7 +575,7 @@ blocks_copy(struct trace *traces)
     size_t n = slots_copy(traces);
     for (size_t i = 0; other_blocks.count != 0 && i <= other_blocks.mask; i++) {
         const struct map_entry *entry = &other_blocks.entries[i];
-        if (entry->key != 0) {
+        if (entry->value > HIDDEN_STACK) {
             traces[n++] = (struct trace){entry->key, entry->size,
                                          entry->domain, entry->value};
         }

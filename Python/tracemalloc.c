@@ -38,46 +38,73 @@
 #  define there_is_one_thread() 0
 #endif
 
+/* The context of a hook: a domain, and the allocator that was there.  It stays
+ * as it is for good: others may have saved the hook, and put it back at any time. */
+struct traced_domain {
+    PyMemAllocatorEx below;
+    PyMemAllocatorDomain domain;
+    struct traced_domain *next;
+};
+
 static struct {
     int is_tracing;
     unsigned max_frames;
     size_t sample_bytes;                /* between samples; 0: trace all */
     uint64_t seed;                      /* for the thread that starts; or 0 */
     const void *starting_thread;
-    unsigned start;                     /* counts the starts */
+    atomic_uint start;                  /* counts the starts */
     unsigned nholds;                    /* of stacks; at 0 they may go */
     int stacks_are_old;                 /* and are to go then */
     const struct trace_source *source;
-    PyMemAllocatorEx wrapped[NB_DOMAINS];
+    struct traced_domain *domains[NB_DOMAINS];  /* of this start */
 } tracer;
+
+/* What a thread allocates is traced, traced without being shown, or not traced. */
+enum visibility { SHOWN, HIDDEN, PAUSED };
 
 /* What belongs to a thread. */
 static FAST_THREAD_LOCAL struct {
-    int is_paused;                  /* what it allocates is not to be traced:
-                                       we do, or who asked for a pause */
+    enum visibility visibility;     /* PAUSED: the tracer itself allocates, or
+                                       an allocator below it */
     unsigned start;                 /* the sampling is of which of the starts */
-    int64_t bytes_left;             /* to the next sample */
+    uint64_t bytes_left;            /* to the next sample */
     uint64_t random;
     uintptr_t going;                /* the block that is being freed, */
-    stack_id going_stack;           /* and the stack it had: should the allocator
-                                       below find fault with it */
+    stack_id going_stack;           /* and the stack it had, or 0: should the
+                                       allocator below find fault with it */
     const void *caller;             /* where the hook will return to: into the
                                        program, as the functions of the API end
                                        by jumping to a hook */
 } mine;
 
-int
+static inline enum visibility
 tracer_pause(void)
 {
-    int paused_before = mine.is_paused;
-    mine.is_paused = 1;
-    return paused_before;
+    enum visibility before = mine.visibility;
+    mine.visibility = PAUSED;
+    return before;
+}
+
+static inline void
+tracer_resume(enum visibility before)
+{
+    mine.visibility = before;
+}
+
+int
+tracer_hide(void)
+{
+    enum visibility before = mine.visibility;
+    if (before == SHOWN) {
+        mine.visibility = HIDDEN;
+    }
+    return (int)before;
 }
 
 void
-tracer_resume(int paused_before)
+tracer_show(int before)
 {
-    mine.is_paused = paused_before;
+    mine.visibility = (enum visibility)before;
 }
 
 /* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
@@ -176,49 +203,64 @@ tracer_free(void *ptr, size_t size)
  * size s is hit with the probability p = 1 - exp(-s / sample_bytes), and stands
  * for s / p bytes, so that sums are right on average. */
 
-static double
+static uint64_t
 random_distance(void)
 {
-    return -log(1.0 - random_fraction(&mine.random)) * (double)tracer.sample_bytes;
+    double distance = 1 - log(1.0 - random_fraction(&mine.random))
+        * (double)tracer.sample_bytes;
+    return distance < 0x1p63 ? (uint64_t)distance : (uint64_t)1 << 63;
 }
 
 /* Each thread goes its own way; with a seed the first one's is the same again. */
 static void
-sampler_begin(size_t already_taken)
+sampler_begin(void)
 {
     static atomic_uint_least64_t nthreads;
     uint64_t n = atomic_fetch_add(&nthreads, 1);
     uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &mine
         ? tracer.seed : n + (uintptr_t)&mine + virtual_clock();
     mine.random = seed * 0xD1342543DE82EF95u;
-    mine.start = tracer.start;
-    mine.bytes_left = (int64_t)random_distance() - (int64_t)already_taken;
+    mine.start = atomic_load_explicit(&tracer.start, memory_order_relaxed);
+    mine.bytes_left = random_distance();
 }
 
+/* The bytes of one request end the distance, however many they are: such a process
+ * has no memory of its past, so one fresh distance begins behind them. */
 static NOINLINE int
 sample_is_due(size_t size)
 {
-    if (mine.start != tracer.start) {
-        sampler_begin(size);
+    if (mine.start != atomic_load_explicit(&tracer.start, memory_order_relaxed)) {
+        sampler_begin();
+        if (size < mine.bytes_left) {
+            mine.bytes_left -= size;
+            return 0;
+        }
     }
-    int is_due = mine.bytes_left <= 0;
-    while (mine.bytes_left <= 0) {
-        mine.bytes_left += (int64_t)random_distance() + 1;
-    }
-    return is_due;
+    mine.bytes_left = random_distance();
+    return 1;
 }
 
-static inline int
+/* How a request is to be traced; 0: not at all. */
+enum tracing { NOT_TRACED, TRACED, TRACED_HIDDEN };
+
+static inline enum tracing
 is_to_be_traced(size_t size)
 {
-    if (mine.is_paused) {
-        return 0;
+    if (UNLIKELY(mine.visibility != SHOWN)) {
+        return mine.visibility == HIDDEN && tracer.sample_bytes == 0
+            ? TRACED_HIDDEN : NOT_TRACED;
     }
     if (tracer.sample_bytes == 0) {
-        return 1;
+        return TRACED;
     }
-    return UNLIKELY((mine.bytes_left -= (int64_t)size) <= 0)
-        && sample_is_due(size);
+    if (LIKELY(size < mine.bytes_left
+               && mine.start == atomic_load_explicit(&tracer.start,
+                                                     memory_order_relaxed)))
+    {
+        mine.bytes_left -= size;
+        return NOT_TRACED;
+    }
+    return sample_is_due(size) ? TRACED : NOT_TRACED;
 }
 
 /* May a block have a trace? */
@@ -235,16 +277,20 @@ size_to_report(size_t size)
         return size;
     }
     double mean = (double)tracer.sample_bytes;
-    return (size_t)((double)size / -expm1(-(double)size / mean) + 0.5);
+    double estimate = (double)size / -expm1(-(double)size / mean) + 0.5;
+    return estimate < 0x1p63 ? (size_t)estimate : (size_t)PY_SSIZE_T_MAX;
 }
 
 /* Traces; lock held. */
 
 /* Room for a trace and the stack that goes into it; 0: no memory. */
 static stack_id
-prepare_trace(int has_gil)
+prepare_trace(enum tracing how, int has_gil)
 {
-    return blocks_reserve() < 0 ? 0
+    if (blocks_reserve() < 0) {
+        return 0;
+    }
+    return how == TRACED_HIDDEN ? HIDDEN_STACK
         : stack_capture(tracer.source, tracer.max_frames, has_gil);
 }
 
@@ -256,9 +302,9 @@ store_trace(unsigned domain, uintptr_t ptr, size_t size, stack_id stack)
 }
 
 static int
-add_trace(unsigned domain, uintptr_t ptr, size_t size, int has_gil)
+add_trace(unsigned domain, uintptr_t ptr, size_t size, enum tracing how, int has_gil)
 {
-    stack_id stack = prepare_trace(has_gil);
+    stack_id stack = prepare_trace(how, has_gil);
     if (stack != 0) {
         store_trace(domain, ptr, size, stack);
     }
@@ -273,9 +319,10 @@ static struct {
 } newest;
 
 static inline void
-remember_newest(uintptr_t ptr)
+remember_newest(uintptr_t ptr, enum tracing how)
 {
-    if (tracer.max_frames == 1 && tracer.source->position != NULL) {
+    newest.ptr = 0;
+    if (how == TRACED && tracer.max_frames == 1 && tracer.source->position != NULL) {
         newest.ptr = ptr;
         tracer.source->position(&newest.where);
     }
@@ -305,27 +352,28 @@ tracer_caller(void)
     return mine.caller;
 }
 
-/* The hooks.  ctx is the allocator of the domain that was there. */
+/* The hooks. */
 
 static inline int
-has_gil(const PyMemAllocatorEx *alloc)
+has_gil(const struct traced_domain *domain)
 {
-    return alloc != &tracer.wrapped[PYMEM_DOMAIN_RAW];
+    return domain->domain != PYMEM_DOMAIN_RAW;
 }
 
 static void *
-trace_new_block(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
+trace_new_block(const struct traced_domain *domain, void *ptr, size_t size,
+                enum tracing how)
 {
     if (ptr != NULL) {
         lock();
         int result = tracer.is_tracing
-            ? add_trace(0, (uintptr_t)ptr, size, has_gil(alloc)) : 0;
+            ? add_trace(0, (uintptr_t)ptr, size, how, has_gil(domain)) : 0;
         unlock();
-        if (alloc == &tracer.wrapped[PYMEM_DOMAIN_OBJ]) {
-            remember_newest((uintptr_t)ptr);
+        if (domain->domain == PYMEM_DOMAIN_OBJ) {
+            remember_newest((uintptr_t)ptr, how);
         }
         if (UNLIKELY(result < 0)) {
-            alloc->free(alloc->ctx, ptr);
+            domain->below.free(domain->below.ctx, ptr);
             ptr = NULL;
         }
     }
@@ -337,66 +385,66 @@ trace_new_block(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
 static void *
 traced_malloc(void *ctx, size_t size)
 {
-    const PyMemAllocatorEx *alloc = ctx;
-    int is_traced = is_to_be_traced(size);
-    if (is_traced) {
+    const struct traced_domain *domain = ctx;
+    enum tracing how = is_to_be_traced(size);
+    if (how == TRACED) {
         REMEMBER_CALLER();
     }
-    int paused = tracer_pause();
-    void *ptr = alloc->malloc(alloc->ctx, size);
-    if (is_traced) {
-        ptr = trace_new_block(alloc, ptr, size);
+    enum visibility before = tracer_pause();
+    void *ptr = domain->below.malloc(domain->below.ctx, size);
+    if (how != NOT_TRACED) {
+        ptr = trace_new_block(domain, ptr, size, how);
     }
-    tracer_resume(paused);
+    tracer_resume(before);
     return ptr;
 }
 
 static void *
 traced_calloc(void *ctx, size_t nelem, size_t elsize)
 {
-    const PyMemAllocatorEx *alloc = ctx;
-    int is_traced = is_to_be_traced(nelem * elsize);
-    if (is_traced) {
+    const struct traced_domain *domain = ctx;
+    enum tracing how = is_to_be_traced(nelem * elsize);
+    if (how == TRACED) {
         REMEMBER_CALLER();
     }
-    int paused = tracer_pause();
-    void *ptr = alloc->calloc(alloc->ctx, nelem, elsize);
-    if (is_traced) {
-        ptr = trace_new_block(alloc, ptr, nelem * elsize);
+    enum visibility before = tracer_pause();
+    void *ptr = domain->below.calloc(domain->below.ctx, nelem, elsize);
+    if (how != NOT_TRACED) {
+        ptr = trace_new_block(domain, ptr, nelem * elsize, how);
     }
-    tracer_resume(paused);
+    tracer_resume(before);
     return ptr;
 }
 
 static void
 traced_free(void *ctx, void *ptr)
 {
-    const PyMemAllocatorEx *alloc = ctx;
+    const PyMemAllocatorEx *below = &((const struct traced_domain *)ctx)->below;
     if (ptr == NULL || !may_be_traced(ptr)) {
-        alloc->free(alloc->ctx, ptr);
+        below->free(below->ctx, ptr);
         return;
     }
     lock();
     mine.going_stack = block_freed((uintptr_t)ptr);
     unlock();
     mine.going = (uintptr_t)ptr;
-    alloc->free(alloc->ctx, ptr);
-    mine.going = 0;
+    below->free(below->ctx, ptr);
+    mine.going_stack = 0;
 }
 
 /* The old trace is out of the table while realloc runs, and comes back when it
  * fails; the new stack is found before, so that nothing can fail after. */
 static void *
-traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size,
-              int is_traced)
+traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
+              enum tracing how)
 {
     struct trace old = {.ptr = (uintptr_t)ptr};
     stack_id stack = 0;
     int had_trace = 0;
-    if (is_traced || may_be_traced(ptr)) {
+    if (how != NOT_TRACED || may_be_traced(ptr)) {
         lock();
-        stack = is_traced ? prepare_trace(has_gil(alloc)) : 0;
-        int has_room = !is_traced || stack != 0;
+        stack = how != NOT_TRACED ? prepare_trace(how, has_gil(domain)) : 0;
+        int has_room = how == NOT_TRACED || stack != 0;
         had_trace = has_room && block_drop(&old);
         unlock();
         if (!has_room) {
@@ -407,11 +455,9 @@ traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size,
         mine.going = old.ptr;
         mine.going_stack = old.stack;
     }
-    void *resized = alloc->realloc(alloc->ctx, ptr, size);
-    if (had_trace) {
-        mine.going = 0;
-    }
-    if (!is_traced && !had_trace) {
+    void *resized = domain->below.realloc(domain->below.ctx, ptr, size);
+    mine.going_stack = 0;
+    if (how == NOT_TRACED && !had_trace) {
         return resized;
     }
     lock();
@@ -421,7 +467,7 @@ traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size,
     else if (resized == NULL && had_trace) {
         block_store(&old, tracer.sample_bytes != 0);
     }
-    else if (resized != NULL && is_traced) {
+    else if (resized != NULL && how != NOT_TRACED) {
         store_trace(0, (uintptr_t)resized, size, stack);
     }
     unlock();
@@ -431,17 +477,16 @@ traced_resize(const PyMemAllocatorEx *alloc, void *ptr, size_t size,
 static void *
 traced_realloc(void *ctx, void *ptr, size_t size)
 {
-    const PyMemAllocatorEx *alloc = ctx;
     if (ptr == NULL) {
         return traced_malloc(ctx, size);
     }
-    int is_traced = is_to_be_traced(size);
-    if (is_traced) {
+    enum tracing how = is_to_be_traced(size);
+    if (how == TRACED) {
         REMEMBER_CALLER();
     }
-    int paused = tracer_pause();
-    void *resized = traced_resize(alloc, ptr, size, is_traced);
-    tracer_resume(paused);
+    enum visibility before = tracer_pause();
+    void *resized = traced_resize(ctx, ptr, size, how);
+    tracer_resume(before);
     return resized;
 }
 
@@ -516,12 +561,49 @@ tracer_stack_counts(uint32_t *nstacks, size_t *nfiles)
 
 /* Start and stop. */
 
+/* The context of a hook over what is there; NULL: no memory.  A hook of ours that
+ * is there has one.  Another start over the same allocator has the same context;
+ * and over one that was set since, which may lead back into an older hook, another:
+ * a hook never leads to itself. */
+static struct traced_domain *
+domain_to_trace(PyMemAllocatorDomain number)
+{
+    static struct traced_domain *all, first[NB_DOMAINS];
+    PyMemAllocatorEx found;
+    PyMem_GetAllocator(number, &found);
+    if (found.malloc == traced_malloc) {
+        return found.ctx;
+    }
+    for (struct traced_domain *domain = all; domain != NULL; domain = domain->next) {
+        const PyMemAllocatorEx *below = &domain->below;
+        if (domain->domain == number && below->ctx == found.ctx
+            && below->malloc == found.malloc && below->calloc == found.calloc
+            && below->realloc == found.realloc && below->free == found.free)
+        {
+            return domain;
+        }
+    }
+    struct traced_domain *domain = first[number].below.malloc == NULL
+        ? &first[number] : malloc(sizeof(*domain));
+    if (domain != NULL) {
+        *domain = (struct traced_domain){found, number, all};
+        all = domain;
+    }
+    return domain;
+}
+
 int
 tracer_start(const struct trace_source *source, unsigned max_frames,
              size_t sample_bytes, uint64_t seed)
 {
     if (tracer.is_tracing) {
         return 0;
+    }
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        tracer.domains[domain] = domain_to_trace((PyMemAllocatorDomain)domain);
+        if (tracer.domains[domain] == NULL) {
+            return -1;
+        }
     }
     make_lock_safe_at_fork();
     tracer.source = source;
@@ -530,15 +612,10 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     tracer.seed = seed;
     tracer.starting_thread = &mine;
     tracer.start++;
-    mine.bytes_left = 0;
     blocks_use_filter(sample_bytes != 0);
-    for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        PyMem_GetAllocator((PyMemAllocatorDomain)domain,
-                           &tracer.wrapped[domain]);
-    }
     tracer.is_tracing = 1;
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        PyMemAllocatorEx hook = {&tracer.wrapped[domain], traced_malloc,
+        PyMemAllocatorEx hook = {tracer.domains[domain], traced_malloc,
                                  traced_calloc, traced_realloc, traced_free};
         PyMem_SetAllocator((PyMemAllocatorDomain)domain, &hook);
     }
@@ -553,7 +630,7 @@ tracer_stop(void)
     }
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         PyMem_SetAllocator((PyMemAllocatorDomain)domain,
-                           &tracer.wrapped[domain]);
+                           &tracer.domains[domain]->below);
     }
     lock();
     tracer.is_tracing = 0;
@@ -622,13 +699,13 @@ PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
     if (tracer.sample_bytes != 0 && !is_to_be_traced(size)) {
         return PyTraceMalloc_Untrack(domain, ptr);     /* no sample; nor an older one */
     }
-    int paused = tracer_pause();
+    enum visibility before = tracer_pause();
     lock();
     if (tracer.is_tracing) {
-        result = add_trace(domain, ptr, size, 0);
+        result = add_trace(domain, ptr, size, TRACED, 0);
     }
     unlock();
-    tracer_resume(paused);
+    tracer_resume(before);
     return result;
 }
 
@@ -637,14 +714,12 @@ PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
 {
     int result = -2;
     struct trace trace = {.ptr = ptr, .domain = domain};
-    int paused = tracer_pause();
     lock();
     if (tracer.is_tracing) {
         block_drop(&trace);
         result = 0;
     }
     unlock();
-    tracer_resume(paused);
     return result;
 }
 
@@ -652,21 +727,21 @@ void
 tracer_renew(uintptr_t ptr)
 {
     struct trace trace = {.ptr = ptr};
-    if (mine.is_paused || is_newest(ptr)
+    if (mine.visibility != SHOWN || is_newest(ptr)
         || !may_be_traced((void *)ptr)) {
         return;
     }
-    mine.is_paused = 1;
+    enum visibility before = tracer_pause();
     lock();
     if (tracer.is_tracing && block_find(&trace)) {
-        stack_id stack = prepare_trace(1);
+        stack_id stack = prepare_trace(TRACED, 1);
         if (stack != 0 && stack != trace.stack) {
             trace.stack = stack;
             block_store(&trace, tracer.sample_bytes != 0);
         }
     }
     unlock();
-    mine.is_paused = 0;
+    tracer_resume(before);
 }
 
 /* What is known. */
@@ -676,7 +751,8 @@ tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace)
 {
     *trace = (struct trace){.ptr = ptr, .domain = domain};
     lock();
-    int found = tracer.is_tracing && block_find(trace);
+    int found = tracer.is_tracing && block_find(trace)
+        && trace->stack != HIDDEN_STACK;
     unlock();
     return found;
 }
@@ -700,100 +776,23 @@ tracer_release(struct trace *traces)
     free(traces);
 }
 
-/* Text on a file descriptor. */
-
-static void
-put(int fd, const char *text, size_t length)
-{
-    while (length > 0) {
-        ssize_t written = write(fd, text, length);
-        if (written <= 0) {
-            return;     /* nothing can be done about a stderr that is closed */
-        }
-        text += written;
-        length -= (size_t)written;
-    }
-}
-
-static void
-put_text(int fd, const char *text)
-{
-    put(fd, text, strlen(text));
-}
-
-static void
-put_number(int fd, unsigned number, unsigned base, int width)
-{
-    char digits[16];
-    int n = 0;
-    do {
-        digits[(int)sizeof(digits) - 1 - n++] = "0123456789abcdef"[number % base];
-        number /= base;
-    } while (number != 0 || n < width);
-    put(fd, digits + sizeof(digits) - n, (size_t)n);
-}
-
-/* ASCII as it is, all else by its number, as CPython does in a traceback. */
-static void
-put_name(int fd, const struct trace_name *name)
-{
-    for (size_t i = 0; i < name->length && i < 500; i++) {
-        uint32_t c = name->kind == 1 ? ((const uint8_t *)name->characters)[i]
-            : name->kind == 2 ? ((const uint16_t *)name->characters)[i]
-            : ((const uint32_t *)name->characters)[i];
-        if (c >= ' ' && c <= '~') {
-            put(fd, &(char){(char)c}, 1);
-        }
-        else {
-            put_text(fd, c <= 0xFF ? "\\x" : c <= 0xFFFF ? "\\u" : "\\U");
-            put_number(fd, c, 16, c <= 0xFF ? 2 : c <= 0xFFFF ? 4 : 8);
-        }
-    }
-    if (name->length > 500) {
-        put_text(fd, "...");
-    }
-}
-
-static void
-put_stack(int fd, stack_id id)
-{
-    struct trace_frame frames[100];
-    unsigned total, length = stack_length(id, &total);
-    stack_frames(id, frames, 100);
-    put_text(fd, "Memory block allocated at (most recent call first):\n");
-    for (unsigned i = 0; i < length && i < 100; i++) {
-        if (frames[i].file == 0) {
-            tracer.source->print_place(fd, stack_address(frames[i].line));
-            continue;
-        }
-        struct trace_name name = stack_file(frames[i].file);
-        put_text(fd, "  File \"");
-        put_name(fd, &name);
-        put_text(fd, "\", line ");
-        put_number(fd, frames[i].line, 10, 1);
-        put_text(fd, "\n");
-    }
-    put_text(fd, "\n");
-}
-
 void
 _PyMem_DumpTraceback(int fd, const void *ptr)
 {
     if (!tracer.is_tracing) {
-        put_text(fd, "Enable tracemalloc to get the memory block "
-                     "allocation traceback\n\n");
+        stack_dump(fd, NULL, 0);
         return;
     }
     struct trace trace = {.ptr = (uintptr_t)ptr};
     if (try_lock()) {
-        if (mine.going == trace.ptr) {
+        if (mine.going_stack != 0 && mine.going == trace.ptr) {
             trace.stack = mine.going_stack;
         }
         else {
             block_find(&trace);
         }
-        if (trace.stack != 0) {
-            put_stack(fd, trace.stack);
+        if (trace.stack != 0 && trace.stack != HIDDEN_STACK) {
+            stack_dump(fd, tracer.source, trace.stack);
         }
         unlock();
     }

@@ -33,13 +33,16 @@ static struct pointer_map sites;        /* instruction: number of a frame, and
                                            the next site of the same code */
 static struct pointer_map codes;        /* block that holds code: its first site */
 
-/* Files by name.  There are few, and each place is looked up once. */
+/* Files, found by the hash of their names. */
 struct file {
     struct trace_name name;
-    uint64_t hash;
+    uint32_t hash;
 };
-static struct file *files;
-static uint32_t nfiles, files_capacity;
+static struct {
+    struct file *files;         /* by number - 1 */
+    uint32_t *index;            /* open addressing: numbers, 0 is free */
+    uint32_t count, capacity;   /* the index has twice as many entries */
+} names;
 
 /* The last stack that was captured, and the node of each frame.  Places of a
  * stack of one frame have a cache of their own: programs go back and forth
@@ -62,63 +65,104 @@ static struct {
 
 /* Files. */
 
-static uint64_t
-name_hash(const struct trace_name *name)
+static size_t
+name_size(const struct trace_name *name)
 {
-    const unsigned char *bytes = name->characters;
-    uint64_t hash = name->kind;
-    for (size_t i = 0; i < name->length * name->kind; i++) {
-        hash = hash_mix(hash + bytes[i]);
+    return name->length * name->kind;
+}
+
+static int
+file_has_name(const struct file *file, const struct trace_name *name, uint32_t hash)
+{
+    return file->hash == hash && file->name.length == name->length
+        && file->name.kind == name->kind
+        && memcmp(file->name.characters, name->characters, name_size(name)) == 0;
+}
+
+/* Where the number of a name is in the index, or belongs. */
+static uint32_t *
+name_entry(const struct trace_name *name, uint32_t hash)
+{
+    uint32_t mask = 2 * names.capacity - 1;
+    uint32_t i = hash & mask;
+    while (names.index[i] != 0
+           && !file_has_name(&names.files[names.index[i] - 1], name, hash))
+    {
+        i = (i + 1) & mask;
     }
-    return hash;
+    return &names.index[i];
+}
+
+static int
+names_grow(void)
+{
+    uint32_t old = names.capacity, capacity = old != 0 ? 2 * old : 64;
+    size_t index_size = 2 * (size_t)capacity * sizeof(uint32_t);
+    uint32_t *index = tracer_alloc(index_size);
+    struct file *files = index == NULL ? NULL : tracer_resize(
+        names.files, old * sizeof(struct file), capacity * sizeof(struct file));
+    if (files == NULL) {
+        tracer_free(index, index_size);
+        return -1;
+    }
+    tracer_free(names.index, 2 * (size_t)old * sizeof(uint32_t));
+    memset(index, 0, index_size);
+    names.files = files;
+    names.index = index;
+    names.capacity = capacity;
+    for (uint32_t i = 0; i < names.count; i++) {
+        *name_entry(&files[i].name, files[i].hash) = i + 1;
+    }
+    return 0;
 }
 
 /* The number of a file from 1 on; 0: no memory. */
 static uint32_t
 file_number(const struct trace_name *name)
 {
-    uint64_t hash = name_hash(name);
-    size_t size = name->length * name->kind;
-    for (uint32_t i = 0; i < nfiles; i++) {
-        if (files[i].hash == hash && files[i].name.length == name->length
-            && files[i].name.kind == name->kind
-            && memcmp(files[i].name.characters, name->characters, size) == 0)
-        {
-            return i + 1;
-        }
-    }
-    if (nfiles == files_capacity) {
-        uint32_t capacity = files_capacity != 0 ? 2 * files_capacity : 64;
-        struct file *larger = tracer_resize(
-            files, files_capacity * sizeof(struct file),
-            capacity * sizeof(struct file));
-        if (larger == NULL) {
-            return 0;
-        }
-        files = larger;
-        files_capacity = capacity;
-    }
-    void *copy = tracer_alloc(size + 1);
-    if (copy == NULL) {
+    size_t size = name_size(name);
+    uint32_t hash = hash_bytes(name->characters, size);
+    if (names.count == names.capacity && names_grow() < 0) {
         return 0;
     }
-    memcpy(copy, name->characters, size);
-    files[nfiles].hash = hash;
-    files[nfiles].name = *name;
-    files[nfiles].name.characters = copy;
-    return ++nfiles;
+    uint32_t *entry = name_entry(name, hash);
+    if (*entry == 0) {
+        void *copy = tracer_alloc(size + 1);
+        if (copy == NULL) {
+            return 0;
+        }
+        memcpy(copy, name->characters, size);
+        struct file *file = &names.files[names.count];
+        file->hash = hash;
+        file->name = *name;
+        file->name.characters = copy;
+        *entry = ++names.count;
+    }
+    return *entry;
 }
 
 struct trace_name
 stack_file(uint32_t file)
 {
-    return files[file - 1].name;
+    return names.files[file - 1].name;
 }
 
 size_t
 stacks_file_count(void)
 {
-    return nfiles;
+    return names.count;
+}
+
+static void
+names_clear(void)
+{
+    for (uint32_t i = 0; i < names.count; i++) {
+        const struct trace_name *name = &names.files[i].name;
+        tracer_free((void *)name->characters, name_size(name) + 1);
+    }
+    tracer_free(names.files, names.capacity * sizeof(struct file));
+    tracer_free(names.index, 2 * (size_t)names.capacity * sizeof(uint32_t));
+    memset(&names, 0, sizeof(names));
 }
 
 /* Frames. */
@@ -164,6 +208,7 @@ remember_site(const struct trace_place *place, uint32_t frame)
         return -1;
     }
     struct map_entry *code = map_add(&codes, (uintptr_t)block, 0);
+    code->value = 1;
     struct map_entry *site = map_add(&sites, instruction, 0);
     site->value = frame;
     site->size = code->size;
@@ -228,6 +273,10 @@ stacks_forget_places(void)
 static stack_id
 stack_number(uint32_t node, unsigned length, unsigned total)
 {
+    static const struct stack hidden;
+    if (stacks.count == 0 && intern(&stacks, &hidden) == 0) {
+        return 0;               /* it has the number HIDDEN_STACK */
+    }
     struct stack stack = {node, (uint16_t)length, (uint16_t)total};
     return node != 0 ? intern(&stacks, &stack) : 0;
 }
@@ -400,13 +449,7 @@ stacks_clear(void)
     intern_clear(&nodes);
     intern_clear(&stacks);
     stacks_forget_places();
-    for (uint32_t i = 0; i < nfiles; i++) {
-        tracer_free((void *)files[i].name.characters,
-                    files[i].name.length * files[i].name.kind + 1);
-    }
-    tracer_free(files, files_capacity * sizeof(struct file));
-    files = NULL;
-    nfiles = files_capacity = 0;
+    names_clear();
     size_t n = last.capacity;
     tracer_free(last.places, n * sizeof(*last.places));
     tracer_free(last.next_places, n * sizeof(*last.places));

@@ -78,7 +78,7 @@ map_find(const struct pointer_map *map, uintptr_t key, uint32_t domain)
     if (map->count == 0) {
         return NULL;
     }
-    for (size_t i = map_home(map, key, domain); map->entries[i].key != 0;
+    for (size_t i = map_home(map, key, domain); map->entries[i].value != 0;
          i = (i + 1) & map->mask)
     {
         if (map->entries[i].key == key && map->entries[i].domain == domain) {
@@ -103,7 +103,7 @@ map_grow(struct pointer_map *map)
     larger.limit = (larger.mask + 1) / 3 * 2;
     for (size_t i = 0; i < size; i++) {
         const struct map_entry *old = &map->entries[i];
-        if (old->key != 0) {
+        if (old->value != 0) {
             *map_add(&larger, old->key, old->domain) = *old;
         }
     }
@@ -116,7 +116,7 @@ struct map_entry *
 map_add(struct pointer_map *map, uintptr_t key, uint32_t domain)
 {
     size_t i = map_home(map, key, domain);
-    while (map->entries[i].key != 0) {
+    while (map->entries[i].value != 0) {
         if (map->entries[i].key == key && map->entries[i].domain == domain) {
             return &map->entries[i];
         }
@@ -133,7 +133,7 @@ void
 map_remove(struct pointer_map *map, struct map_entry *entry)
 {
     size_t gap = (size_t)(entry - map->entries);
-    for (size_t i = (gap + 1) & map->mask; map->entries[i].key != 0;
+    for (size_t i = (gap + 1) & map->mask; map->entries[i].value != 0;
          i = (i + 1) & map->mask)
     {
         size_t home = map_home(map, map->entries[i].key,
@@ -143,7 +143,7 @@ map_remove(struct pointer_map *map, struct map_entry *entry)
             gap = i;
         }
     }
-    map->entries[gap].key = 0;
+    map->entries[gap] = (struct map_entry){.value = 0};
     map->count--;
 }
 

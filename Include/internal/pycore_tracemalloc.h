@@ -4,6 +4,7 @@
  *   Python/tracemalloc.c    hooks on the domains; who asked: capture
  *   Python/traceblocks.c    traces by block
  *   Python/tracestacks.c    call stacks, each kept once
+ *   Python/tracedump.c      one of them as text
  *   Python/tracetables.c    the two kinds of hash table they need
  *
  * It knows no Python object.  The frames of a thread come from a frame source:
@@ -61,11 +62,18 @@ struct trace_source {
                      unsigned *line);
     /* Without describe: a line about a place. */
     void (*print_place)(int fd, const void *instruction);
+    /* How a dump writes names of files: by their characters, or as CPython 3.15 by
+     * the bytes of their UTF-8.  It cuts at 500 of them. */
+    int names_are_utf8;
 };
 
 /* -- call stacks ------------------------------------------------------------- */
 
 typedef uint32_t stack_id;              /* 0: none */
+
+/* The stack of a block that is traced but not shown: it is not counted, listed or
+ * found, until an object in it is given out anew. */
+#define HIDDEN_STACK ((stack_id)1)
 
 struct trace_frame {
     uint32_t file;              /* 0: line is the number of an address */
@@ -90,6 +98,9 @@ void stack_frames(stack_id id, struct trace_frame *frames, unsigned max_frames);
 struct trace_name stack_file(uint32_t file);
 const void *stack_address(uint32_t number);
 
+/* Write a stack to a file descriptor; without a source, how to get one. */
+void stack_dump(int fd, const struct trace_source *source, stack_id id);
+
 /* -- traces ------------------------------------------------------------------ */
 
 struct trace {
@@ -103,7 +114,7 @@ struct trace {
 
 /* All of max_frames frames; with sample_bytes only a sample for each so many
  * bytes on average, whose sizes are estimates, always the same ones for a seed
- * that is not 0. */
+ * that is not 0.  -1: no memory. */
 int tracer_start(const struct trace_source *source, unsigned max_frames,
                  size_t sample_bytes, uint64_t seed);
 void tracer_stop(void);
@@ -138,9 +149,11 @@ void tracer_stack_counts(uint32_t *nstacks, size_t *nfiles);
 int tracer_snapshot(struct trace **traces, size_t *ntraces);
 void tracer_release(struct trace *traces);
 
-/* Between the two nothing that this thread allocates is traced. */
-int tracer_pause(void);
-void tracer_resume(int paused_before);
+/* Between the two what this thread allocates is not shown; tracer_show() gets what
+ * tracer_hide() gave.  Where such a block reaches a free list, the object that is
+ * made of it later is traced. */
+int tracer_hide(void);
+void tracer_show(int before);
 
 #if defined(__GNUC__)
 #  pragma GCC visibility pop

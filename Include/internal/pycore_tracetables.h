@@ -20,6 +20,16 @@ hash_mix(uint64_t h)
     return h ^ h >> 29;
 }
 
+static inline uint32_t
+hash_bytes(const void *bytes, size_t size)
+{
+    uint64_t hash = size;
+    for (size_t i = 0; i < size; i++) {
+        hash = hash_mix(hash + ((const unsigned char *)bytes)[i]);
+    }
+    return (uint32_t)(hash ^ hash >> 32);
+}
+
 /* The next number of a sequence (splitmix64). */
 static inline uint64_t
 random_next(uint64_t *state)
@@ -57,11 +67,12 @@ interned(const struct intern_table *table, uint32_t number)
     return table->items + (size_t)(number - 1) * table->item_size;
 }
 
-/* From a pointer and a number to two values. */
+/* From a pointer and a number to two values.  Every pointer is a key, NULL too:
+ * others choose it. */
 struct map_entry {
-    uintptr_t key;              /* 0: a free entry */
+    uintptr_t key;
     uint32_t domain;
-    uint32_t value;
+    uint32_t value;             /* 0: a free entry */
     size_t size;
 };
 
@@ -81,7 +92,8 @@ map_reserve(struct pointer_map *map)
 {
     return LIKELY(map->count < map->limit) ? 0 : map_grow(map);
 }
-/* The entry of a key, new (value and size 0) or old; there must be room. */
+/* The entry of a key, old, or new with value and size 0; there must be room.  The
+ * caller sets its value, to another number than 0, before the map is used again. */
 struct map_entry *map_add(struct pointer_map *map, uintptr_t key,
                           uint32_t domain);
 void map_remove(struct pointer_map *map, struct map_entry *entry);

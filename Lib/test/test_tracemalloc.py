@@ -409,3 +409,284 @@ for _ in range(3):
     assert tracemalloc.get_tracemalloc_memory() == 0
     assert tracemalloc.get_traced_memory() == (0, 0)
 """, tmp_path)
+
+
+# What public reports led to.
+
+def test_every_key_is_a_key(python, tmp_path):
+    check(python, """
+import _testcapi, _tracemalloc, tracemalloc
+tracemalloc.start()
+keys = [(domain, address) for domain in (1, 2**32 - 1)
+        for address in (0, 1, 2**64 - 1)]
+for number, (domain, address) in enumerate(keys):
+    _testcapi.tracemalloc_track(domain, address, 7 + number)
+    assert _testcapi.tracemalloc_get_traceback(domain, address)[0][0] == __file__
+found = sorted(trace[:2] for trace in _tracemalloc._get_traces() if trace[0])
+assert found == [(key[0], 7 + number) for number, key in enumerate(keys)], found
+for domain, address in keys:
+    _testcapi.tracemalloc_untrack(domain, address)
+    assert _testcapi.tracemalloc_get_traceback(domain, address) is None
+assert not [trace for trace in _tracemalloc._get_traces() if trace[0]]
+""", tmp_path)
+
+
+def test_an_address_inside_a_block_is_not_the_block(python, tmp_path):
+    check(python, """
+import _testcapi, tracemalloc
+tracemalloc.start()
+kept = [object() for i in range(2000)]
+for thing in kept:
+    line = _testcapi.tracemalloc_get_traceback(0, id(thing))[0]
+    for offset in (1, 8, 15):
+        assert _testcapi.tracemalloc_get_traceback(0, id(thing) + offset) is None
+        _testcapi.tracemalloc_untrack(0, id(thing) + offset)
+    assert _testcapi.tracemalloc_get_traceback(0, id(thing))[0] == line
+""", tmp_path)
+
+
+@pytest.mark.parametrize("made", ["{}", "(kept,)", "(kept, 1)", "(kept, 1, 2, 3)"])
+@pytest.mark.parametrize("query", ["tracemalloc.get_object_traceback(kept)",
+                                   "tracemalloc.take_snapshot()",
+                                   "_tracemalloc._get_traces()"])
+def test_objects_made_after_a_query_have_their_own_line(python, tmp_path, query, made):
+    """The query left its own objects in free lists."""
+    check(python, f"""
+import gc, tracemalloc, _tracemalloc
+gc.disable()
+tracemalloc.start(2)
+kept = [2.5]
+garbage = [{{}} for i in range(90)] + [(i,) * n for n in range(1, 5) for i in range(2001)]
+for i in range(3):
+    {query}
+    made = [
+{(made + "," + chr(10)) * 30}]
+    lines = [tracemalloc.get_object_traceback(thing) for thing in made]
+    assert [line and line[-1].lineno for line in lines] == list(range(10, 40)), lines
+    del made
+""", tmp_path)
+
+
+def test_a_query_of_one_block_counts_as_in_stock(python, stock, tmp_path):
+    """What it returns is the caller's."""
+    script = """
+import tracemalloc, _tracemalloc
+tracemalloc.start(3)
+garbage = [(i,) * n for n in range(1, 3) for i in range(2001)]   # none in free lists
+made = bytearray(9)
+found = _tracemalloc._get_object_traceback(made)
+print([frame.lineno for frame in tracemalloc.get_object_traceback(found)],
+      [frame.lineno for frame in tracemalloc.get_object_traceback(found[0])],
+      found == ((__file__, 5),))
+"""
+    assert check(python, script, tmp_path) == check(stock, script, tmp_path) == (
+        "[6] [6] True\n")
+
+
+def test_a_request_of_any_size_is_sampled_at_once(python, tmp_path):
+    check(python, """
+import _testcapi, time, tracemalloc, _tracemalloc
+begin = time.monotonic()
+for sample_bytes in (1, 512, 524288, 2**62, 2**63 - 1):
+    _tracemalloc.start(1, sample_bytes, 1)
+    try:
+        bytes(2**62)
+    except MemoryError:
+        pass
+    for size in (0, 1, 2**62, 2**63 - 1):
+        _testcapi.tracemalloc_track(5, 64 + size % 7, size)
+    del _tracemalloc
+    import _tracemalloc
+    tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+_tracemalloc.start(1, 2)
+large = bytearray(1 << 28)
+assert time.monotonic() - begin < 5
+""", tmp_path)
+
+
+def test_a_thread_from_before_is_sampled_as_the_others(python, tmp_path):
+    check(python, """
+import _tracemalloc, threading
+steps = threading.Barrier(2)
+kept = []
+def work():
+    kept.append(bytes(100))
+    steps.wait(); steps.wait()
+    for i in range(2000): kept.append(bytes(20000))
+    steps.wait(); steps.wait()
+thread = threading.Thread(target=work)
+_tracemalloc.start(1, 1 << 30)
+thread.start()
+steps.wait()
+_tracemalloc.stop()
+_tracemalloc.start(1, 4096)
+steps.wait(); steps.wait()
+found = sum(1 for trace in _tracemalloc._get_traces() if trace[1] > 15000)
+assert found > 1900, found
+steps.wait()
+thread.join()
+""", tmp_path)
+
+
+def test_no_memory_for_a_list_of_traces(python, tmp_path):
+    """Each call fails in turn, until none does: always MemoryError."""
+    check(python, """
+import _testcapi, tracemalloc, _tracemalloc
+tracemalloc.start(5)
+kept = [bytearray(10) for _ in range(10)]
+def fails(function, *arguments):
+    for n in range(1, 2000):
+        _testcapi.set_nomemory(n, n + 1)
+        try:
+            result = function(*arguments)
+        except MemoryError:
+            continue
+        finally:
+            _testcapi.remove_mem_hooks()
+        if n > 1:
+            return n, result
+for n in range(3):
+    assert fails(_tracemalloc._get_traces)[0] > 5
+    assert fails(_tracemalloc._get_object_traceback, kept[3])[1][0][1] == 4
+    fails(tracemalloc.take_snapshot)
+""", tmp_path)
+
+
+NAMES = ["n" * 499, "n" * 500, "n" * 501, "n" * 5000, "\u20ac" * 600, "a\0b", "\0",
+         "\ud800x\udfff", "\U0001f600" * 3, "\x7f\x80\xff", "\xe9" * 300, ""]
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)))
+def test_a_dump_names_files_as_stock(python, stock, tmp_path, number):
+    script = f"""
+import _testcapi
+name = {NAMES[number]!a}
+def fails():
+    _testcapi.pymem_buffer_overflow()
+fails.__code__ = fails.__code__.replace(co_filename=name)
+fails()
+"""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    dumps = []
+    for program in (python, stock):
+        text = run(program, "-X", "tracemalloc=3", path,
+                   environment=clean_environment(PYTHONMALLOC="debug")).stderr
+        begin = text.index("Memory block allocated at")
+        dumps.append(text[begin:text.index("\n\n", begin)])
+    assert dumps[0] == dumps[1]
+    assert dumps[0].count("\n") == 2
+
+
+def test_signatures_and_help_are_those_of_stock(python, stock):
+    """Docstrings say the same in other words."""
+    code = """
+import inspect, json, _tracemalloc as t
+print(json.dumps({name: [str(inspect.signature(f)), len(f.__doc__) > 20] for name, f
+                  in vars(t).items() if inspect.isbuiltin(f)}))
+print(bool(t.__doc__))
+"""
+    ours, theirs = (run(program, "-c", code).stdout.splitlines()
+                    for program in (python, stock))
+    ours, more = json.loads(ours[0]), ours[1]
+    theirs = json.loads(theirs[0])
+    assert more == "True"
+    assert {name: ours.pop(name) for name in theirs} == theirs
+    assert ours == {"_get_block_size": ["(address, /)", True],
+                    "get_sample_bytes": ["()", True]}
+    for call in ("start(nframe=2)", "start('x')", "start(1.5)", "is_tracing(1)"):
+        kinds = [run(program, "-c", f"import _tracemalloc as t; t.{call}")
+                 .stderr.splitlines()[-1].split(":")[0] for program in (python, stock)]
+        assert kinds == ["TypeError"] * 2
+
+
+CYCLES = r"""
+#include <Python.h>
+int main(void)
+{
+    for (int i = 0; i < 4; i++) {
+        Py_Initialize();
+        PyRun_SimpleString(
+            "import tracemalloc, _tracemalloc\n"
+            "assert not tracemalloc.is_tracing()\n"
+            "tracemalloc.start(3)\n"
+            "kept = [bytearray(1000 + i) for i in range(100)]\n"
+            "trace = tracemalloc.get_object_traceback(kept[3])\n"
+            "assert [frame.lineno for frame in trace] == [4, 4] or len(trace) == 1\n"
+            "tracemalloc.take_snapshot()\n"
+            "print('traced', tracemalloc.get_traced_memory()[0] > 100000)\n");
+        if (Py_FinalizeEx() < 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+"""
+
+
+def test_each_cycle_of_an_embedder_can_trace(products, tmp_path):
+    """Where CPython says from the second on that the module was unloaded."""
+    library = next(products.glob("libpython3.*.so.1.0"), None)
+    config = json.loads(run(products / "python", "-c", """
+import json, sysconfig
+print(json.dumps([sysconfig.get_path('include'), sysconfig.get_config_var('LIBDIR'),
+                  sysconfig.get_config_var('prefix')]))""").stdout)
+    (tmp_path / "cycles.c").write_text(CYCLES)
+    result = run("cc", tmp_path / "cycles.c", f"-I{config[0]}", "-o", tmp_path / "cycles",
+                 library, f"-Wl,-rpath,{products}")
+    assert result.returncode == 0, result.stderr
+    # The library's own name has no version of a patch: it is found in its folder.
+    result = run(tmp_path / "cycles", environment=clean_environment(
+        LD_LIBRARY_PATH=str(products), PYTHONHOME=config[2]))
+    assert (result.returncode, result.stdout, result.stderr) == (
+        0, "traced True\n" * 4, "")
+
+
+REFUSES = """
+#include "{abi}/abi.h"
+#include <string.h>
+int python_trace_references(int on)
+{{
+    if (on) {{
+        PyErr_SetString(PyExc_KeyError, "the tracer that was there");
+        return -1;
+    }}
+    return 0;
+}}
+"""
+
+
+def test_a_reference_tracer_that_raises_at_its_removal(tmp_path):
+    """As from CPython 3.15 on: start() gives its exception, and nothing is traced.
+    The module with a file of a version that refuses."""
+    from conftest import TOP
+    import sysconfig
+    include = sysconfig.get_path("include")
+    (tmp_path / "refuses.c").write_text(REFUSES.format(abi=TOP / "Objects" / "abi"))
+    abi = TOP / "Objects" / "abi" / f"cpython{sysconfig.get_config_var('py_version_nodot')}.c"
+    flags = ["-O1", "-fPIC", "-DPy_BUILD_CORE", f"-I{include}", f"-I{include}/internal"]
+    for source, more in ((tmp_path / "refuses.c", []),
+                         (TOP / "Modules" / "_tracemalloc.c", []),
+                         (abi, ["-Dpython_trace_references=not_used"])):
+        result = run("cc", *flags, *more, "-c", source, "-o",
+                     tmp_path / f"{source.stem}.o")
+        assert result.returncode == 0, result.stderr
+    result = run("cc", "-shared", "-o", tmp_path / "_tracemalloc.so",
+                 *tmp_path.glob("*.o"), BUILD / ".libs" / "libpymemtrace.a",
+                 BUILD / ".libs" / "libpymemcore.a", "-lm", "-Wl,-Bsymbolic")
+    assert result.returncode == 0, result.stderr
+    code = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("_tracemalloc", sys.argv[1])
+tracer = importlib.util.module_from_spec(spec)
+for i in range(3):
+    try:
+        tracer.start(7)
+    except KeyError as error:
+        print(error, tracer.is_tracing(), tracer.get_traceback_limit())
+    tracer.stop()
+"""
+    result = run("/usr/bin/python3", "-c", code, tmp_path / "_tracemalloc.so")
+    assert (result.stdout, result.stderr) == ("'the tracer that was there' False 1\n" * 3,
+                                              "")

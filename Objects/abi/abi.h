@@ -24,7 +24,19 @@ struct _PyTraceMalloc_Config *python_tracemalloc_config(void);
 /* How many bytes of a block are in front of an object of this type. */
 size_t python_header_size(PyTypeObject *type);
 
-/* Be told of each new object by _PyTraceMalloc_NewReference(), or no more. */
-void python_trace_references(int on);
+/* Be told of each new object by _PyTraceMalloc_NewReference(), or no more.  0; -1
+ * with an exception where the interpreter says no: from 3.15 on
+ * PyRefTracer_SetTracer() fails when the tracer that was there raises at its removal,
+ * and that version's file has to return the result. */
+int python_trace_references(int on);
+
+/* A switch that the file of a version sets before it includes frames.h (or
+ * since311.h, which does).
+ *
+ *   #define NAMES_ARE_UTF8 1
+ *
+ * for 3.15 and later: names of files are their bytes in UTF-8, without all that
+ * follows a NUL; a dump writes at most 500 of these bytes.  Without it, as up to 3.14,
+ * they are the characters of a str, and a dump writes at most 500 of those. */
 
 #endif /* !PYMEM_ABI_H */

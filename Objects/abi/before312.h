@@ -9,8 +9,9 @@ python_tracemalloc_config(void)
     return &_Py_tracemalloc_config;
 }
 
-void
+int
 python_trace_references(int on)
 {
     (void)on;       /* the interpreter looks at the variable itself */
+    return 0;
 }

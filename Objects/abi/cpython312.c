@@ -33,10 +33,11 @@ python_tracemalloc_config(void)
     return &_PyRuntime.tracemalloc.config;
 }
 
-void
+int
 python_trace_references(int on)
 {
     (void)on;       /* the interpreter looks at the configuration itself */
+    return 0;
 }
 
 #define NEWEST_FRAME(tstate) (tstate)->cframe->current_frame

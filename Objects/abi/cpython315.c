@@ -6,4 +6,5 @@
  *                                            no hook sees; the library has them
  *   _PyMem_ProcessDelayedNoDealloc           a build without the GIL */
 
+#define NAMES_ARE_UTF8 1
 #include "since314.h"

@@ -10,9 +10,14 @@
  *   frame_code(frame)              its PyCodeObject
  *   frame_instruction(frame)       what no other instruction of any code has
  *   instruction_offset(place)      the bytes before it in its code
- *   recursion_left(tstate)         a number that tells the depths of calls apart */
+ *   recursion_left(tstate)         a number that tells the depths of calls apart
+ *   NAMES_ARE_UTF8                 see abi.h */
 
 #include <pthread.h>
+
+#ifndef NAMES_ARE_UTF8
+#  define NAMES_ARE_UTF8 0
+#endif
 
 static frame_type *
 first_frame_that_has_begun(frame_type *frame)
@@ -100,6 +105,17 @@ capture(struct trace_place *places, unsigned max_places, unsigned *total,
     return n;
 }
 
+/* How many characters of a str are before its first NUL. */
+static size_t
+length_before_nul(PyObject *name)
+{
+    size_t length = (size_t)PyUnicode_GET_LENGTH(name), i = 0;
+    while (i < length && PyUnicode_READ_CHAR(name, (Py_ssize_t)i) != 0) {
+        i++;
+    }
+    return i;
+}
+
 static void
 describe(const struct trace_place *place, struct trace_name *file,
          unsigned *line)
@@ -110,7 +126,8 @@ describe(const struct trace_place *place, struct trace_name *file,
     PyObject *name = code->co_filename;
     if (name != NULL && PyUnicode_Check(name) && PyUnicode_IS_READY(name)) {
         file->characters = PyUnicode_DATA(name);
-        file->length = (size_t)PyUnicode_GET_LENGTH(name);
+        file->length = NAMES_ARE_UTF8 ? length_before_nul(name)
+            : (size_t)PyUnicode_GET_LENGTH(name);
         file->kind = PyUnicode_KIND(name);
     }
     else {
@@ -122,4 +139,5 @@ const struct trace_source python_frames = {
     .position = position,
     .capture = capture,
     .describe = describe,
+    .names_are_utf8 = NAMES_ARE_UTF8,
 };

@@ -73,10 +73,10 @@ _PyTraceMalloc_TraceRef(PyObject *op, PyRefTracerEvent event, void *data)
     return event == PyRefTracer_CREATE ? _PyTraceMalloc_NewReference(op) : 0;
 }
 
-void
+int
 python_trace_references(int on)
 {
-    PyRefTracer_SetTracer(on ? _PyTraceMalloc_TraceRef : NULL, NULL);
+    return PyRefTracer_SetTracer(on ? _PyTraceMalloc_TraceRef : NULL, NULL);
 }
 
 #define NEWEST_FRAME(tstate) (tstate)->current_frame

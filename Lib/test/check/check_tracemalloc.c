@@ -6,10 +6,12 @@
 #include "pycore_pymem.h"
 #include "pycore_traceblocks.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void
@@ -33,6 +35,34 @@ traced_now(void)
     ck_assert_uint_ge(peak, current);
     return current;
 }
+
+/* A program of one place. */
+
+static PyMemAllocatorEx below;
+
+static unsigned
+one_place(struct trace_place *places, unsigned max_places, unsigned *total,
+          int has_gil)
+{
+    (void)max_places;
+    (void)has_gil;
+    places[0] = (struct trace_place){.instruction = &below};
+    *total = 1;
+    return 1;
+}
+
+static void
+one_name(const struct trace_place *place, struct trace_name *file,
+         unsigned *line)
+{
+    (void)place;
+    *file = (struct trace_name){"file", 4, 1};
+    *line = 12;
+}
+
+static const struct trace_source one_frame = {
+    .capture = one_place, .describe = one_name
+};
 
 /* Not tracing. */
 
@@ -306,8 +336,6 @@ END_TEST
 
 /* Hooks that call back, and faults. */
 
-static PyMemAllocatorEx below;
-
 static void *
 tracking_malloc(void *ctx, size_t size)
 {
@@ -446,30 +474,6 @@ START_TEST(eight_threads_and_a_fork)
 END_TEST
 
 /* Samples. */
-
-static unsigned
-one_place(struct trace_place *places, unsigned max_places, unsigned *total,
-          int has_gil)
-{
-    (void)max_places;
-    (void)has_gil;
-    places[0] = (struct trace_place){.instruction = &below};
-    *total = 1;
-    return 1;
-}
-
-static void
-one_name(const struct trace_place *place, struct trace_name *file,
-         unsigned *line)
-{
-    (void)place;
-    *file = (struct trace_name){"file", 4, 1};
-    *line = 12;
-}
-
-static const struct trace_source one_frame = {
-    .capture = one_place, .describe = one_name
-};
 
 /* Code in a block: its first byte is the instruction, its line a number in it. */
 static struct code { unsigned char instruction[8]; unsigned line; } *running;
@@ -628,6 +632,66 @@ START_TEST(sampled_sizes_are_unbiased)
 }
 END_TEST
 
+/* Whatever the sizes, a request costs a draw at the most. */
+START_TEST(requests_and_distances_of_any_size)
+{
+    const size_t sizes[] = {0, 1, 1 << 30, (size_t)1 << 62, (size_t)PY_SSIZE_T_MAX,
+                            SIZE_MAX};
+    const size_t means[] = {1, 512, 524288, (size_t)1 << 62, (size_t)PY_SSIZE_T_MAX};
+    clock_t begin = clock();
+    for (int m = 0; m < 5; m++) {
+        tracer_start(&one_frame, 1, means[m], 3);
+        for (uintptr_t i = 0; i < 600; i++) {
+            struct trace trace;
+            size_t size = sizes[i % 6];
+            ck_assert_int_eq(PyTraceMalloc_Track(3, 8 * i, size), 0);
+            int found = tracer_find(3, 8 * i, &trace);
+            ck_assert(!found || trace.size >= size || size > (size_t)PY_SSIZE_T_MAX);
+            ck_assert(!found || trace.size <= (size_t)PY_SSIZE_T_MAX);
+            ck_assert(found || size < means[m] * 40 || means[m] > SIZE_MAX / 40);
+        }
+        ck_assert_ptr_null(PyMem_Malloc((size_t)PY_SSIZE_T_MAX));
+        stop();
+    }
+    ck_assert_int_lt((int)((clock() - begin) / CLOCKS_PER_SEC), 2);
+}
+END_TEST
+
+/* A thread that was there in the time of another start. */
+static pthread_barrier_t barrier;
+
+static void *
+track_in_two_starts(void *unused)
+{
+    PyTraceMalloc_Track(3, 0, 1);
+    pthread_barrier_wait(&barrier);
+    pthread_barrier_wait(&barrier);
+    for (uintptr_t i = 1; i <= 1000; i++) {
+        PyTraceMalloc_Track(3, i, 20000);
+    }
+    return unused;
+}
+
+START_TEST(a_thread_samples_as_the_last_start_says)
+{
+    const size_t means[][2] = {{(size_t)1 << 30, 4096}, {4096, (size_t)1 << 50}};
+    for (int k = 0; k < 2; k++) {
+        pthread_t thread;
+        pthread_barrier_init(&barrier, NULL, 2);
+        tracer_start(&one_frame, 1, means[k][0], 3);
+        pthread_create(&thread, NULL, track_in_two_starts, NULL);
+        pthread_barrier_wait(&barrier);
+        stop();
+        tracer_start(&one_frame, 1, means[k][1], 3);
+        pthread_barrier_wait(&barrier);
+        pthread_join(thread, NULL);
+        size_t ntraces = blocks_count();
+        ck_assert_msg(k == 0 ? ntraces > 950 : ntraces < 5, "%zu samples", ntraces);
+        stop();
+    }
+}
+END_TEST
+
 START_TEST(samples_are_few_and_go_with_their_blocks)
 {
     enum { N = 200000 };
@@ -677,5 +741,7 @@ main(void)
     tcase_add_test(tc, eight_threads_and_a_fork);
     tcase_add_test(tc, sampled_sizes_are_unbiased);
     tcase_add_test(tc, samples_are_few_and_go_with_their_blocks);
+    tcase_add_test(tc, requests_and_distances_of_any_size);
+    tcase_add_test(tc, a_thread_samples_as_the_last_start_says);
     return run_suite(suite);
 }
