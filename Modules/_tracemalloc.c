@@ -191,27 +191,40 @@ struct objects {
     PyObject **stacks;          /* by id; likewise */
     uint32_t nstacks;
     size_t nfiles;
-    PyObject *frames;           /* dict: (file, line) is itself */
+    PyObject *shared;           /* dict: (file, line) is itself */
 };
 
-/* Interned, so that the frames of one stack share it. */
 static PyObject *
 new_file_object(uint32_t number)
 {
     struct trace_name name = tracer_file(number);
-    PyObject *object = PyUnicode_FromKindAndData((int)name.kind, name.characters,
-                                                 (Py_ssize_t)name.length);
-    if (object != NULL) {
-        PyUnicode_InternInPlace(&object);
+    return PyUnicode_FromKindAndData((int)name.kind, name.characters,
+                                     (Py_ssize_t)name.length);
+}
+
+/* Into an owned reference to an equal object: the first of these in a dict.
+ * (PyDict_SetDefault() of 3.13.0 loses an object when there is no memory.) */
+static PyObject *
+make_shared(PyObject *dict, PyObject *object)
+{
+    PyObject *shared = object != NULL ? PyDict_GetItemWithError(dict, object) : NULL;
+    if (shared != NULL) {
+        Py_INCREF(shared);
     }
-    return object;
+    else if (object != NULL && !PyErr_Occurred()
+             && PyDict_SetItem(dict, object, object) == 0)
+    {
+        return object;
+    }
+    Py_XDECREF(object);
+    return shared;
 }
 
 static PyObject *
 file_object(struct objects *objects, uint32_t number)
 {
     if (objects->files == NULL) {
-        return new_file_object(number);
+        return make_shared(objects->shared, new_file_object(number));
     }
     PyObject **object = &objects->files[number - 1];
     if (*object == NULL) {
@@ -225,15 +238,8 @@ static PyObject *
 frame_object(struct objects *objects, const struct trace_frame *frame)
 {
     PyObject *file = file_object(objects, frame->file);
-    PyObject *object = file != NULL
-        ? Py_BuildValue("(NI)", file, frame->line) : NULL;
-    if (object == NULL) {
-        return NULL;
-    }
-    PyObject *shared = PyDict_SetDefault(objects->frames, object, object);
-    Py_XINCREF(shared);
-    Py_DECREF(object);
-    return shared;
+    return file == NULL ? NULL
+        : make_shared(objects->shared, Py_BuildValue("(NI)", file, frame->line));
 }
 
 static PyObject *
@@ -273,12 +279,12 @@ objects_init(struct objects *objects)
     tracer_stack_counts(&objects->nstacks, &objects->nfiles);
     objects->stacks = PyMem_RawCalloc(objects->nstacks, sizeof(PyObject *));
     objects->files = PyMem_RawCalloc(objects->nfiles + 1, sizeof(PyObject *));
-    objects->frames = PyDict_New();
+    objects->shared = PyDict_New();
     if (objects->stacks == NULL || objects->files == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    return objects->frames != NULL ? 0 : -1;
+    return objects->shared != NULL ? 0 : -1;
 }
 
 static void
@@ -292,7 +298,7 @@ objects_free(struct objects *objects)
     }
     PyMem_RawFree(objects->stacks);
     PyMem_RawFree(objects->files);
-    Py_XDECREF(objects->frames);
+    Py_XDECREF(objects->shared);
 }
 
 /* What is allocated here is the caller's, and traced. */
@@ -306,8 +312,8 @@ _PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr)
         stack = Py_NewRef(Py_None);
     }
     else {
-        struct objects objects = {.frames = PyDict_New()};
-        if (objects.frames != NULL) {
+        struct objects objects = {.shared = PyDict_New()};
+        if (objects.shared != NULL) {
             stack = make_stack_object(&objects, trace.stack);
         }
         objects_free(&objects);

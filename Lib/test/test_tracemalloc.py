@@ -416,17 +416,21 @@ for _ in range(3):
 def test_every_key_is_a_key(python, tmp_path):
     check(python, """
 import _testcapi, _tracemalloc, tracemalloc
+try:
+    from _testcapi import tracemalloc_get_traceback as get_traceback
+except ImportError:
+    from _testinternalcapi import _PyTraceMalloc_GetTraceback as get_traceback
 tracemalloc.start()
 keys = [(domain, address) for domain in (1, 2**32 - 1)
         for address in (0, 1, 2**64 - 1)]
 for number, (domain, address) in enumerate(keys):
     _testcapi.tracemalloc_track(domain, address, 7 + number)
-    assert _testcapi.tracemalloc_get_traceback(domain, address)[0][0] == __file__
+    assert get_traceback(domain, address)[0][0] == __file__
 found = sorted(trace[:2] for trace in _tracemalloc._get_traces() if trace[0])
 assert found == [(key[0], 7 + number) for number, key in enumerate(keys)], found
 for domain, address in keys:
     _testcapi.tracemalloc_untrack(domain, address)
-    assert _testcapi.tracemalloc_get_traceback(domain, address) is None
+    assert get_traceback(domain, address) is None
 assert not [trace for trace in _tracemalloc._get_traces() if trace[0]]
 """, tmp_path)
 
@@ -434,14 +438,18 @@ assert not [trace for trace in _tracemalloc._get_traces() if trace[0]]
 def test_an_address_inside_a_block_is_not_the_block(python, tmp_path):
     check(python, """
 import _testcapi, tracemalloc
+try:
+    from _testcapi import tracemalloc_get_traceback as get_traceback
+except ImportError:
+    from _testinternalcapi import _PyTraceMalloc_GetTraceback as get_traceback
 tracemalloc.start()
 kept = [object() for i in range(2000)]
 for thing in kept:
-    line = _testcapi.tracemalloc_get_traceback(0, id(thing))[0]
+    line = get_traceback(0, id(thing))[0]
     for offset in (1, 8, 15):
-        assert _testcapi.tracemalloc_get_traceback(0, id(thing) + offset) is None
+        assert get_traceback(0, id(thing) + offset) is None
         _testcapi.tracemalloc_untrack(0, id(thing) + offset)
-    assert _testcapi.tracemalloc_get_traceback(0, id(thing))[0] == line
+    assert get_traceback(0, id(thing))[0] == line
 """, tmp_path)
 
 
