@@ -16,7 +16,11 @@ extern "C" {
 typedef enum { PyGILState_LOCKED, PyGILState_UNLOCKED } PyGILState_STATE;
 
 /* Take the GIL; blocks while another thread holds it.  Returns whether this
- * thread held it already, for PyGILState_Release(). */
+ * thread held it already, for PyGILState_Release().
+ *
+ * In the child of a fork() nobody holds it but the thread that forked, if it did.
+ * A thread that forks without the GIL may do so in the middle of a call of another
+ * one: as in CPython, fork with it where the child is to allocate. */
 PyAPI_FUNC(PyGILState_STATE) PyGILState_Ensure(void);
 
 /* Undo one PyGILState_Ensure() of this thread. */

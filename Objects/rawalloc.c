@@ -1,9 +1,11 @@
 /* The raw domain's allocators: malloc, and mimalloc where it is built in.
  *
  * Both are thread-safe.  malloc(0) may return NULL and calloc(0, n) too, so
- * both are asked for a byte instead.  Calls the C library only. */
+ * both are asked for a byte instead.  Calls the C library only; and asks
+ * virtualmem.c whether it may call the system. */
 
 #include "pycore_pymem.h"
+#include "pycore_virtualmem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +85,9 @@ size_t
 _PyMem_RawTrim(void)
 {
 #ifdef __GLIBC__
-    malloc_trim(0);
+    if (!virtual_is_confined()) {
+        malloc_trim(0);         /* by madvise() */
+    }
 #endif
     return 0;
 }

@@ -4,15 +4,56 @@
  *   arenas.c ---> _PyObject_Arena ---> _PyMem_ArenaAlloc ---> mmap
  *                 (can be replaced)    the default
  *
- * Owns _PyObject_Arena.  Calls nothing of this library but the host, once. */
+ * A sandbox may refuse a call, or kill the program for it.  Where one is refused the
+ * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that nothing but mmap and
+ * munmap is to be called at all.
+ *
+ * Owns _PyObject_Arena.  Calls nothing of this library but the host, for what the
+ * environment says. */
 
 #include "pycore_virtualmem.h"
 #include "pycore_compiler.h"
 #include "pycore_geometry.h"
 #include "pycore_host.h"
 
+#include <stdlib.h>
+
+/* Switches: as the environment says, or whoever installed the library. */
+
+static int mmap_only = -1, huge_pages = -1;     /* -1: not known yet */
+
+/* A variable is on where it is a number other than 0, as CPython reads its own. */
+static int
+variable_is_on(const char *name, int otherwise)
+{
+    const char *value = Py_GETENV(name);
+    if (value == NULL || *value == '\0') {
+        return otherwise;
+    }
+    char *end;
+    long number = strtol(value, &end, 10);
+    return *end == '\0' ? number != 0 : otherwise;
+}
+
+int
+virtual_is_confined(void)
+{
+    if (UNLIKELY(mmap_only < 0)) {
+        mmap_only = variable_is_on("PYTHON_PYMALLOC_MMAP_ONLY", 0);
+    }
+    return mmap_only;
+}
+
+void
+virtual_confine(void)
+{
+    mmap_only = 1;
+}
+
 #if defined(__unix__) || defined(__APPLE__)
 
+#include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -56,7 +97,7 @@ virtual_populate(void *ptr, size_t size)
 {
 #ifdef MADV_POPULATE_WRITE
     static int refused;
-    if (!refused) {
+    if (!refused && !virtual_is_confined()) {
         refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0;
     }
 #else
@@ -65,10 +106,27 @@ virtual_populate(void *ptr, size_t size)
 #endif
 }
 
+/* Is it a sandbox that says no?  Otherwise the memory is such that it can't be. */
+static int
+call_is_forbidden(void)
+{
+    return errno == EPERM || errno == ENOSYS || errno == EACCES;
+}
+
+/* Fresh pages over the old ones do the same as the advice. */
 void
 virtual_purge(void *ptr, size_t size)
 {
-    madvise(ptr, size, MADV_DONTNEED);
+    static int refused;
+    if (!refused && !virtual_is_confined()) {
+        if (madvise(ptr, size, MADV_DONTNEED) == 0) {
+            return;
+        }
+        refused = call_is_forbidden();
+    }
+    if (refused || virtual_is_confined()) {
+        mmap(ptr, size, PROT_READ | PROT_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0);
+    }
 }
 
 void
@@ -76,7 +134,7 @@ virtual_name(void *ptr, size_t size)
 {
 #ifdef PR_SET_VMA_ANON_NAME
     static int refused;
-    if (!refused) {
+    if (!refused && !virtual_is_confined()) {
         refused = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)ptr,
                         (unsigned long)size, "pymalloc") != 0;
     }
@@ -90,7 +148,9 @@ void
 virtual_use_huge_pages(void *ptr, size_t size)
 {
 #ifdef MADV_HUGEPAGE
-    madvise(ptr, size, MADV_HUGEPAGE);
+    if (!virtual_is_confined()) {
+        madvise(ptr, size, MADV_HUGEPAGE);
+    }
 #else
     (void)ptr;
     (void)size;
@@ -110,7 +170,16 @@ virtual_is_mapped(const void *ptr)
 {
     uintptr_t page = (uintptr_t)ptr & ~(uintptr_t)(SYSTEM_PAGE_SIZE - 1);
     unsigned char in_memory;
-    return mincore((void *)page, 1, (void *)&in_memory) == 0;
+    return virtual_is_confined()
+        || mincore((void *)page, 1, (void *)&in_memory) == 0 || call_is_forbidden();
+}
+
+void
+virtual_yield(void)
+{
+    if (!virtual_is_confined()) {
+        sched_yield();
+    }
 }
 
 /* Map more than asked for and cut off what lies before and behind. */
@@ -156,7 +225,6 @@ virtual_alloc(size_t size, size_t alignment)
 
 #else /* no mmap */
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -217,26 +285,37 @@ virtual_is_mapped(const void *ptr)
     return 1;       /* who knows */
 }
 
+void
+virtual_yield(void)
+{
+}
+
 #endif
 
 /* Huge pages: the processor then looks up 2 MiB at a time, not 4 KiB.  Worth it
  * for large heaps, and waste in small ones, so they are asked for by configure
  * or by the user. */
 #define HUGE_PAGE_SIZE ((size_t)1 << 21)
+#ifdef PYMALLOC_USE_HUGEPAGES
+#  define HUGE_PAGES_BY_CONFIGURE 1
+#else
+#  define HUGE_PAGES_BY_CONFIGURE 0
+#endif
 
 static int
 huge_pages_are_wanted(void)
 {
-    static int wanted = -1;
-    if (wanted < 0) {
-        const char *value = Py_GETENV("PYTHON_PYMALLOC_HUGEPAGES");
-#ifdef PYMALLOC_USE_HUGEPAGES
-        wanted = value == NULL || strcmp(value, "0") != 0;
-#else
-        wanted = value != NULL && *value != '\0' && strcmp(value, "0") != 0;
-#endif
+    if (huge_pages < 0) {
+        huge_pages = variable_is_on("PYTHON_PYMALLOC_HUGEPAGES",
+                                    HUGE_PAGES_BY_CONFIGURE);
     }
-    return wanted;
+    return huge_pages;
+}
+
+void
+virtual_want_huge_pages(void)
+{
+    huge_pages = 1;
 }
 
 /* Arenas that share a huge page are got with it, and the others wait here. */

@@ -1,15 +1,20 @@
 /* What pymem-run loads into a program before it starts.
  *
  * PYMEM_RUN is "PID FLAGS TRIM-MILLISECONDS": the process that pymem-run became,
- * and letters: d debug hooks, r raw domain, c children too, s statistics.
- * PYMEM_RUN_STATS_JSON names a file.
+ * and letters: d debug hooks, r raw domain, c children too, s statistics, h huge pages,
+ * m nothing but mmap and munmap.  PYMEM_RUN_STATS_JSON names a file.
  *
  * A process on the way to the interpreter (env, a shell) is left alone.  In the
- * process itself a reason not to install ends it; in a child nothing is said. */
+ * process itself a reason not to install ends it, and where nothing was served in the
+ * end that is said; in a child nothing is said. */
 
 #define _GNU_SOURCE
 #include "pymeminstall.h"
+#include "pymemheap.h"
+#include "pythonoptions.h"
+#include "trimming.h"
 #include "pycore_pymem.h"
+#include "pycore_virtualmem.h"
 #include "cpython/objimpl.h"
 
 #include <dlfcn.h>
@@ -18,15 +23,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static struct {
     pid_t pid;
-    char flags[8];
+    char flags[16];
     long trim_milliseconds;
     const char *json_path;
-    int (*add_pending_call)(int (*function)(void *), void *arg);
+    /* The interpreter's. */
+    void (*get_allocator)(int domain, PyMemAllocatorEx *allocator);
+    void (*setup_debug_hooks)(void);
+    PyMemAllocatorEx installed;     /* in the object domain */
 } run;
 
 static int
@@ -35,98 +42,186 @@ has_flag(char flag)
     return strchr(run.flags, flag) != NULL;
 }
 
+/* At the end. */
+
+static int
+nothing_was_served(void)
+{
+    PyMemHeapFigures figures;
+    PyMemHeap_GetFigures(&figures);
+    return figures.arenas_allocated == 0 && figures.medium_arenas_allocated == 0
+        && figures.larger_blocks == 0;
+}
+
+/* Another allocator in our place is a reason; an interpreter that never began is not.
+ * At the end, and before a fork: a server may not come to an end for long. */
 static void
-write_statistics(void)
+say_if_nothing_is_served(void)
+{
+    static int is_said;
+    PyMemAllocatorEx now;
+    run.get_allocator(PYMEM_DOMAIN_OBJ, &now);
+    if (!is_said && getpid() == run.pid && now.malloc != run.installed.malloc
+        && nothing_was_served())
+    {
+        is_said = 1;
+        fputs("pymem-run: pymem serves nothing: the program chose other allocators "
+              "(PYTHONMALLOC, the developer mode, PyPreConfig, PyMem_SetAllocator)\n",
+              stderr);
+    }
+}
+
+static void
+write_json(void)
+{
+    FILE *out = fopen(run.json_path, "w");
+    if (out == NULL || pymem_write_statistics(out) < 0) {
+        fprintf(stderr, "pymem-run: %s: %s\n", run.json_path, strerror(errno));
+    }
+    if (out != NULL) {
+        fclose(out);
+    }
+}
+
+static void
+at_exit(void)
 {
     if (getpid() != run.pid) {      /* a child of a fork */
         return;
     }
+    say_if_nothing_is_served();
     if (has_flag('s')) {
         _PyObject_DebugMallocStats(stderr);
     }
     if (run.json_path != NULL) {
-        FILE *out = fopen(run.json_path, "w");
-        if (out == NULL || pymem_write_statistics(out) < 0) {
-            fprintf(stderr, "pymem-run: %s: %s\n", run.json_path,
-                    strerror(errno));
-        }
-        if (out != NULL) {
-            fclose(out);
-        }
+        write_json();
     }
 }
 
-/* Every so often, in the main thread of the interpreter with its GIL. */
-
-static int
-trim(void *arg)
-{
-    (void)arg;
-    PyMem_Trim();
-    return 0;
-}
-
-static void *
-trim_now_and_then(void *arg)
-{
-    (void)arg;
-    struct timespec pause = {run.trim_milliseconds / 1000,
-                             run.trim_milliseconds % 1000 * 1000000};
-    for (;;) {
-        nanosleep(&pause, NULL);
-        run.add_pending_call(trim, NULL);
-    }
-    return NULL;
-}
+/* Children have what they would have without us.  pymem-run put our library behind
+ * what was there; see add_to_list() there. */
 
 static void
-start_trimming(void)
+remove_from_list(const char *name, const char *word)
 {
-    void *address = dlsym(RTLD_DEFAULT, "Py_AddPendingCall");
-    memcpy(&run.add_pending_call, &address, sizeof(address));
-    pthread_t thread;
-    if (address != NULL
-        && pthread_create(&thread, NULL, trim_now_and_then, NULL) == 0)
-    {
-        pthread_detach(thread);
+    char *list = getenv(name);
+    size_t length = strlen(word);
+    for (char *at = list; at != NULL && (at = strstr(at, word)) != NULL; at++) {
+        if ((at == list || at[-1] == ':')
+            && (at[length] == '\0' || at[length] == ':' || at[length] == ' '))
+        {
+            if (at == list && at[length] == '\0') {
+                unsetenv(name);
+                return;
+            }
+            char *begin = at != list ? at - 1 : at;
+            char *end = at + length + (at == list);
+            memmove(begin, end, strlen(end) + 1);
+            return;
+        }
     }
 }
 
-/* Take our library off LD_PRELOAD, of which it is the first. */
 static void
 leave_children_alone(void)
 {
-    char *preloaded = getenv("LD_PRELOAD");
-    char *rest = preloaded != NULL ? strchr(preloaded, ':') : NULL;
-    if (rest != NULL) {
-        setenv("LD_PRELOAD", rest + 1, 1);
-    }
-    else {
-        unsetenv("LD_PRELOAD");
+    Dl_info self;
+    if (dladdr(&run, &self) != 0) {
+        char folder[strlen(self.dli_fname) + 1];
+        strcpy(folder, self.dli_fname);
+        remove_from_list("LD_PRELOAD", folder);
+        char *slash = strrchr(folder, '/');
+        if (slash != NULL) {
+            /* A path with a space: by its name, and its folder. */
+            remove_from_list("LD_PRELOAD", slash + 1);
+            *slash = '\0';
+            if (strchr(folder, ' ') != NULL) {
+                remove_from_list("LD_LIBRARY_PATH", folder);
+            }
+        }
     }
     unsetenv("PYMEM_RUN");
     unsetenv("PYMEM_RUN_STATS_JSON");
 }
 
-__attribute__((constructor)) static void
-start(void)
+/* What would replace our allocators again, by CPython's own rules; NULL: nothing is
+ * known.  Of another program that embeds a CPython we do not know what it makes of the
+ * environment and of its arguments. */
+static const char *
+reason_not_to_install(char **argv, char text[200])
 {
+    char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    path[length > 0 ? length : 0] = '\0';
+    const char *slash = strrchr(path, '/');
+    if (strstr(slash != NULL ? slash : path, "python") == NULL) {
+        return NULL;
+    }
+    struct python_options options = {0, 0};
+    if (argv[0] != NULL) {
+        options = python_options_read(argv + 1);
+    }
+    const char *name = options.ignores_environment ? NULL : getenv("PYTHONMALLOC");
+    if (name != NULL && *name != '\0') {
+        snprintf(text, 200, "PYTHONMALLOC=%.40s would replace pymem; unset it (debug "
+                 "hooks: pymem-run --debug)", name);
+        return text;
+    }
+    const char *mode = options.ignores_environment ? NULL : getenv("PYTHONDEVMODE");
+    if (options.is_dev || (mode != NULL && *mode != '\0')) {
+        return "the developer mode (-X dev, PYTHONDEVMODE) would replace pymem; debug "
+               "hooks: pymem-run --debug";
+    }
+    return NULL;
+}
+
+/* 0, or -1 with the reason in error. */
+static int
+install(char *error, size_t size)
+{
+    if (has_flag('h')) {
+        virtual_want_huge_pages();
+    }
+    if (has_flag('m')) {
+        virtual_confine();
+    }
+    if (pymem_install(has_flag('r') ? PYMEM_INSTALL_RAW : 0, error, size) < 0) {
+        return -1;
+    }
+    if (run.trim_milliseconds > 0) {
+        trimming_start(run.trim_milliseconds);
+    }
+    if (has_flag('d')) {        /* above all others */
+        run.setup_debug_hooks();
+    }
+    run.get_allocator(PYMEM_DOMAIN_OBJ, &run.installed);
+    return 0;
+}
+
+/* The C library gives constructors the arguments of main(). */
+__attribute__((constructor)) static void
+start(int argc, char **argv)
+{
+    (void)argc;
     const char *told = getenv("PYMEM_RUN");
     int pid;
+    *(void **)&run.get_allocator = dlsym(RTLD_DEFAULT, "PyMem_GetAllocator");
+    *(void **)&run.setup_debug_hooks = dlsym(RTLD_DEFAULT, "PyMem_SetupDebugHooks");
     if (told == NULL
-        || sscanf(told, "%d -%7s %ld", &pid, run.flags,
-                  &run.trim_milliseconds) != 3
-        || dlsym(RTLD_DEFAULT, "PyMem_SetAllocator") == NULL)
+        || sscanf(told, "%d -%15s %ld", &pid, run.flags, &run.trim_milliseconds) != 3
+        || run.get_allocator == NULL || run.setup_debug_hooks == NULL)
     {
         return;
     }
     run.pid = pid;
     run.json_path = getenv("PYMEM_RUN_STATS_JSON");
     int is_child = getpid() != run.pid;
-    unsigned flags = (has_flag('r') ? PYMEM_INSTALL_RAW : 0)
-        | (has_flag('d') ? PYMEM_INSTALL_DEBUG : 0);
-    char error[256];
-    if (pymem_install(flags, error, sizeof(error)) < 0) {
+    char text[256];
+    const char *error = reason_not_to_install(argv, text);
+    if (error == NULL && install(text, sizeof(text)) < 0) {
+        error = text;
+    }
+    if (error != NULL) {
         if (!is_child) {
             fprintf(stderr, "pymem-run: %s\n", error);
             _exit(126);
@@ -134,10 +229,8 @@ start(void)
         return;
     }
     if (!is_child) {
-        atexit(write_statistics);
-    }
-    if (run.trim_milliseconds > 0) {
-        start_trimming();
+        atexit(at_exit);
+        pthread_atfork(say_if_nothing_is_served, NULL, NULL);
     }
     if (!has_flag('c')) {
         leave_children_alone();

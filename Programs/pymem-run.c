@@ -2,7 +2,9 @@
  *
  * Sets LD_PRELOAD and becomes the program, so that signals and its exit status
  * are its own.  What can be said against the program is said before: afterwards
- * an interpreter that can't be found looks like one that does not use it. */
+ * an interpreter that can't be found looks like one that does not use it.  What can be
+ * said against its options and its environment Programs/preload.c says, which is there
+ * when the interpreter begins. */
 
 #include "pyconfig.h"
 
@@ -30,6 +32,8 @@ static const char usage[] =
     "  --raw                 also the raw domain\n"
     "  --debug               with the interpreter's debug hooks\n"
     "  --hugepages           arenas in huge pages\n"
+    "  --mmap-only           call nothing of the system but mmap and munmap: for a\n"
+    "                        sandbox that ends programs at others\n"
     "  --trim-interval=SECS  give unused memory back so often\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
@@ -149,75 +153,94 @@ check_elf(const char *path, struct file file)
     }
 }
 
+static const char *
+base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
 static int
 is_shell(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
+    const char *name = base_name(path);
     return strcmp(name, "sh") == 0 || strcmp(name, "bash") == 0
         || strcmp(name, "dash") == 0 || strcmp(name, "zsh") == 0;
 }
 
-/* A program, or what a script names in its first line.  Where a shell's script
- * leads only it knows. */
+/* The program that env is to run, by its arguments in the first line of a script; NULL
+ * where that is too much to know: variables, quotes. */
+static const char *
+program_of_env(char *arguments)
+{
+    for (char *word = strtok(arguments, " \t"); word != NULL; word = strtok(NULL, " \t")) {
+        if (strpbrk(word, "\"'\\$") != NULL) {
+            return NULL;
+        }
+        if (strcmp(word, "-S") == 0 || strcmp(word, "--split-string") == 0
+            || strcmp(word, "-i") == 0 || strcmp(word, "-") == 0
+            || strcmp(word, "-v") == 0 || strncmp(word, "--unset=", 8) == 0
+            || (word[0] != '-' && strchr(word, '=') != NULL))
+        {
+            continue;
+        }
+        if (strcmp(word, "-u") == 0 || strcmp(word, "-C") == 0) {
+            strtok(NULL, " \t");
+        }
+        else if (strncmp(word, "-S", 2) == 0) {
+            return word + 2;                /* -Spython3 */
+        }
+        else {
+            return word[0] != '-' ? word : NULL;
+        }
+    }
+    return NULL;
+}
+
+static void check_program(const char *name, int depth);
+
+/* What the first line of a script leads to.  Where a shell's script leads only it
+ * knows. */
+static void
+check_script(const char *path, struct file file, int depth)
+{
+    char line[PATH_MAX];
+    size_t length = file.size - 2 < sizeof(line) - 1 ? file.size - 2
+                                                    : sizeof(line) - 1;
+    memcpy(line, file.bytes + 2, length);
+    line[length] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    char *interpreter = line + strspn(line, " \t");
+    char *arguments = interpreter + strcspn(interpreter, " \t");
+    if (*arguments != '\0') {
+        *arguments++ = '\0';
+    }
+    if (depth > 4) {
+        fail(CANNOT_RUN, "%s: scripts that are run by scripts without end", path);
+    }
+    const char *program = strcmp(base_name(interpreter), "env") == 0
+        ? program_of_env(arguments) : interpreter;
+    if (program != NULL && !is_shell(program)) {
+        check_program(program, depth + 1);
+    }
+}
+
+/* A program, or a script that leads to one. */
 static void
 check_program(const char *name, int depth)
 {
     char path[PATH_MAX];
     find_program(name, path);
     struct file file = map_file(path);
-    if (file.size < 2 || memcmp(file.bytes, "#!", 2) != 0) {
-        if (file.size < SELFMAG || memcmp(file.bytes, ELFMAG, SELFMAG) != 0) {
-            fail(CANNOT_RUN, "%s is not a CPython: it is neither a program nor a "
-                 "script with a first line #!", path);
-        }
-        check_elf(path, file);
+    if (file.size >= 2 && memcmp(file.bytes, "#!", 2) == 0) {
+        check_script(path, file, depth);
         return;
     }
-    char line[PATH_MAX], interpreter[PATH_MAX] = "", argument[PATH_MAX] = "";
-    size_t length = file.size - 2 < sizeof(line) - 1 ? file.size - 2
-                                                    : sizeof(line) - 1;
-    memcpy(line, file.bytes + 2, length);
-    line[length] = '\0';
-    line[strcspn(line, "\n")] = '\0';
-    sscanf(line, " %4095s %4095s", interpreter, argument);
-    if (depth > 4) {
-        fail(CANNOT_RUN, "%s: scripts that are run by scripts without end", path);
+    if (file.size < SELFMAG || memcmp(file.bytes, ELFMAG, SELFMAG) != 0) {
+        fail(CANNOT_RUN, "%s is not a CPython: it is neither a program nor a "
+             "script with a first line #!", path);
     }
-    const char *base = strrchr(interpreter, '/');
-    if (base != NULL && strcmp(base, "/env") == 0) {
-        if (!is_shell(argument)) {
-            check_program(argument, depth + 1);
-        }
-    }
-    else if (!is_shell(interpreter)) {
-        check_program(interpreter, depth + 1);
-    }
-}
-
-/* What would replace our allocator again. */
-static void
-check_environment(char **arguments)
-{
-    const char *malloc_name = getenv("PYTHONMALLOC");
-    const char *dev_mode = getenv("PYTHONDEVMODE");
-    if (malloc_name != NULL && *malloc_name != '\0') {
-        fail(CANNOT_RUN, "PYTHONMALLOC=%s would replace pymem; unset it (debug "
-             "hooks: pymem-run --debug)", malloc_name);
-    }
-    int is_dev = dev_mode != NULL && *dev_mode != '\0';
-    for (char **arg = arguments + 1; *arg != NULL && **arg == '-'; arg++) {
-        is_dev |= strcmp(*arg, "-Xdev") == 0
-            || (strcmp(*arg, "-X") == 0 && arg[1] != NULL
-                && strcmp(arg[1], "dev") == 0);
-        if (strcmp(*arg, "-X") == 0 && arg[1] != NULL) {
-            arg++;
-        }
-    }
-    if (is_dev) {
-        fail(CANNOT_RUN, "the developer mode (-X dev, PYTHONDEVMODE) would replace "
-             "pymem; debug hooks: pymem-run --debug");
-    }
+    check_elf(path, file);
 }
 
 /* Beside this program in a build, or where it was installed. */
@@ -251,14 +274,92 @@ find_preload(char path[PATH_MAX])
     strcpy(path, PKGLIBDIR "/pymem-preload.so");
 }
 
-int
-main(int argc, char **argv)
+/* Put a word behind what a list of the environment has: what is there comes first, as
+ * without us. */
+static void
+add_to_list(const char *name, const char *word)
 {
-    enum { RAW = 256, DEBUG, HUGEPAGES, TRIM, STATS, JSON, NO_CHILDREN, VERSION };
+    const char *before = getenv(name);
+    char *text = NULL;
+    if (asprintf(&text, "%s%s%s", before != NULL ? before : "",
+                 before != NULL ? ":" : "", word) < 0
+        || setenv(name, text, 1) < 0)
+    {
+        fail(CANNOT_RUN, "%s: %s", name, strerror(errno));
+    }
+    free(text);
+}
+
+/* The dynamic linker takes a space for the end of a path here, but not in the list of
+ * folders where it looks for a name. */
+static void
+preload_library(void)
+{
+    char path[PATH_MAX];
+    find_preload(path);
+    if (strpbrk(path, ":;") != NULL) {
+        fail(CANNOT_RUN, "%s: a path with a colon or a semicolon can't be loaded before "
+             "a program", path);
+    }
+    if (strchr(path, ' ') == NULL) {
+        add_to_list("LD_PRELOAD", path);
+        return;
+    }
+    add_to_list("LD_PRELOAD", base_name(path));
+    path[base_name(path) - path - 1] = '\0';
+    add_to_list("LD_LIBRARY_PATH", path);
+}
+
+/* The program may go elsewhere before it writes. */
+static void
+set_json_path(const char *name)
+{
+    char *folder = *name == '/' ? NULL : realpath(".", NULL);
+    char whole[2 * PATH_MAX];
+    snprintf(whole, sizeof(whole), "%s%s%s", folder != NULL ? folder : "",
+             folder != NULL ? "/" : "", name);
+    setenv("PYMEM_RUN_STATS_JSON", whole, 1);
+    free(folder);
+}
+
+static double
+read_seconds(const char *text)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
+        fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to 1000000, not \"%s\"",
+             text);
+    }
+    return seconds;
+}
+
+/* What PYMEM_RUN says of the options (Programs/preload.c). */
+struct told {
+    char flags[16];
+    double trim_seconds;
+};
+
+static void
+add_flag(struct told *told, char flag)
+{
+    size_t length = strlen(told->flags);
+    if (strchr(told->flags, flag) != NULL) {
+        fail(BAD_OPTIONS, "each option once");
+    }
+    told->flags[length] = flag;
+}
+
+static struct told
+read_options(int argc, char **argv)
+{
+    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, TRIM, STATS, JSON, NO_CHILDREN,
+           VERSION };
     static const struct option options[] = {
         {"raw", no_argument, NULL, RAW},
         {"debug", no_argument, NULL, DEBUG},
         {"hugepages", no_argument, NULL, HUGEPAGES},
+        {"mmap-only", no_argument, NULL, MMAP_ONLY},
         {"trim-interval", required_argument, NULL, TRIM},
         {"stats", no_argument, NULL, STATS},
         {"stats-json", required_argument, NULL, JSON},
@@ -266,62 +367,40 @@ main(int argc, char **argv)
         {"version", no_argument, NULL, VERSION},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0}};
-    char flags[8] = "c";
-    double seconds = 0;
-    unsetenv("PYMEM_RUN_STATS_JSON");
+    struct told told = {"c", 0};
     int option;
     while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
-        char *end;
         switch (option) {
-        case RAW: strcat(flags, "r"); break;
-        case DEBUG: strcat(flags, "d"); break;
-        case HUGEPAGES: setenv("PYTHON_PYMALLOC_HUGEPAGES", "1", 1); break;
-        case TRIM:
-            seconds = strtod(optarg, &end);
-            if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
-                fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to "
-                     "1000000, not \"%s\"", optarg);
-            }
-            break;
-        case STATS: strcat(flags, "s"); break;
-        case JSON: {
-            char *path = realpath(".", NULL);   /* the program may go elsewhere */
-            char whole[2 * PATH_MAX];
-            snprintf(whole, sizeof(whole), "%s%s%s",
-                     *optarg == '/' || path == NULL ? "" : path,
-                     *optarg == '/' || path == NULL ? "" : "/", optarg);
-            setenv("PYMEM_RUN_STATS_JSON", whole, 1);
-            free(path);
-            break;
-        }
-        case NO_CHILDREN: flags[0] = '-'; break;
-        case VERSION: puts("pymem-run " PACKAGE_VERSION_TEXT); return 0;
-        case 'h': fputs(usage, stdout); return 0;
-        default: return BAD_OPTIONS;
-        }
-        if (strlen(flags) > 5) {
-            fail(BAD_OPTIONS, "each option once");
+        case RAW: add_flag(&told, 'r'); break;
+        case DEBUG: add_flag(&told, 'd'); break;
+        case HUGEPAGES: add_flag(&told, 'h'); break;
+        case MMAP_ONLY: add_flag(&told, 'm'); break;
+        case TRIM: told.trim_seconds = read_seconds(optarg); break;
+        case STATS: add_flag(&told, 's'); break;
+        case JSON: set_json_path(optarg); break;
+        case NO_CHILDREN: told.flags[0] = '-'; break;
+        case VERSION: puts("pymem-run " PACKAGE_VERSION_TEXT); exit(0);
+        case 'h': fputs(usage, stdout); exit(0);
+        default: exit(BAD_OPTIONS);
         }
     }
     if (optind == argc) {
         fputs(usage, stderr);
-        return BAD_OPTIONS;
+        exit(BAD_OPTIONS);
     }
+    return told;
+}
+
+int
+main(int argc, char **argv)
+{
+    unsetenv("PYMEM_RUN_STATS_JSON");
+    struct told told = read_options(argc, argv);
     check_program(argv[optind], 0);
-    check_environment(argv + optind);
-    char preload[PATH_MAX], text[3 * PATH_MAX];
-    find_preload(preload);
-    if (strpbrk(preload, ": ") != NULL) {
-        fail(CANNOT_RUN, "%s: a path with a space or a colon can't be loaded before "
-             "a program", preload);
-    }
-    const char *before = getenv("LD_PRELOAD");
-    snprintf(text, sizeof(text), "%s%s%s", preload,
-             before != NULL && *before != '\0' ? ":" : "",
-             before != NULL ? before : "");
-    setenv("LD_PRELOAD", text, 1);
-    snprintf(text, sizeof(text), "%d -%s %ld", (int)getpid(), flags,
-             (long)(seconds * 1000));
+    preload_library();
+    char text[100];
+    snprintf(text, sizeof(text), "%d -%s %ld", (int)getpid(), told.flags,
+             (long)(told.trim_seconds * 1000));
     setenv("PYMEM_RUN", text, 1);
     execvp(argv[optind], argv + optind);
     fail(CANNOT_RUN, "%s: %s", argv[optind], strerror(errno));

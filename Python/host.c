@@ -4,7 +4,8 @@
  * Not part of a substitute: there the host is CPython.
  *
  * The GIL is one lock.  It comes to life with the first PyGILState_Ensure():
- * before that every thread counts as holding it. */
+ * before that every thread counts as holding it.  The child of a fork has a GIL as
+ * new: its only thread holds it if it did before. */
 
 #include "Python.h"
 #include "pycore_compiler.h"
@@ -22,12 +23,29 @@ static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int gil_was_used;
 static _Thread_local int gil_depth;     /* Ensures of this thread not released */
 
+static void
+gil_after_fork_in_child(void)
+{
+    gil = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    if (gil_depth > 0) {
+        pthread_mutex_lock(&gil);
+    }
+}
+
+static void
+make_gil_safe_at_fork(void)
+{
+    pthread_atfork(NULL, NULL, gil_after_fork_in_child);
+}
+
 PyGILState_STATE
 PyGILState_Ensure(void)
 {
+    static pthread_once_t is_safe = PTHREAD_ONCE_INIT;
     if (gil_depth++ > 0) {
         return PyGILState_LOCKED;
     }
+    pthread_once(&is_safe, make_gil_safe_at_fork);
     atomic_store(&gil_was_used, 1);
     pthread_mutex_lock(&gil);
     return PyGILState_UNLOCKED;
@@ -52,6 +70,14 @@ int
 PyGILState_Check(void)
 {
     return gil_depth > 0 || !atomic_load(&gil_was_used);
+}
+
+/* The environment. */
+
+char *
+Py_GETENV(const char *name)
+{
+    return getenv(name);
 }
 
 /* Errors. */

@@ -1,17 +1,10 @@
-/* The two functions of pycore_host.h that are the same wherever the host is not a
+/* The one function of pycore_host.h that is the same wherever the host is not a
  * CPython with which we are linked. */
 
 #include "pycore_host.h"
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-
-char *
-Py_GETENV(const char *name)
-{
-    return getenv(name);
-}
 
 int
 PyOS_snprintf(char *str, size_t size, const char *format, ...)

@@ -25,7 +25,6 @@
 
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +128,7 @@ static inline void
 lock(void)
 {
     while (UNLIKELY(!try_lock())) {
-        sched_yield();
+        virtual_yield();
     }
 }
 

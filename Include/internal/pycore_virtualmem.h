@@ -23,10 +23,21 @@ void virtual_name(void *ptr, size_t size);
 /* Ask for huge pages, where the system has them. */
 void virtual_use_huge_pages(void *ptr, size_t size);
 
+/* Is nothing to be called but mmap and munmap?  PYTHON_PYMALLOC_MMAP_ONLY, or
+ * virtual_confine() before the first block. */
+int virtual_is_confined(void);
+void virtual_confine(void);
+
+/* Have arenas in huge pages, whatever the environment says; before the first one. */
+void virtual_want_huge_pages(void);
+
+/* Let another thread run, while one waits for a lock that is held for a moment. */
+void virtual_yield(void);
+
 /* Milliseconds since some moment; cheap, and exact to a few of them. */
 uint64_t virtual_clock(void);
 
-/* Can a byte be read there?  For diagnostics. */
+/* Can a byte be read there?  For diagnostics; 1 where nobody may ask. */
 int virtual_is_mapped(const void *ptr);
 
 /* The default arena allocator. */

@@ -236,7 +236,8 @@ def preloaded(tmp_path):
     return build
 
 
-def test_an_allocator_that_was_replaced_is_refused(preloaded):
+def test_an_allocator_that_was_replaced_is_refused(preloaded, tmp_path):
+    """Libraries behind ours begin before it; those that were there, after it."""
     path = preloaded("""
 #include <stddef.h>
 #include <stdlib.h>
@@ -256,9 +257,16 @@ __attribute__((constructor)) static void set(void)
     PyMem_SetAllocator(1, &a);
 }
 """)
-    result = pymem_run(sys.executable, "-c", "pass", LD_PRELOAD=path)
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\nexport LD_PRELOAD=$LD_PRELOAD:{path}\n"
+                      f"exec {sys.executable} -c pass\n")
+    script.chmod(0o755)
+    result = pymem_run(script)
     assert result.returncode == 126
     assert "the allocator of the mem domain was replaced already" in result.stderr
+    result = pymem_run("--stats", sys.executable, "-c", "pass", LD_PRELOAD=path)
+    assert result.returncode == 0
+    assert result.stderr.startswith("Small block threshold")
 
 
 @pytest.mark.parametrize("version, reason", [

@@ -1,0 +1,319 @@
+/* Memory that nothing is in goes back to the system every so often.
+ *
+ *   WAITING --- the interpreter is initialized ---> ASKED
+ *      ^                                              | a pending call: begin()
+ *      |                                              v
+ *      +--- it is initialized no more --- ENDING <-- RUNNING
+ *                                          atexit: end()
+ *
+ * A thread of our own takes the GIL, trims, and sleeps again, so that it works while
+ * the main thread waits for others or for the system.  It must not touch an interpreter
+ * that is not there.  So nothing asks from outside whether there is one.  The first
+ * call for memory that finds it initialized asks it to call begin(), which registers
+ * end() and the functions around a fork before the thread exists; and end() waits until
+ * the thread is gone.
+ *
+ * The thread blocks every signal: they are the program's.  At a fork there is none, as
+ * CPython 3.12 and later warn of a fork with threads.
+ *
+ * Owns the thread.  Calls the interpreter by the names that it exports, all of them of
+ * its stable ABI. */
+
+#define _GNU_SOURCE
+#include "trimming.h"
+#include "pycore_compiler.h"
+#include "pycore_pymem.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef void object;            /* PyObject */
+
+struct method {                 /* PyMethodDef */
+    const char *name;
+    object *(*function)(object *, object *);
+    int flags;
+    const char *doc;
+};
+#define NO_ARGUMENTS 0x0004     /* METH_NOARGS */
+
+static struct {
+    int (*Py_IsInitialized)(void);
+    int (*Py_AddPendingCall)(int (*function)(void *), void *arg);
+    int (*PyGILState_Ensure)(void);
+    void (*PyGILState_Release)(int state);
+    void *(*PyEval_SaveThread)(void);
+    void (*PyEval_RestoreThread)(void *state);
+    void (*PyMem_GetAllocator)(int domain, PyMemAllocatorEx *allocator);
+    void (*PyMem_SetAllocator)(int domain, PyMemAllocatorEx *allocator);
+    object *(*PyImport_ImportModule)(const char *name);
+    object *(*PyObject_GetAttrString)(object *object, const char *name);
+    object *(*PyObject_Call)(object *callable, object *args, object *kwargs);
+    object *(*PyCFunction_NewEx)(struct method *method, object *self, object *module);
+    object *(*Py_BuildValue)(const char *format, ...);
+    void (*Py_DecRef)(object *object);
+    void (*PyErr_Clear)(void);
+} interpreter;
+
+static const struct {
+    const char *name;
+    size_t offset;
+} functions[] = {
+#define FUNCTION(name) {#name, offsetof(__typeof__(interpreter), name)}
+    FUNCTION(Py_IsInitialized), FUNCTION(Py_AddPendingCall),
+    FUNCTION(PyGILState_Ensure), FUNCTION(PyGILState_Release),
+    FUNCTION(PyEval_SaveThread), FUNCTION(PyEval_RestoreThread),
+    FUNCTION(PyMem_GetAllocator), FUNCTION(PyMem_SetAllocator),
+    FUNCTION(PyImport_ImportModule), FUNCTION(PyObject_GetAttrString),
+    FUNCTION(PyObject_Call), FUNCTION(PyCFunction_NewEx), FUNCTION(Py_BuildValue),
+    FUNCTION(Py_DecRef), FUNCTION(PyErr_Clear),
+};
+
+enum stage { WAITING, ASKED, RUNNING, ENDING };
+
+static atomic_int stage;
+static struct timespec interval;
+static pthread_t thread;
+static int has_thread;          /* of this process; with the GIL */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake;     /* by CLOCK_MONOTONIC */
+static int is_to_end;           /* with the mutex */
+
+static void
+wake_init(void)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* The thread. */
+
+/* 0 when the interval is over, -1 when the thread is to end. */
+static int
+sleep_a_while(void)
+{
+    struct timespec end;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += interval.tv_sec;
+    end.tv_nsec += interval.tv_nsec;
+    if (end.tv_nsec >= 1000000000) {
+        end.tv_sec++;
+        end.tv_nsec -= 1000000000;
+    }
+    int is_over = 0;
+    pthread_mutex_lock(&mutex);
+    while (!is_to_end && !is_over) {
+        is_over = pthread_cond_timedwait(&wake, &mutex, &end) != 0;
+    }
+    int result = is_to_end ? -1 : 0;
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+static void *
+trim_again_and_again(void *unused)
+{
+    while (sleep_a_while() == 0) {
+        if (!interpreter.Py_IsInitialized()) {
+            continue;           /* a program that removed end() from atexit */
+        }
+        int state = interpreter.PyGILState_Ensure();
+        PyMem_Trim();
+        interpreter.PyGILState_Release(state);
+    }
+    return unused;
+}
+
+static void
+thread_start(void)
+{
+    sigset_t all, before;
+    is_to_end = 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    has_thread = pthread_create(&thread, NULL, trim_again_and_again, NULL) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* With the GIL, which the thread may need to come to its end. */
+static void
+thread_end(void)
+{
+    if (!has_thread) {
+        return;
+    }
+    has_thread = 0;
+    pthread_mutex_lock(&mutex);
+    is_to_end = 1;
+    pthread_cond_signal(&wake);
+    pthread_mutex_unlock(&mutex);
+    void *state = interpreter.PyEval_SaveThread();
+    pthread_join(thread, NULL);
+    interpreter.PyEval_RestoreThread(state);
+}
+
+static int
+start_soon(void *unused)
+{
+    (void)unused;
+    if (!has_thread && atomic_load(&stage) == RUNNING) {
+        thread_start();
+    }
+    return 0;
+}
+
+/* A child of a fork that the interpreter does not know of has no thread, whatever
+ * the parent had. */
+static void
+forget_thread(void)
+{
+    has_thread = 0;
+    mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    wake_init();
+}
+
+/* What the interpreter calls. */
+
+static object *
+before_fork(object *self, object *unused)
+{
+    (void)self;
+    (void)unused;
+    thread_end();
+    return interpreter.Py_BuildValue("");
+}
+
+/* Soon, not now: in the parent a thread would be warned of, and a child may be about to
+ * become another program.  Pending calls are the main thread's. */
+static object *
+after_fork(object *self, object *unused)
+{
+    (void)self;
+    (void)unused;
+    if (getpid() != (pid_t)syscall(SYS_gettid)
+        || interpreter.Py_AddPendingCall(start_soon, NULL) != 0)
+    {
+        start_soon(NULL);
+    }
+    return interpreter.Py_BuildValue("");
+}
+
+static object *
+end(object *self, object *unused)
+{
+    (void)self;
+    (void)unused;
+    thread_end();
+    atomic_store(&stage, ENDING);
+    return interpreter.Py_BuildValue("");
+}
+
+/* Call module.function(callback), or with it as the argument of a name; -1: it
+ * could not be done. */
+static int
+register_callback(const char *module_name, const char *function_name,
+                  const char *argument, struct method *method)
+{
+    object *module = interpreter.PyImport_ImportModule(module_name);
+    object *function = module != NULL
+        ? interpreter.PyObject_GetAttrString(module, function_name) : NULL;
+    object *callback = function != NULL
+        ? interpreter.PyCFunction_NewEx(method, NULL, NULL) : NULL;
+    object *args = callback == NULL ? NULL : argument == NULL
+        ? interpreter.Py_BuildValue("(O)", callback) : interpreter.Py_BuildValue("()");
+    object *kwargs = args == NULL || argument == NULL ? NULL
+        : interpreter.Py_BuildValue("{sO}", argument, callback);
+    object *result = args != NULL && (argument == NULL || kwargs != NULL)
+        ? interpreter.PyObject_Call(function, args, kwargs) : NULL;
+    int status = result != NULL ? 0 : -1;
+    if (status < 0) {
+        interpreter.PyErr_Clear();
+    }
+    object *all[] = {module, function, callback, args, kwargs, result};
+    for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+        interpreter.Py_DecRef(all[i]);      /* may be NULL */
+    }
+    return status;
+}
+
+/* In the main thread, with the GIL, where any code of Python may run. */
+static int
+begin(void *unused)
+{
+    (void)unused;
+    static struct method at_end = {"pymem_end", end, NO_ARGUMENTS, NULL};
+    static struct method before = {"pymem_before_fork", before_fork, NO_ARGUMENTS, NULL};
+    static struct method after = {"pymem_after_fork", after_fork, NO_ARGUMENTS, NULL};
+    if (register_callback("atexit", "register", NULL, &at_end) < 0
+        || register_callback("posix", "register_at_fork", "before", &before) < 0
+        || register_callback("posix", "register_at_fork", "after_in_parent", &after) < 0
+        || register_callback("posix", "register_at_fork", "after_in_child", &after) < 0)
+    {
+        fputs("pymem-run: --trim-interval: the interpreter takes no callbacks, so "
+              "nothing is trimmed\n", stderr);
+        return 0;
+    }
+    atomic_store(&stage, RUNNING);
+    thread_start();
+    return 0;
+}
+
+/* The mem domain: a first look at each request, which costs one load. */
+
+static void *(*malloc_below)(void *ctx, size_t size);
+
+static COLD void
+look_at_interpreter(void)
+{
+    int now = atomic_load(&stage), is_initialized = interpreter.Py_IsInitialized();
+    if (now == WAITING && is_initialized) {
+        atomic_store(&stage, ASKED);
+        if (interpreter.Py_AddPendingCall(begin, NULL) != 0) {
+            atomic_store(&stage, WAITING);      /* too many of them: at the next one */
+        }
+    }
+    else if (now == ENDING && !is_initialized) {
+        atomic_store(&stage, WAITING);
+    }
+}
+
+static void *
+watching_malloc(void *ctx, size_t size)
+{
+    if (UNLIKELY(atomic_load_explicit(&stage, memory_order_relaxed) != RUNNING)) {
+        look_at_interpreter();
+    }
+    return malloc_below(ctx, size);
+}
+
+void
+trimming_start(long milliseconds)
+{
+    for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+        void *address = dlsym(RTLD_DEFAULT, functions[i].name);
+        if (address == NULL) {
+            fprintf(stderr, "pymem-run: --trim-interval: the interpreter has no %s, so "
+                    "nothing is trimmed\n", functions[i].name);
+            return;
+        }
+        memcpy((char *)&interpreter + functions[i].offset, &address, sizeof(address));
+    }
+    interval = (struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000};
+    wake_init();
+    pthread_atfork(NULL, NULL, forget_thread);
+    PyMemAllocatorEx alloc;
+    interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &alloc);
+    malloc_below = alloc.malloc;
+    alloc.malloc = watching_malloc;
+    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &alloc);
+}
