@@ -4,6 +4,8 @@
 #include "pycore_host.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 START_TEST(everybody_holds_a_gil_that_was_never_taken)
@@ -68,6 +70,90 @@ START_TEST(it_excludes_other_threads)
         pthread_join(threads[i], NULL);
     }
     ck_assert_int_eq(counter, 80000);
+}
+END_TEST
+
+/* A fork while another thread holds the GIL, or this one. */
+
+static atomic_int is_held, may_release;
+
+static void *
+hold(void *unused)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    atomic_store(&is_held, 1);
+    while (!atomic_load(&may_release)) {
+        usleep(1000);
+    }
+    PyGILState_Release(state);
+    return unused;
+}
+
+static void *
+use_gil(void *unused)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    PyMem_Free(PyMem_Malloc(100));
+    PyGILState_Release(state);
+    return unused;
+}
+
+/* In a child: 0 if the GIL is free, excludes others and is released again. */
+static int
+child_uses_gil(int depth)
+{
+    alarm(10);
+    if (PyGILState_Check() != (depth > 0)) {
+        return 1;
+    }
+    PyGILState_STATE state = PyGILState_Ensure();
+    int is_right = state == (depth > 0 ? PyGILState_LOCKED : PyGILState_UNLOCKED);
+    run_thread(look);
+    is_right &= seen_by_other == 0;
+    PyGILState_Release(state);
+    for (; depth > 0; depth--) {
+        PyGILState_Release(depth > 1 ? PyGILState_LOCKED : PyGILState_UNLOCKED);
+    }
+    run_thread(use_gil);
+    return is_right ? 0 : 2;
+}
+
+static void
+fork_and_use_gil(int depth)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        pid_t grandchild = fork();
+        int result = child_uses_gil(depth);
+        int status;
+        if (grandchild != 0) {
+            waitpid(grandchild, &status, 0);
+            result |= status;
+        }
+        _exit(result);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+}
+
+START_TEST(a_child_has_a_gil_that_no_other_thread_holds)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, hold, NULL);
+    while (!atomic_load(&is_held)) {
+        usleep(1000);
+    }
+    fork_and_use_gil(0);
+    atomic_store(&may_release, 1);
+    pthread_join(thread, NULL);
+    PyGILState_STATE outer = PyGILState_Ensure();
+    fork_and_use_gil(1);
+    PyGILState_STATE inner = PyGILState_Ensure();
+    fork_and_use_gil(2);
+    PyGILState_Release(inner);
+    PyGILState_Release(outer);
+    fork_and_use_gil(0);
 }
 END_TEST
 
@@ -203,6 +289,7 @@ main(int argc, char **argv)
     tcase_add_test(tc, everybody_holds_a_gil_that_was_never_taken);
     tcase_add_test(tc, one_thread_holds_it_once_it_was_taken);
     tcase_add_test(tc, it_excludes_other_threads);
+    tcase_add_test(tc, a_child_has_a_gil_that_no_other_thread_holds);
     tcase_add_test(tc, wrong_releases_are_fatal);
     tcase_add_test(tc, a_fatal_error_names_function_and_fact);
     tcase_add_test(tc, snprintf_ends_the_string);

@@ -4,7 +4,14 @@
 #include "pycore_geometry.h"
 #include "pycore_virtualmem.h"
 
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 START_TEST(memory_is_zeroed_and_aligned)
 {
@@ -105,6 +112,103 @@ START_TEST(huge_pages_are_used_when_they_are_asked_for)
 }
 END_TEST
 
+/* A sandbox that does this at madvise, prctl, mincore and sched_yield; 0 where the
+ * system has none. */
+static int
+enter_sandbox(uint32_t action)
+{
+#define NO(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), \
+                 BPF_STMT(BPF_RET | BPF_K, action)
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        NO(madvise), NO(mincore), NO(sched_yield), NO(prctl),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+        && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void
+enter_and_leave(void *unused)
+{
+    (void)unused;
+    fprintf(stderr, "%d", enter_sandbox(SECCOMP_RET_ALLOW));
+}
+
+/* What a heap of 60 MiB does in its life, and what asks the system more. */
+static void
+live_in_sandbox(void *arg)
+{
+    enum { N = 200000 };
+    static char *p[N];
+    if (!enter_sandbox(*(uint32_t *)arg)) {
+        _exit(99);
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N; i++) {
+            p[i] = PyObject_Malloc(300);
+            memset(p[i], i & 255, 300);
+        }
+        for (int i = 0; i < N; i++) {
+            if (i % 64 != 0) {
+                PyObject_Free(p[i]);
+            }
+        }
+        PyMem_Trim();
+        for (int i = 0; i < N; i += 64) {
+            if (!is_filled(p[i], 300, (unsigned char)(i & 255))) {
+                _exit(98);
+            }
+            PyObject_Free(p[i]);
+        }
+    }
+    char *page = virtual_alloc(ARENA_SIZE, ARENA_SIZE);
+    memset(page, 1, ARENA_SIZE);
+    virtual_purge(page + 4096, 8192);
+    int is_right = is_filled(page, 4096, 1) && is_filled(page + 4096, 8192, 0)
+        && is_filled(page + 12288, ARENA_SIZE - 12288, 1);
+    virtual_populate(page, ARENA_SIZE);
+    virtual_name(page, ARENA_SIZE);
+    virtual_use_huge_pages(page, ARENA_SIZE);
+    virtual_yield();
+    is_right &= virtual_is_mapped(page);
+    PyMem_SetupDebugHooks();
+    PyMem_Free(PyMem_Malloc(1 << 20));      /* is its end mapped? */
+    fprintf(stderr, "right=%d", is_right);
+}
+
+START_TEST(a_sandbox_that_refuses_calls)
+{
+    struct child child = run_child(enter_and_leave, NULL);
+    if (strcmp(child.text, "1") != 0) {
+        return;         /* no seccomp in this kernel */
+    }
+    for (int i = 0; i < 3; i++) {
+        static const int errors[] = {EPERM, ENOSYS, EACCES};
+        uint32_t action = SECCOMP_RET_ERRNO | (uint32_t)errors[i];
+        child = run_child(live_in_sandbox, &action);
+        ck_assert_int_eq(child.signal, 0);
+        ck_assert_int_eq(child.status, 0);
+        ck_assert_str_eq(child.text, "right=1");
+    }
+}
+END_TEST
+
+START_TEST(a_sandbox_that_kills_for_calls)
+{
+    struct child child = run_child(enter_and_leave, NULL);
+    if (strcmp(child.text, "1") != 0) {
+        return;
+    }
+    uint32_t action = SECCOMP_RET_KILL_PROCESS;
+    setenv("PYTHON_PYMALLOC_MMAP_ONLY", "1", 1);
+    child = run_child(live_in_sandbox, &action);
+    ck_assert_int_eq(child.signal, 0);
+    ck_assert_str_eq(child.text, "right=1");
+}
+END_TEST
+
 static int
 system_names_memory(void)
 {
@@ -187,6 +291,8 @@ main(void)
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
     tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
+    tcase_add_test(tc, a_sandbox_that_refuses_calls);
+    tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);
     tcase_add_test(tc, virtual_memory_goes_through_the_arena_allocator);
     return run_suite(suite);
