@@ -462,7 +462,9 @@ hooks_as_allocator(PyMemAllocatorDomain domain)
 int
 _PyMem_HasDebugHooks(PyMemAllocatorDomain domain)
 {
-    return _PyMem_Allocators[domain].malloc == hooks_as_allocator(domain).malloc;
+    PyMemAllocatorEx alloc;
+    PyMem_GetAllocator(domain, &alloc);
+    return alloc.malloc == hooks_as_allocator(domain).malloc;
 }
 
 void

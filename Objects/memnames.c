@@ -10,8 +10,8 @@
  *
  * (--with-raw-allocator=mimalloc: the raw domain of pymalloc is mimalloc, too.)
  *
- * Sets _PyMem_Allocators[] through PyMem_SetAllocator() and
- * PyMem_SetupDebugHooks(); owns only the table. */
+ * Sets allocators through PyMem_SetAllocator() and PyMem_SetupDebugHooks(); owns only
+ * the table. */
 
 #include "pycore_pymem.h"
 
@@ -183,14 +183,15 @@ static int
 allocators_match(const PyMemAllocatorEx allocs[NB_DOMAINS], int is_debug)
 {
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+        PyMemAllocatorEx alloc;
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &alloc);
         if (_PyMem_HasDebugHooks((PyMemAllocatorDomain)domain) != is_debug) {
             return 0;
         }
         if (is_debug) {
-            alloc = &_PyMem_Debug[domain].alloc;
+            alloc = _PyMem_Debug[domain].alloc;
         }
-        if (!allocators_are_equal(alloc, &allocs[domain])) {
+        if (!allocators_are_equal(&alloc, &allocs[domain])) {
             return 0;
         }
     }

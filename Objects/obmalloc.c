@@ -30,19 +30,8 @@
 #include <string.h>
 #include <wchar.h>
 
-#ifdef Py_DEBUG
-PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_RAW] = DEBUG_RAW_ALLOC,
-    [PYMEM_DOMAIN_MEM] = DEBUG_ALLOC(PYMEM_DOMAIN_MEM),
-    [PYMEM_DOMAIN_OBJ] = DEBUG_ALLOC(PYMEM_DOMAIN_OBJ),
-};
-#else
-PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_RAW] = RAW_ALLOC,
-    [PYMEM_DOMAIN_MEM] = SMALL_ALLOC,
-    [PYMEM_DOMAIN_OBJ] = SMALL_ALLOC,
-};
-#endif
+/* A host may have its own: see _PyMem_BeforeFirstUse(). */
+WEAK PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = BORN_ALLOCS;
 
 #define RAW (&_PyMem_Allocators[PYMEM_DOMAIN_RAW])
 #define MEM (&_PyMem_Allocators[PYMEM_DOMAIN_MEM])
@@ -342,9 +331,18 @@ is_domain(PyMemAllocatorDomain domain)
     return (unsigned)domain < NB_DOMAINS;
 }
 
+static inline void
+before_first_use(void)
+{
+    if (_PyMem_BeforeFirstUse != NULL) {
+        _PyMem_BeforeFirstUse();
+    }
+}
+
 void
 PyMem_GetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 {
+    before_first_use();
     if (is_domain(domain)) {
         *allocator = _PyMem_Allocators[domain];
     }
@@ -356,6 +354,7 @@ PyMem_GetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 void
 PyMem_SetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 {
+    before_first_use();
     if (is_domain(domain)) {
         _PyMem_Allocators[domain] = *allocator;
     }

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <string.h>
 
 /* The GIL. */
 
@@ -132,9 +133,8 @@ variable_is_set(const char *name)
 
 void _PyTraceMalloc_StartFromEnvironment(void);     /* nativeframes.c */
 
-/* Before main(), and before any block exists: PYTHONMALLOC decides where they
- * come from. */
-__attribute__((constructor)) static void
+/* PYTHONMALLOC decides where blocks come from. */
+static void
 setup_from_environment(void)
 {
     const char *value = Py_GETENV("PYTHONMALLOC");
@@ -160,4 +160,68 @@ setup_from_environment(void)
         atexit(print_object_statistics);
     }
 #endif
+}
+
+/* All this before main(), and before any block exists.  The constructor of a global
+ * object may run before ours and allocate: so until then the domains are served by
+ * functions that look into the environment first. */
+
+static const PyMemAllocatorEx *
+allocator_after_setup(void *ctx)
+{
+    _PyMem_BeforeFirstUse();
+    return &_PyMem_Allocators[(uintptr_t)ctx];
+}
+
+static void *
+first_malloc(void *ctx, size_t size)
+{
+    const PyMemAllocatorEx *alloc = allocator_after_setup(ctx);
+    return alloc->malloc(alloc->ctx, size);
+}
+
+static void *
+first_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    const PyMemAllocatorEx *alloc = allocator_after_setup(ctx);
+    return alloc->calloc(alloc->ctx, nelem, elsize);
+}
+
+static void *
+first_realloc(void *ctx, void *ptr, size_t size)
+{
+    const PyMemAllocatorEx *alloc = allocator_after_setup(ctx);
+    return alloc->realloc(alloc->ctx, ptr, size);
+}
+
+static void
+first_free(void *ctx, void *ptr)
+{
+    const PyMemAllocatorEx *alloc = allocator_after_setup(ctx);
+    alloc->free(alloc->ctx, ptr);
+}
+
+#define FIRST_ALLOC(domain) [domain] = {(void *)domain, first_malloc, first_calloc, \
+                                        first_realloc, first_free}
+PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
+    FIRST_ALLOC(PYMEM_DOMAIN_RAW), FIRST_ALLOC(PYMEM_DOMAIN_MEM),
+    FIRST_ALLOC(PYMEM_DOMAIN_OBJ),
+};
+
+__attribute__((constructor)) static void
+before_main(void)
+{
+    _PyMem_BeforeFirstUse();
+}
+
+void
+_PyMem_BeforeFirstUse(void)
+{
+    static const PyMemAllocatorEx born[NB_DOMAINS] = BORN_ALLOCS;
+    static int is_done;
+    if (!is_done) {
+        is_done = 1;
+        memcpy(_PyMem_Allocators, born, sizeof(born));
+        setup_from_environment();
+    }
 }

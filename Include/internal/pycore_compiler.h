@@ -10,11 +10,13 @@
 #  define UNLIKELY(cond) __builtin_expect(!!(cond), 0)
 #  define COLD __attribute__((cold, noinline))
 #  define NOINLINE __attribute__((noinline))
+#  define WEAK __attribute__((weak))
 #else
 #  define LIKELY(cond) (cond)
 #  define UNLIKELY(cond) (cond)
 #  define COLD
 #  define NOINLINE
+#  define WEAK
 #endif
 
 /* Data of a thread, reached without a call also in a shared library. */

@@ -98,6 +98,19 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
     {&_PyMem_Debug[domain], _PyMem_DebugMalloc, \
      _PyMem_DebugCalloc, _PyMem_DebugRealloc, _PyMem_DebugFree}
 
+/* What the domains are before anybody asks for something else. */
+#ifdef Py_DEBUG
+#  define BORN_ALLOCS {DEBUG_RAW_ALLOC, DEBUG_ALLOC(PYMEM_DOMAIN_MEM), \
+                       DEBUG_ALLOC(PYMEM_DOMAIN_OBJ)}
+#else
+#  define BORN_ALLOCS {RAW_ALLOC, SMALL_ALLOC, SMALL_ALLOC}
+#endif
+
+/* Where the host decides about the allocators (Python/host.c): to be called before
+ * one of them is looked at.  Its own table, in which they wait for the first block,
+ * takes the place of the one of obmalloc.c.  A CPython has no such function. */
+WEAK void _PyMem_BeforeFirstUse(void);
+
 /* Write where a block was allocated to a file descriptor, or how to find out
  * (Python/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
  * for. */

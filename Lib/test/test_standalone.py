@@ -1,10 +1,11 @@
 """A program without an interpreter, told by environment variables what to do."""
 
 import re
+import shutil
 
 import pytest
 
-from conftest import BUILD, LETTERS, clean_environment, run
+from conftest import BUILD, LETTERS, TOP, clean_environment, run
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,115 @@ def test_mimalloc_that_is_not_there(faults, no_mimalloc, why, text):
 def test_statistics_at_the_end(faults):
     result = run_fault(faults, "none", PYTHONMALLOCSTATS="1")
     assert result.stderr.startswith("Small block threshold = 512, in 32 size")
+
+
+BOX = r"""
+#include "Python.h"
+#include "pymem.h"
+#include <cstdio>
+#include <cstring>
+#include <vector>
+struct Box {
+    std::vector<void *> blocks;
+    Box()
+    {
+        for (int i = 0; i < 5; i++) {
+            blocks.push_back(PyMem_Malloc(40 + i * 300));
+            blocks.push_back(PyObject_Calloc(1, 40));
+            blocks.push_back(PyMem_RawRealloc(nullptr, 50));
+        }
+        PyMem_Free(nullptr);
+    }
+    ~Box()
+    {
+        for (size_t i = 0; i < blocks.size(); i += 3) {
+            PyMem_Free(blocks[i]);
+            PyObject_Free(blocks[i + 1]);
+            PyMem_RawFree(blocks[i + 2]);
+        }
+        std::puts("freed");
+    }
+};
+PRIORITY Box box;
+#ifndef LIBRARY
+int main()
+{
+    box.blocks[0] = PyMem_Realloc(box.blocks[0], 900);
+    PyMem_Free(PyMem_Malloc(30));
+    PyMemAllocatorEx alloc;
+    PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &alloc);
+    void *block = alloc.malloc(alloc.ctx, 3);
+    PyMem_Free(block);
+    std::puts("main");
+}
+#endif
+"""
+
+PRIORITIES = ["", "__attribute__((init_priority(101)))",
+              "__attribute__((init_priority(65535)))"]
+SETTINGS = [{"PYTHONMALLOC": name} for name in
+            ("default", "debug", "malloc", "malloc_debug", "pymalloc_debug")] + [
+    {"PYTHONTRACEMALLOC": "5", "PYTHONMALLOC": "debug"}, {"PYTHONMALLOCSTATS": "1"}]
+
+
+@pytest.mark.parametrize("library", ["libpymem.a", "libpymem.so"])
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_constructors_before_main_in_any_order(tmp_path, priority, is_first, library):
+    """Blocks of a global object are the allocator's that frees them."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here")
+    (tmp_path / "box.cc").write_text(BOX.replace("PRIORITY", priority))
+    (tmp_path / "empty.cc").write_text("")
+    path = BUILD / ".libs" / library
+    files = (["-Wl,--no-as-needed", path, "box.cc"]
+             if is_first and library == "libpymem.so" else ["box.cc", path])
+    if is_first and library == "libpymem.a":
+        files = ["-Wl,--whole-archive", path, "-Wl,--no-whole-archive", "box.cc"]
+    result = run("g++", f"-I{TOP / 'Include'}", f"-I{BUILD}", *files, "-lm", "-ldl",
+                 "-lpthread", f"-Wl,-rpath,{BUILD / '.libs'}", "-o", "box", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for setting in SETTINGS:
+        result = run(tmp_path / "box", environment=clean_environment(**setting))
+        assert (result.returncode, result.stdout) == (0, "main\nfreed\n"), (
+            setting, result.stderr)
+
+
+HOOK_IN_CONSTRUCTOR = r"""
+#include "Python.h"
+#include "pymem.h"
+#include <stdio.h>
+const char *_PyMem_GetCurrentAllocatorName(void);
+static PyMemAllocatorEx found;
+static int ncalls;
+static void *counted_malloc(void *ctx, size_t size)
+{
+    ncalls++;
+    return found.malloc(found.ctx, size);
+}
+__attribute__((constructor(101))) static void begin(void)
+{
+    printf("%s ", _PyMem_GetCurrentAllocatorName());
+    PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &found);
+    PyMemAllocatorEx hook = found;
+    hook.malloc = counted_malloc;
+    PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &hook);
+}
+int main(void)
+{
+    PyMem_Free(PyMem_Malloc(30));
+    printf("%d\n", ncalls);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["pymalloc", "malloc", "malloc_debug"])
+def test_a_hook_that_a_constructor_sets_stays(tmp_path, name):
+    (tmp_path / "hook.c").write_text(HOOK_IN_CONSTRUCTOR)
+    result = run("cc", f"-I{TOP / 'Include'}", f"-I{BUILD}", "hook.c",
+                 BUILD / ".libs" / "libpymem.a", "-lm", "-ldl", "-lpthread", "-o", "hook",
+                 cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert run(tmp_path / "hook", environment=clean_environment(PYTHONMALLOC=name)
+               ).stdout == f"{name} 1\n"
