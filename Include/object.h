@@ -8,6 +8,8 @@
 #define Py_OBJECT_H
 
 #include "pyport.h"
+
+#include <string.h>
 #include "objimpl.h"
 
 #ifdef __cplusplus
@@ -188,20 +190,20 @@ Py_XNewRef(PyObject *op)
 #define Py_NewRef(op) Py_NewRef((PyObject *)(op))
 #define Py_XNewRef(op) Py_XNewRef((PyObject *)(op))
 
+/* Give a variable, whatever type it points to, another value; the old one. */
+static inline PyObject *
+_Py_Exchange(void *variable, const void *value)
+{
+    PyObject *old;
+    memcpy(&old, variable, sizeof(old));
+    memcpy(variable, &value, sizeof(value));
+    return old;
+}
+
 /* The variable is changed before the old reference is dropped: what that calls
  * must not find it. */
-#define Py_SETREF(dst, src)                                                 \
-    do {                                                                    \
-        PyObject *_py_old = (PyObject *)(dst);                              \
-        (dst) = (src);                                                      \
-        Py_DECREF(_py_old);                                                 \
-    } while (0)
-#define Py_XSETREF(dst, src)                                                \
-    do {                                                                    \
-        PyObject *_py_old = (PyObject *)(dst);                              \
-        (dst) = (src);                                                      \
-        Py_XDECREF(_py_old);                                                \
-    } while (0)
+#define Py_SETREF(dst, src) Py_DECREF(_Py_Exchange(&(dst), (src)))
+#define Py_XSETREF(dst, src) Py_XDECREF(_Py_Exchange(&(dst), (src)))
 #define Py_CLEAR(op) Py_XSETREF((op), NULL)
 
 /* Objects in the object domain: with the GIL held.  NULL and MemoryError when there

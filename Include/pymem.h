@@ -5,8 +5,8 @@
  * function says otherwise.
  *
  * alignment  16 bytes on 64-bit platforms (8 before CPython 3.7), 8 on 32-bit.
- * zero       a request for 0 bytes returns a distinct pointer that is not
- *            NULL, as if 1 byte had been asked for.
+ * zero       0 bytes are asked for as 1: the result is a block like others, has an
+ *            address that no other block has, and is to be freed.
  * contents   malloc leaves the memory uninitialised, calloc zeroes it.
  *            realloc keeps the first min(old, new) bytes.
  * errors     NULL when there is no memory, or when the request passes
@@ -34,19 +34,23 @@ PyAPI_FUNC(void *) PyMem_Calloc(size_t nelem, size_t elsize); /* since 3.5 */
 PyAPI_FUNC(void *) PyMem_Realloc(void *ptr, size_t new_size);
 PyAPI_FUNC(void) PyMem_Free(void *ptr);
 
+/* The bytes of n objects; more than any request may have (and gets) where the
+ * product passes PY_SSIZE_T_MAX. */
+static inline size_t
+_PyMem_BytesOf(size_t n, size_t size)
+{
+    return n <= (size_t)PY_SSIZE_T_MAX / size ? n * size : ~(size_t)0;
+}
+
 /* Memory for n objects of a type; NULL when n * sizeof(type) passes
  * PY_SSIZE_T_MAX. */
-#define PyMem_New(type, n)                                              \
-    (((size_t)(n) > PY_SSIZE_T_MAX / sizeof(type))                      \
-         ? NULL                                                         \
-         : ((type *)PyMem_Malloc((size_t)(n) * sizeof(type))))
+#define PyMem_New(type, n) \
+    ((type *)PyMem_Malloc(_PyMem_BytesOf((size_t)(n), sizeof(type))))
 
 /* Resize p to n objects of a type and assign it.  On failure p becomes NULL:
  * keep a copy to free the old block. */
-#define PyMem_Resize(p, type, n)                                        \
-    ((p) = ((size_t)(n) > PY_SSIZE_T_MAX / sizeof(type))                \
-               ? NULL                                                   \
-               : (type *)PyMem_Realloc((p), (size_t)(n) * sizeof(type)))
+#define PyMem_Resize(p, type, n) \
+    ((p) = (type *)PyMem_Realloc((p), _PyMem_BytesOf((size_t)(n), sizeof(type))))
 
 /* Old names: aliases, deprecated in CPython and kept by it. */
 #define PyMem_MALLOC(n)          PyMem_Malloc(n)

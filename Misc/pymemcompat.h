@@ -110,21 +110,22 @@ PYMEMCOMPAT_CALLOC(PyObject_Calloc, PyObject_Malloc)
 
 /* References: 2.4, 3.6, 3.9, 3.10. */
 
+/* The variable, whatever type it points to, has its new value when the old reference
+ * is dropped. */
+PYMEMCOMPAT_INLINE void
+pymemcompat_replace(void *variable, const void *value)
+{
+    PyObject *old;
+    memcpy(&old, variable, sizeof(old));
+    memcpy(variable, &value, sizeof(value));
+    Py_XDECREF(old);
+}
+
 #ifndef Py_SETREF
-#  define Py_SETREF(dst, src)                                               \
-    do {                                                                    \
-        PyObject *py_old_ = (PyObject *)(dst);                              \
-        (dst) = (src);                                                      \
-        Py_DECREF(py_old_);                                                 \
-    } while (0)
+#  define Py_SETREF(dst, src) pymemcompat_replace(&(dst), (src))
 #endif
 #ifndef Py_XSETREF
-#  define Py_XSETREF(dst, src)                                              \
-    do {                                                                    \
-        PyObject *py_old_ = (PyObject *)(dst);                              \
-        (dst) = (src);                                                      \
-        Py_XDECREF(py_old_);                                                \
-    } while (0)
+#  define Py_XSETREF(dst, src) pymemcompat_replace(&(dst), (src))
 #endif
 #ifndef Py_CLEAR
 #  define Py_CLEAR(op) Py_XSETREF((op), NULL)

@@ -75,8 +75,8 @@ write_size_t(uint8_t *p, size_t value)
 }
 
 #ifdef PYMEM_DEBUG_SERIALNO
-/* The number of this malloc, calloc or realloc.  A place to set a breakpoint:
- * stop at the call that a dump named. */
+/* The number of this malloc, calloc or realloc.  Never inlined, so that a debugger
+ * finds it: with a condition on the number that a dump told it stops at that call. */
 static NOINLINE size_t
 bumpserialno(void)
 {
@@ -109,17 +109,17 @@ dump_serialno(const uint8_t *tail)
 #  define dump_serialno(tail) ((void)0)
 #endif
 
-/* Mark memory that an allocator gave as a block of nbytes. */
+/* Mark memory that an allocator gave as a block of nbytes, and give its data: all
+ * around it is forbidden, but for what is known of the block. */
 static uint8_t *
 block_mark(uint8_t *memory, char api_id, size_t nbytes, size_t serialno)
 {
-    uint8_t *data = memory + HEAD_SIZE;
-    uint8_t *tail = data + nbytes;
-    write_size_t(memory, nbytes);
-    memory[SST] = (uint8_t)api_id;
-    memset(memory + SST + 1, FORBIDDENBYTE, SST - 1);
-    memset(tail, FORBIDDENBYTE, SST);
-    write_serialno(tail, serialno);
+    uint8_t *data = memory + HEAD_SIZE, *end = data + nbytes;
+    memset(end, FORBIDDENBYTE, TAIL_SIZE);
+    memset(memory, FORBIDDENBYTE, HEAD_SIZE);
+    write_serialno(end, serialno);
+    data[-(ptrdiff_t)SST] = (uint8_t)api_id;
+    write_size_t(data - HEAD_SIZE, nbytes);
     return data;
 }
 
@@ -279,15 +279,6 @@ block_check(const char *func, char api_id, const uint8_t *data)
     }
 }
 
-static void
-check_gil(const char *func)
-{
-    if (!PyGILState_Check()) {
-        _Py_FatalErrorFunc(func, "Python memory allocator called "
-                                 "without holding the GIL");
-    }
-}
-
 /* The raw domain's hooks.  Those of the other two are these behind a check. */
 
 void *
@@ -418,34 +409,40 @@ _PyMem_DebugRawRealloc(void *ctx, void *ptr, size_t nbytes)
     return debug_realloc(__func__, ctx, ptr, nbytes);
 }
 
-/* The mem and object domains' hooks. */
+/* The mem and object domains' hooks: the same for whoever holds the GIL. */
+
+static COLD void _Py_NO_RETURN
+fault_without_gil(const char *func)
+{
+    _Py_FatalErrorFunc(func, "Python memory allocator called without holding the GIL");
+}
+
+#define FOR_GIL_HOLDER(hook, ...) \
+    (LIKELY(PyGILState_Check()) ? (void)0 : fault_without_gil(__func__), \
+     hook(__VA_ARGS__))
 
 void *
 _PyMem_DebugMalloc(void *ctx, size_t nbytes)
 {
-    check_gil(__func__);
-    return _PyMem_DebugRawMalloc(ctx, nbytes);
+    return FOR_GIL_HOLDER(_PyMem_DebugRawMalloc, ctx, nbytes);
 }
 
 void *
 _PyMem_DebugCalloc(void *ctx, size_t nelem, size_t elsize)
 {
-    check_gil(__func__);
-    return _PyMem_DebugRawCalloc(ctx, nelem, elsize);
+    return FOR_GIL_HOLDER(_PyMem_DebugRawCalloc, ctx, nelem, elsize);
 }
 
 void *
 _PyMem_DebugRealloc(void *ctx, void *ptr, size_t nbytes)
 {
-    check_gil(__func__);
-    return _PyMem_DebugRawRealloc(ctx, ptr, nbytes);
+    return FOR_GIL_HOLDER(_PyMem_DebugRawRealloc, ctx, ptr, nbytes);
 }
 
 void
 _PyMem_DebugFree(void *ctx, void *ptr)
 {
-    check_gil(__func__);
-    _PyMem_DebugRawFree(ctx, ptr);
+    FOR_GIL_HOLDER(_PyMem_DebugRawFree, ctx, ptr);
 }
 
 /* Installing them. */

@@ -258,14 +258,18 @@ _PyObject_DebugMallocStats(FILE *out)
 
 #endif
 
+/* The label is right-aligned, and longer than print_line() has room for. */
 void
 _PyDebugAllocatorStats(FILE *out, const char *block_name, int num_blocks,
                        size_t sizeof_block)
 {
-    char what[128];
-    char label[128];
-    PyOS_snprintf(what, sizeof(what), "%d %ss * %zu bytes each",
-                  num_blocks, block_name, sizeof_block);
-    PyOS_snprintf(label, sizeof(label), "%48s ", what);
-    print_line(out, label, (size_t)num_blocks * sizeof_block);
+    const char *format = "%*s%d %ss * %zu bytes each =";
+#define LABEL(room) format, (room), "", num_blocks, block_name, sizeof_block
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    int length = snprintf(NULL, 0, LABEL(0));
+    fprintf(out, LABEL(length < 50 ? 50 - length : 0));
+#pragma GCC diagnostic pop
+#undef LABEL
+    print_number(out, (size_t)num_blocks * sizeof_block, 21);
 }

@@ -295,32 +295,31 @@ PyMem_Trim(void)
 
 /* Strings. */
 
+/* A copy of length characters of width bytes, and of the one that ends them. */
+static void *
+copy_string(void *(*allocate)(size_t size), const void *str, size_t length, size_t width)
+{
+    size_t most = (size_t)PY_SSIZE_T_MAX / width;
+    void *copy = length < most ? allocate(++length * width) : NULL;
+    return copy == NULL ? NULL : memcpy(copy, str, length * width);
+}
+
 wchar_t *
 _PyMem_RawWcsdup(const wchar_t *str)
 {
-    size_t len = wcslen(str);
-    if (len > (size_t)PY_SSIZE_T_MAX / sizeof(wchar_t) - 1) {
-        return NULL;
-    }
-    size_t size = (len + 1) * sizeof(wchar_t);
-    wchar_t *copy = PyMem_RawMalloc(size);
-    return copy != NULL ? memcpy(copy, str, size) : NULL;
+    return copy_string(PyMem_RawMalloc, str, wcslen(str), sizeof(*str));
 }
 
 char *
 _PyMem_RawStrdup(const char *str)
 {
-    size_t size = strlen(str) + 1;
-    char *copy = PyMem_RawMalloc(size);
-    return copy != NULL ? memcpy(copy, str, size) : NULL;
+    return copy_string(PyMem_RawMalloc, str, strlen(str), 1);
 }
 
 char *
 _PyMem_Strdup(const char *str)
 {
-    size_t size = strlen(str) + 1;
-    char *copy = PyMem_Malloc(size);
-    return copy != NULL ? memcpy(copy, str, size) : NULL;
+    return copy_string(PyMem_Malloc, str, strlen(str), 1);
 }
 
 /* Allocators as values. */

@@ -311,6 +311,51 @@ START_TEST(underflow_into_the_size_does_not_follow_it)
 }
 END_TEST
 
+/* One bit of one byte of the pads, counted from the data; and what notices it. */
+struct damage {
+    int offset;
+    int bit;
+    int by_realloc;
+};
+
+static void
+damage_one_bit(void *arg)
+{
+    const struct damage *damage = arg;
+    char *p = victim->malloc(20);
+    p[damage->offset] = (char)(p[damage->offset] ^ 1 << damage->bit);
+    if (damage->by_realloc) {
+        victim->realloc(p, 40);
+    }
+    else {
+        victim->free(p);
+    }
+}
+
+START_TEST(each_byte_of_the_pads_is_looked_at)
+{
+    victim = &families[_i];
+    for (int n = 0; n < (int)(2 * S - 1); n++) {
+        int is_head = n < (int)S - 1;
+        struct damage damage = {is_head ? -1 - n : 20 + n - (int)(S - 1), n % 8, n % 2};
+        struct child child = run_child(damage_one_bit, &damage);
+        char ouch[100];
+        snprintf(ouch, sizeof(ouch), "        at %s%+d: 0x%02x *** OUCH\n",
+                 is_head ? "p" : "tail", is_head ? damage.offset : damage.offset - 20,
+                 0xfd ^ 1 << damage.bit);
+        assert_fatal(child, ouch);
+        char fatal[100];
+        snprintf(fatal, sizeof(fatal), "_PyMem_DebugRaw%s: bad %s pad byte\n",
+                 damage.by_realloc ? "Realloc" : "Free",
+                 is_head ? "leading" : "trailing");
+        assert_fatal(child, fatal);
+        damage.by_realloc = !damage.by_realloc;
+        child = run_child(damage_one_bit, &damage);
+        assert_fatal(child, ouch);
+    }
+}
+END_TEST
+
 static void
 free_in_domain(void *domain)
 {
@@ -439,6 +484,7 @@ main(void)
 #define EACH(test) tcase_add_loop_test(tc, test, 0, 3)
     EACH(a_block_has_size_id_and_pads_around_it);
     EACH(calloc_is_zeroed_between_the_pads);
+    EACH(each_byte_of_the_pads_is_looked_at);
     EACH(a_freed_block_is_dead_from_head_to_tail);
     EACH(the_allocator_below_is_asked_for_three_words_more);
     EACH(requests_too_large_for_the_extra_bytes_are_refused);
