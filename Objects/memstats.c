@@ -30,6 +30,8 @@ print_number(FILE *out, size_t value, int width)
     fprintf(out, "%*s\n", width, text);
 }
 
+#ifdef WITH_PYMALLOC
+
 static size_t
 print_line(FILE *out, const char *label, size_t value)
 {
@@ -38,7 +40,6 @@ print_line(FILE *out, const char *label, size_t value)
     return value;
 }
 
-#ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
 #include "pycore_sharedheap.h"
