@@ -40,7 +40,6 @@ print_line(FILE *out, const char *label, size_t value)
     return value;
 }
 
-
 #include "pycore_arenas.h"
 #include "pycore_sharedheap.h"
 

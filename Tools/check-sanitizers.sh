@@ -8,7 +8,7 @@
 # blocks on purpose (make check does it, under Valgrind).
 
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/setup.sh"
 
 # sanitized NAME CFLAGS OPTION...: all C tests in build/NAME
 sanitized() {

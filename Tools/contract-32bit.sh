@@ -2,7 +2,7 @@
 # Compile the library with gcc -m32 and run the contract program on it, in the
 # default geometry and with debug hooks.
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/setup.sh"
 for options in "" "--with-pydebug"; do
     directory=$top/build/m32$options
     mkdir -p "$directory"

@@ -7,7 +7,7 @@
 # each file are in build/coverage/html.
 
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/setup.sh"
 home=$top/build/coverage
 mkdir -p "$home"
 gcc -O1 -fPIC -c "$top/Misc/coverage.c" -o "$home/coverage.o"

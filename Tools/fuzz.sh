@@ -9,7 +9,7 @@
 # build/fuzz/corpus for the next run; one that finds a fault is named.
 
 set -eu
-top=$(cd "$(dirname "$0")/.." && pwd)
+. "$(dirname "$0")/setup.sh"
 seconds=${1:-60}
 case $seconds in
 *[!0-9]* | '')

@@ -1,4 +1,4 @@
-# Sourced by try.sh, check.sh and in-debian: packages, configure, make, relink.
+# Sourced by try.sh, check.sh, in-debian and others: packages, configure, make, relink.
 #
 #   need_packages PACKAGE...    install what is missing, saying so first
 #   need_python                 the same for $python: headers, archives, libraries
@@ -9,6 +9,24 @@
 
 top=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
+
+# configure, automake and libtool take no name with a space, a quote or the like: a link
+# leads to such a folder.  The same one each time, in a folder that is ours alone.
+case $top in
+*[!-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._+,@%=~]*)
+    links=/tmp/pymem-links-$(id -u)
+    mkdir -m 700 "$links" 2>/dev/null || [ -d "$links" ] && [ -O "$links" ] &&
+        [ ! -L "$links" ] || {
+        printf '%s: %s is not a folder of yours\n' "$(basename "$0")" "$links" >&2
+        exit 1
+    }
+    link=$links/$(printf '%s' "$top" | cksum | tr ' ' -)
+    ln -sfn "$top" "$link"
+    printf '%s: working in %s through the link %s\n' "$(basename "$0")" "$top" \
+        "$link" >&2
+    top=$link
+    ;;
+esac
 
 # What try.sh needs beside a Python; check.sh adds to it.
 build_packages="gcc make autoconf automake libtool pkg-config libc6-dev libmimalloc-dev"

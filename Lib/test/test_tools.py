@@ -3,6 +3,9 @@
 import os
 import platform
 import re
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -227,3 +230,40 @@ def test_an_oracle_that_is_no_python_is_refused(tmp_path):
     result = run(TOP / "Tools" / "check-oracle", f"--build={BUILD}", "/bin/true")
     assert result.returncode == 1
     assert "/bin/true is not a Python" in result.stderr
+
+
+def copy_project(folder):
+    """What git knows, and what autoreconf made of it."""
+    for name in run("git", "ls-files", "-z", cwd=TOP).stdout.split("\0"):
+        if name and (TOP / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(TOP / name, folder / name)
+    for name in ("configure", "Makefile.in", "aclocal.m4", "build-aux", "m4"):
+        copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy2
+        copy(TOP / name, folder / name)
+
+
+def test_a_folder_with_any_name(tmp_path):
+    """A space, an apostrophe, quotes, a letter that is not ASCII: configure, make, relink,
+    a script, a C test, and a test of pytest."""
+    if not (TOP / "configure").exists() or not (TOP / ".git").exists():
+        pytest.skip("no configure here: sh Tools/try.sh makes it")
+    folder = tmp_path / "it's d\u00e9j\u00e0 \"the\" folder"
+    folder.mkdir()
+    copy_project(folder)
+    (folder / "script.py").write_text("print('ran', sum(range(10)))\n")
+    result = subprocess.run(["sh", folder / "Tools" / "try.sh", folder / "script.py"],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            timeout=600, cwd="/", env=clean_environment())
+    assert (result.returncode, result.stdout) == (0, "ran 45\n"), result.stderr
+    assert "through the link" in result.stderr
+    for command in (["make", "-s", "-C", folder / "build", "contract"],
+                    [folder / "build" / "contract"],
+                    [sys.executable, "-m", "pytest", "-q", folder / "Lib/test/test_stats.py"],
+                    [folder / "Tools" / "relink", f"--build={folder / 'build'}",
+                     f"--products={folder / 'a b'}"],
+                    [folder / "a b" / "python", "-c", "import json"]):
+        result = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, timeout=300,
+                                env=clean_environment())
+        assert result.returncode == 0, (command, result.stdout)
