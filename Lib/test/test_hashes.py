@@ -58,8 +58,8 @@ def reason_to_skip():
     return None
 
 
-pytestmark = pytest.mark.skipif(reason_to_skip() is not None,
-                                reason=str(reason_to_skip()))
+if reason_to_skip() is not None:
+    pytest.skip(reason_to_skip(), allow_module_level=True)
 
 
 def compile_library(output, *sources):
