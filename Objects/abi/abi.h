@@ -5,7 +5,9 @@
 #ifndef PYMEM_ABI_H
 #define PYMEM_ABI_H
 
-#define Py_BUILD_CORE_BUILTIN
+#ifndef Py_BUILD_CORE_BUILTIN
+#  define Py_BUILD_CORE_BUILTIN
+#endif
 #include "Python.h"
 #include "pycore_code.h"
 #include "pycore_object.h"
