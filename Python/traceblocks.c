@@ -219,33 +219,46 @@ slot_number(const struct pool_traces *traces, uintptr_t ptr, uint32_t *shift)
     return (ptr & POOL_SIZE_MASK) >= POOL_OVERHEAD ? n : UINT32_MAX;
 }
 
-/* The slot of a block with whose traces it is; NULL if there is none, or the address
- * is no block's.  Others choose it: it may be inside a block, in the header of a pool
- * or behind its last block. */
+/* The slot of a block; NULL if the address is no block's.  Others choose it: it may be
+ * inside a block, in the header of a pool or behind its last block. */
+static inline uint32_t *
+slot_at(struct pool_traces *traces, uintptr_t ptr)
+{
+    uint32_t shift, n = slot_number(traces, ptr, &shift);
+    return LIKELY(n < traces->nslots && shift == traces->shift)
+        ? &traces->slots[n] : NULL;
+}
+
+/* The same with whose traces it is; NULL if there are none yet, either. */
 static inline uint32_t *
 slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces)
 {
     *traces = traces_of_pool(pool, ptr);
-    if (*traces == NULL) {
-        return NULL;
+    return *traces != NULL ? slot_at(*traces, ptr) : NULL;
+}
+
+static COLD struct pool_traces *
+pool_traces_begin(poolp pool, uintptr_t ptr)
+{
+    struct pool_traces *traces = traces_of_pool(pool, ptr);
+    if (traces == NULL) {
+        traces = pool_traces_new(pool, ptr);
     }
-    uint32_t shift, n = slot_number(*traces, ptr, &shift);
-    return n < (*traces)->nslots && shift == (*traces)->shift
-        ? &(*traces)->slots[n] : NULL;
+    if (traces != NULL) {
+        slot_number(traces, ptr, &traces->shift);
+    }
+    return traces;
 }
 
 /* The same, to store something there: the first address of a pool is a block's. */
-static uint32_t *
+static inline uint32_t *
 slot_made(poolp pool, uintptr_t ptr, struct pool_traces **traces)
 {
     *traces = traces_of_pool(pool, ptr);
-    if (*traces == NULL) {
-        *traces = pool_traces_new(pool, ptr);
+    if (UNLIKELY(*traces == NULL || (*traces)->shift == UNKNOWN_SHIFT)) {
+        *traces = pool_traces_begin(pool, ptr);
     }
-    if (*traces != NULL && (*traces)->shift == UNKNOWN_SHIFT) {
-        slot_number(*traces, ptr, &(*traces)->shift);
-    }
-    return slot_of(pool, ptr, traces);
+    return *traces != NULL ? slot_at(*traces, ptr) : NULL;
 }
 
 /* The slot of a block by its real start. */
