@@ -198,6 +198,32 @@ install(char *error, size_t size)
     return 0;
 }
 
+/* A program that loads its CPython later finds no pymem in it.  A shell or env is on the
+ * way to another program, or to processes that have one. */
+static void
+say_that_there_was_none(void)
+{
+    if (getpid() == run.pid) {
+        fputs("pymem-run: pymem serves nothing: there was no CPython in this program when "
+              "it began\n", stderr);
+    }
+}
+
+static void
+look_at_other_program(char **argv)
+{
+    static const char *const names[] = {"sh", "bash", "dash", "zsh", "ksh", "busybox",
+                                        "env"};
+    const char *name = argv[0] != NULL ? argv[0] : "";
+    const char *slash = strrchr(name, '/');
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(slash != NULL ? slash + 1 : name, names[i]) == 0) {
+            return;
+        }
+    }
+    atexit(say_that_there_was_none);
+}
+
 /* The C library gives constructors the arguments of main(). */
 __attribute__((constructor)) static void
 start(int argc, char **argv)
@@ -208,12 +234,17 @@ start(int argc, char **argv)
     *(void **)&run.get_allocator = dlsym(RTLD_DEFAULT, "PyMem_GetAllocator");
     *(void **)&run.setup_debug_hooks = dlsym(RTLD_DEFAULT, "PyMem_SetupDebugHooks");
     if (told == NULL
-        || sscanf(told, "%d -%15s %ld", &pid, run.flags, &run.trim_milliseconds) != 3
-        || run.get_allocator == NULL || run.setup_debug_hooks == NULL)
+        || sscanf(told, "%d -%15s %ld", &pid, run.flags, &run.trim_milliseconds) != 3)
     {
         return;
     }
     run.pid = pid;
+    if (run.get_allocator == NULL || run.setup_debug_hooks == NULL) {
+        if (getpid() == run.pid) {
+            look_at_other_program(argv);
+        }
+        return;
+    }
     run.json_path = getenv("PYMEM_RUN_STATS_JSON");
     int is_child = getpid() != run.pid;
     char text[256];

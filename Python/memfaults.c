@@ -27,6 +27,7 @@ static struct faulty {
     PyMemFaults faults;
     PyMemFaultsCounts counts;
     uint64_t random;
+    size_t ncalls;              /* since the program began; with the lock */
     PyMemAllocatorEx wrapped;
     struct pointer_map blocks;
 } domains[NDOMAINS];
@@ -111,6 +112,7 @@ static int
 begin_request(struct faulty *domain, struct request *request)
 {
     lock();
+    domain->ncalls++;
     if (!domain->is_started) {
         unlock();               /* set back by one that had saved it */
         return 0;
@@ -230,6 +232,18 @@ is_ours(const PyMemAllocatorEx *alloc, const struct faulty *domain)
     return alloc->ctx == domain && alloc->malloc == faulty_malloc;
 }
 
+/* Would domain, if it wrapped this one, wrap itself? */
+static int
+leads_to(const PyMemAllocatorEx *alloc, struct faulty *domain)
+{
+    size_t before = domain->ncalls;
+    void *ptr = alloc->malloc(alloc->ctx, 1);
+    if (ptr != NULL) {
+        alloc->free(alloc->ctx, ptr);
+    }
+    return domain->ncalls != before;
+}
+
 int
 PyMemFaults_Start(PyMemAllocatorDomain number, const PyMemFaults *faults)
 {
@@ -260,8 +274,14 @@ PyMemFaults_Start(PyMemAllocatorDomain number, const PyMemFaults *faults)
     if (is_ours(&found, domain)) {      /* put back by one that had saved it */
         found = domain->wrapped;
     }
+    else if (domain->wrapped.malloc != NULL && leads_to(&found, domain)) {
+        PyErr_Format(PyExc_RuntimeError, "an allocator of the %s domain leads to the "
+                     "faults of before: remove that first", domain_names[number]);
+        return -1;
+    }
     *domain = (struct faulty){.is_started = 1, .faults = *faults,
-                              .random = faults->seed, .wrapped = found};
+                              .random = faults->seed, .ncalls = domain->ncalls,
+                              .wrapped = found};
     PyMemAllocatorEx alloc = {domain, faulty_malloc, faulty_calloc, faulty_realloc,
                               faulty_free};
     PyMem_SetAllocator(number, &alloc);

@@ -145,6 +145,35 @@ def test_where_pymem_serves_nothing_it_is_said(embedder, configure, variables):
     assert result.stderr.count("\n") == 1
 
 
+def test_an_interpreter_that_is_loaded_later(tmp_path):
+    """It has its own allocators, and pymem-run says so."""
+    (tmp_path / "late.c").write_text("""
+#include <dlfcn.h>
+#include <stdio.h>
+int main(void)
+{
+    void *python = dlopen("libpython3." VERSION ".so.1.0", RTLD_NOW | RTLD_GLOBAL);
+    if (python == NULL) {
+        return 1;
+    }
+    void (*begin)(void) = (void (*)(void))dlsym(python, "Py_Initialize");
+    int (*end)(void) = (int (*)(void))dlsym(python, "Py_FinalizeEx");
+    begin();
+    puts("ran");
+    return end();
+}
+/* What pymem-run looks for: */
+const char name[] = "\\0libpython3";
+""".replace("VERSION", f'"{sys.version_info[1]}"'))
+    assert run("cc", tmp_path / "late.c", "-ldl", "-o", tmp_path / "late").returncode == 0
+    if run(tmp_path / "late").returncode != 0:
+        pytest.skip("no libpython to load here")
+    result = pymem_run(tmp_path / "late")
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+    assert result.stderr == ("pymem-run: pymem serves nothing: there was no CPython in this "
+                             "program when it began\n")
+
+
 def test_an_interpreter_that_never_began_is_no_reason():
     result = pymem_run(sys.executable, "--version")
     assert (result.stdout[:7], result.stderr) == ("Python ", "")

@@ -305,6 +305,48 @@ START_TEST(the_raw_domain_from_threads)
 }
 END_TEST
 
+static PyMemAllocatorEx under_hook;
+
+static void *
+hook_malloc(void *ctx, size_t size)
+{
+    return under_hook.malloc(ctx, size);
+}
+
+/* One that had saved an allocator sets it back when nobody expects it. */
+START_TEST(an_allocator_that_is_set_back_out_of_order)
+{
+    const struct family *family = &families[_i];
+    PyMemAllocatorEx born, faulty;
+    PyMem_GetAllocator(_i, &born);
+    start(_i, (PyMemFaults){.fail_from = 1});
+    PyMem_GetAllocator(_i, &faulty);
+    ck_assert_int_eq(PyMemFaults_Stop(_i), 0);
+    PyMem_SetAllocator(_i, &faulty);
+    void *p = family->malloc(10);           /* stopped: it fails nothing */
+    ck_assert_ptr_nonnull(p);
+    start(_i, (PyMemFaults){.fail_from = 2});
+    p = family->realloc(p, 2000);
+    ck_assert_ptr_nonnull(p);
+    ck_assert_ptr_null(family->malloc(10));
+    ck_assert_int_eq(PyMemFaults_Stop(_i), 0);
+    family->free(p);
+
+    under_hook = faulty;
+    PyMemAllocatorEx hook = faulty;
+    hook.malloc = hook_malloc;
+    PyMem_SetAllocator(_i, &hook);
+    PyMemFaults faults = {.fail_from = 1};
+    ck_assert_int_eq(PyMemFaults_Start(_i, &faults), -1);
+    ck_assert_ptr_nonnull(PyErr_Occurred());
+    PyErr_Clear();
+    PyMem_SetAllocator(_i, &born);
+    start(_i, (PyMemFaults){.fail_from = 1});
+    ck_assert_ptr_null(family->malloc(10));
+    ck_assert_int_eq(PyMemFaults_Stop(_i), 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -321,6 +363,7 @@ main(void)
     tcase_add_test(tcase, a_report_says_what_is_left_and_from_where);
     tcase_add_test(tcase, a_visit_ends_when_it_is_told_to);
     tcase_add_test(tcase, the_raw_domain_from_threads);
+    tcase_add_loop_test(tcase, an_allocator_that_is_set_back_out_of_order, 0, 3);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

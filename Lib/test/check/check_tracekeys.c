@@ -92,6 +92,41 @@ START_TEST(every_key_is_a_key)
 }
 END_TEST
 
+/* The table grows while the address 0 is in it. */
+START_TEST(a_key_stays_when_the_table_grows)
+{
+    struct trace trace;
+    tracer_start(&one_frame, 1, 0, 1);
+    ck_assert_int_eq(PyTraceMalloc_Track(1, 0, 7), 0);
+    for (uintptr_t i = 1; i < 5000; i++) {
+        ck_assert_int_eq(PyTraceMalloc_Track(1, i, 1), 0);
+        ck_assert(tracer_find(1, 0, &trace) && trace.size == 7);
+    }
+    ck_assert_int_eq(PyTraceMalloc_Untrack(1, 0), 0);
+    ck_assert(!tracer_find(1, 0, &trace));
+    ck_assert_uint_eq(traced_now(), 4999);
+    stop();
+}
+END_TEST
+
+/* A size that others report need not be near the block's own. */
+START_TEST(any_size_of_a_small_block)
+{
+    struct trace trace;
+    const size_t sizes[] = {512, 511, 386, 385, 384, 256, 129, 128, 127, 1, 0, 5000};
+    start();
+    char *p = PyObject_Malloc(512);
+    for (int i = 0; i < 12; i++) {
+        ck_assert_int_eq(PyTraceMalloc_Track(0, (uintptr_t)p, sizes[i]), 0);
+        ck_assert_uint_eq(traced_now(), sizes[i]);
+        ck_assert(tracer_find(0, (uintptr_t)p, &trace) && trace.size == sizes[i]);
+    }
+    PyObject_Free(p);
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+
 static void
 dump_nothing(void *unused)
 {
@@ -432,6 +467,8 @@ main(void)
     tcase_set_timeout(tc, 120);
     suite_add_tcase(suite, tc);
     tcase_add_test(tc, every_key_is_a_key);
+    tcase_add_test(tc, a_key_stays_when_the_table_grows);
+    tcase_add_test(tc, any_size_of_a_small_block);
     tcase_add_test(tc, the_address_null_has_no_traceback_of_another_block);
     tcase_add_test(tc, where_no_block_begins_there_is_no_trace);
     tcase_add_test(tc, the_tracer_never_wraps_itself);
