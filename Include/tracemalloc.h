@@ -10,8 +10,9 @@ extern "C" {
 #endif
 
 /* Trace a block that was not allocated through this API: ptr of size bytes in
- * a domain of the caller's choice (0 is Python's own).  Every number is a domain, and
- * an address: 0 and the largest too.  A block that is traced already is updated.  0; -1 no memory for the trace; -2 nothing is traced.
+ * a domain of the caller's choice (0 is Python's own).  Every number is a domain,
+ * and an address: 0 and the largest too.  A block that is traced already is
+ * updated.  0; -1 no memory for the trace; -2 nothing is traced.
  * From any thread, with or without the GIL. */
 PyAPI_FUNC(int) PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr,
                                     size_t size);

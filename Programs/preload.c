@@ -204,8 +204,8 @@ static void
 say_that_there_was_none(void)
 {
     if (getpid() == run.pid) {
-        fputs("pymem-run: pymem serves nothing: there was no CPython in this program when "
-              "it began\n", stderr);
+        fputs("pymem-run: pymem serves nothing: there was no CPython in this program "
+              "when it began\n", stderr);
     }
 }
 
