@@ -18,7 +18,11 @@
 #include <time.h>
 #ifdef __linux__
 #  include <sys/prctl.h>
+#  include <sys/syscall.h>
+#  include <unistd.h>
 #endif
+#include <pthread.h>
+#include <stdatomic.h>
 
 #ifndef CLOCK_MONOTONIC_COARSE
 #  define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
@@ -105,6 +109,16 @@ virtual_clock(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+uintptr_t
+virtual_thread_number(void)
+{
+#ifdef SYS_gettid
+    return (uintptr_t)syscall(SYS_gettid);
+#else
+    return (uintptr_t)pthread_self();
+#endif
+}
+
 int
 virtual_is_mapped(const void *ptr)
 {
@@ -138,18 +152,19 @@ map_aligned_pages(size_t size, size_t alignment)
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
-    static uintptr_t last;      /* the arenas' alignment, so not for pages */
+    static _Atomic uintptr_t last;  /* the arenas' alignment, so not for pages */
     if (alignment <= SYSTEM_PAGE_SIZE) {
         return map_pages(NULL, size);
     }
-    void *wanted = (void *)(last > size ? last - size : 0);
+    uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
+    void *wanted = (void *)(below > size ? below - size : 0);
     void *ptr = map_pages(wanted, size);
     if (ptr != NULL && ((uintptr_t)ptr & (alignment - 1)) != 0) {
         virtual_free(ptr, size);
         ptr = map_aligned_pages(size, alignment);
     }
     if (ptr != NULL) {
-        last = (uintptr_t)ptr;
+        atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
     }
     return ptr;
 }
@@ -157,6 +172,7 @@ virtual_alloc(size_t size, size_t alignment)
 #else /* no mmap */
 
 #include <stdlib.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
@@ -210,6 +226,12 @@ virtual_clock(void)
     return (uint64_t)time(NULL) * 1000;
 }
 
+uintptr_t
+virtual_thread_number(void)
+{
+    return 1;
+}
+
 int
 virtual_is_mapped(const void *ptr)
 {
@@ -239,9 +261,10 @@ huge_pages_are_wanted(void)
     return wanted;
 }
 
-/* Arenas that share a huge page are got with it, and the others wait here. */
+/* Arenas that share a huge page are got with it, and the others wait here; from any
+ * thread. */
 static void *
-alloc_in_huge_page(size_t size)
+huge_page_part(size_t size)
 {
     static struct { uintptr_t next, end; } rest;
     if (rest.end - rest.next < size || (rest.next & (size - 1)) != 0) {
@@ -258,6 +281,19 @@ alloc_in_huge_page(size_t size)
     }
     void *ptr = (void *)rest.next;
     rest.next += size;
+    return ptr;
+}
+
+/* Who is in it at a fork left it half done: the child must not wait for it. */
+static void *
+alloc_in_huge_page(size_t size)
+{
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set_explicit(&busy, memory_order_acquire)) {
+        return NULL;
+    }
+    void *ptr = huge_page_part(size);
+    atomic_flag_clear_explicit(&busy, memory_order_release);
     return ptr;
 }
 

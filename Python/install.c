@@ -16,7 +16,7 @@
 #include "pycore_compiler.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
-#include "pycore_sharedheap.h"
+
 #include "cpython/objimpl.h"
 
 #include <dlfcn.h>
@@ -83,7 +83,7 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
     if (nelem * elsize >= INTERPRETER_STATE_MIN && interpreter.Py_IsInitialized()) {
-        heap_share();
+        ;
     }
     return raw_below.calloc(raw_below.ctx, nelem, elsize);
 }
