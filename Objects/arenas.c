@@ -308,11 +308,13 @@ arena_buy(struct arena_set *set)
     }
     PROBE2(arena__new, arena->address, set->arena_size);
     arena_file(arena);
+    pthread_mutex_lock(&set->heap->look_lock);
     set->ntimes_allocated++;
     set->ncurrent++;
     if (set->ncurrent > set->nhighwater) {
         set->nhighwater = set->ncurrent;
     }
+    pthread_mutex_unlock(&set->heap->look_lock);
     return arena;
 }
 

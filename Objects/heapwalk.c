@@ -81,25 +81,23 @@ freed_below(const struct visitor *visitor, uintptr_t address)
 static void
 show_pool(const struct visitor *visitor, const struct pool *pool, PyMemHeapPool *shown)
 {
-    if (pool->blocksize == 0) {
+    struct pool_view view = pool_look(pool);
+    if (view.class == NULL) {
         return;
     }
-    const struct size_class *class = &size_classes[pool_class(pool)];
     size_t first = freed_below(visitor, shown->address);
-    size_t nfreed = freed_below(visitor, shown->address + class->pool_size) - first;
-    unsigned nused = pool_count_blocks(pool);
-    shown->first_block = shown->address + class->first;
-    shown->freeblock = pool->freeblock;
-    shown->blocksize = class->blocksize;
-    shown->nblocks = class->nblocks;
-    shown->ncut = (unsigned)(pool->nextoffset * ALIGNMENT - class->first)
-        / class->blocksize;
+    size_t nfreed = freed_below(visitor, shown->address + view.class->pool_size) - first;
+    shown->first_block = shown->address + view.class->first;
+    shown->freeblock = view.freeblock;
+    shown->blocksize = view.class->blocksize;
+    shown->nblocks = view.class->nblocks;
+    shown->ncut = view.ncut;
     shown->nfreed_by_others = (unsigned)nfreed;
     shown->freed_by_others = visitor->freed + first;
-    shown->nused = nused > nfreed ? nused - (unsigned)nfreed : 0;
+    shown->nused = view.nused > nfreed ? view.nused - (unsigned)nfreed : 0;
 }
 
-static int
+static READS_WHILE_OTHERS_WRITE int
 show_arena(const struct arena_object *arena, void *visitor_of_heap)
 {
     const struct visitor *visitor = visitor_of_heap;

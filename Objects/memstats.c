@@ -68,17 +68,14 @@ usage_add_arena(const struct arena_object *arena, void *arg)
         usage->unaligned_arenas++;
     }
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
-        const struct pool *pool = arena_pool(arena, i);
-        unsigned blocks = pool->blocksize != 0 ? pool_count_blocks(pool) : 0;
-        if (blocks == 0) {
+        struct pool_view pool = pool_look(arena_pool(arena, i));
+        if (pool.nused == 0) {
             usage->free_pools++;    /* a kept pool is free as well */
             continue;
         }
-        unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
-        usage->classes[szidx].pools++;
-        usage->classes[szidx].blocks += blocks;
-        usage->classes[szidx].free_blocks +=
-            NUMBLOCKS(pool->blocksize) - blocks;
+        usage->classes[pool.szclass].pools++;
+        usage->classes[pool.szclass].blocks += pool.nused;
+        usage->classes[pool.szclass].free_blocks += pool.class->nblocks - pool.nused;
     }
     return 0;
 }

@@ -263,12 +263,40 @@ pool_change_owner(struct heap *heap, poolp pool)
     }
 }
 
+/* Fields are read once each: with those that are read twice a pool that goes would be
+ * taken for one of another class. */
+READS_WHILE_OTHERS_WRITE struct pool_view
+pool_look(const struct pool *pool)
+{
+    const volatile struct pool *now = pool;
+    struct pool copy = {.blocksize = now->blocksize};
+    struct pool_view view = {NULL, NULL, 0, 0, 0};
+    if (copy.blocksize == 0) {
+        return view;
+    }
+    view.szclass = pool_class(&copy);
+    view.class = &size_classes[view.szclass];
+    view.freeblock = now->freeblock;
+    unsigned end = now->nextoffset * ALIGNMENT;
+    view.ncut = end < view.class->first ? 0
+        : (end - view.class->first) / view.class->blocksize;
+    unsigned nused = now->inuse;
+    view.nused = now->next == NULL ? view.class->nblocks : nused;
+    if (view.ncut > view.class->nblocks) {
+        view.ncut = view.class->nblocks;
+    }
+    if (view.nused > view.ncut) {
+        view.nused = view.ncut;
+    }
+    return view;
+}
+
 /* PYTHONMALLOCSTATS: show the state before each arena of small blocks that is
  * bought. */
 static void
 print_statistics_if_asked(void)
 {
-    static int asked = -1;
+    static atomic_int asked = -1;
     if (asked < 0) {
         const char *value = Py_GETENV("PYTHONMALLOCSTATS");
         asked = value != NULL && *value != '\0';

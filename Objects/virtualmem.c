@@ -59,7 +59,7 @@ void
 virtual_populate(void *ptr, size_t size)
 {
 #ifdef MADV_POPULATE_WRITE
-    static int refused;
+    static atomic_int refused;
     if (!refused) {
         refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0;
     }
@@ -79,7 +79,7 @@ void
 virtual_name(void *ptr, size_t size)
 {
 #ifdef PR_SET_VMA_ANON_NAME
-    static int refused;
+    static atomic_int refused;
     if (!refused) {
         refused = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)ptr,
                         (unsigned long)size, "pymalloc") != 0;
@@ -249,7 +249,7 @@ virtual_is_mapped(const void *ptr)
 static int
 huge_pages_are_wanted(void)
 {
-    static int wanted = -1;
+    static atomic_int wanted = -1;
     if (wanted < 0) {
         const char *value = Py_GETENV("PYTHON_PYMALLOC_HUGEPAGES");
 #ifdef PYMALLOC_USE_HUGEPAGES

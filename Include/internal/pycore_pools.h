@@ -101,6 +101,16 @@ void heap_release_kept(struct heap *heap);
 /* A pool of a heap that has no owner any more becomes this one's. */
 void pool_change_owner(struct heap *heap, poolp pool);
 
+/* A pool as others see it, who do not own its heap: each number was right at some moment.
+ * nused is never more than ncut, nor that than the class has blocks. */
+struct pool_view {
+    const block *freeblock;
+    const struct size_class *class;     /* NULL: no pool */
+    unsigned szclass;
+    unsigned ncut, nused;
+};
+struct pool_view pool_look(const struct pool *pool);
+
 /* Does everything a pool says of itself hold? */
 int pool_is_valid(poolp pool);
 
