@@ -49,7 +49,6 @@ struct usage {
     size_t narenas;
     size_t unaligned_arenas;
     size_t free_pools;
-    size_t nchunks;             /* of arena objects */
     size_t ntimes_allocated;    /* arenas, so far */
     size_t nhighwater;
     struct {
@@ -101,7 +100,6 @@ usage_add_heap(struct heap *heap, void *arg)
     const struct arena_set *set = &heap->small_arenas;
     arenas_visit(set, usage_add_arena, usage);
     usage_subtract_freed(usage, heap);
-    usage->nchunks += heap->nchunks;
     usage->ntimes_allocated += set->ntimes_allocated;
     usage->nhighwater += set->nhighwater;
     return 0;
@@ -229,22 +227,25 @@ print_bytes(FILE *out, const struct usage *usage)
     print_line(out, "Total", total);
 }
 
-/* What the bookkeeping takes, apart from the arenas.  CPython's arena map has
- * other parts; the block has the same form. */
+/* What the bookkeeping takes, apart from the arenas, in the process: that of other heaps
+ * is not told apart.  CPython's arena map has other parts; the block has the same form. */
 static void
 print_map(FILE *out, const struct usage *usage)
 {
+    PyMemHeapFigures figures;
+    PyMemHeap_GetFigures(&figures);
     size_t records = usage->narenas * MAX_POOLS_IN_ARENA;
     fputs("\narena map counts\n", out);
     print_line(out, "# pool map leaves", pool_map_nleaves);
-    print_line(out, "# arena object chunks", usage->nchunks);
+    print_line(out, "# arena object chunks",
+               figures.arena_objects / CHUNK_SIZE);
     fputc('\n', out);
     size_t total = 0;
     total += print_line(out, "# bytes lost to pool map root", sizeof(pool_map));
     total += print_line(out, "# bytes lost to pool map records",
                         records * sizeof(struct pool));
     total += print_line(out, "# bytes lost to arena objects",
-                        usage->nchunks * CHUNK_SIZE);
+                        figures.arena_objects);
     print_line(out, "Total", total);
 }
 

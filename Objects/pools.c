@@ -215,7 +215,8 @@ arena_release_kept(struct arena_object *arena)
 
 /* A program that takes and frees one block again and again must not get and
  * release a pool each time, so the last pool of a class stays, unless an
- * arena could become empty by it. */
+ * arena could become empty by it.  An arena of medium pools has so few that it
+ * often could: there it stays until an arena would be bought. */
 static void
 pool_became_empty(poolp pool)
 {
@@ -230,7 +231,7 @@ pool_became_empty(poolp pool)
         header->kept = 1;
         arena->nkeptpools++;
     }
-    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
+    if (set->is_medium || arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
         return;
     }
     if (arena_is_last_in_use(arena)) {
