@@ -95,6 +95,9 @@ struct pool_traces {
     uintptr_t pool_address;
     uint32_t blocksize;
     uint32_t nslots;
+    uint32_t skew;                  /* bytes from the start of a block to the address
+                                       that is traced: hooks below may keep something
+                                       in front */
     uint32_t reciprocal;            /* 2**32 / blocksize, rounded up */
     uint32_t slots[];
 };
@@ -185,15 +188,17 @@ pool_traces_new(poolp pool, uintptr_t ptr)
         memset(traces->slots, 0, nslots * sizeof(uint32_t));
     }
     traces->pool_address = ptr & ~(uintptr_t)POOL_SIZE_MASK;
+    traces->skew = (uint32_t)(((ptr & POOL_SIZE_MASK) - POOL_OVERHEAD)
+                              % pool->blocksize);
     traces->blocksize = pool->blocksize;
     traces->reciprocal = (uint32_t)(((uint64_t)1 << 32) / pool->blocksize + 1);
     return traces;
 }
 
-/* The slot of a block in a pool, with whose traces it is; NULL if there is none
- * yet, or the address is in a pool's header. */
+/* The slot of the block around an address, with whose traces it is; NULL if there is
+ * none yet, or the address is in no block of the pool. */
 static inline uint32_t *
-slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces_found)
+slot_around(poolp pool, uintptr_t ptr, struct pool_traces **traces_found)
 {
     struct pool_traces **of_frame = traces_of_frame(ptr);
     struct pool_traces *traces = of_frame != NULL ? *of_frame : NULL;
@@ -203,19 +208,35 @@ slot_of(poolp pool, uintptr_t ptr, struct pool_traces **traces_found)
     {
         return NULL;
     }
+    size_t n = (uint64_t)(offset - POOL_OVERHEAD) * traces->reciprocal >> 32;
     *traces_found = traces;
-    return &traces->slots[(uint64_t)(offset - POOL_OVERHEAD)
-                          * traces->reciprocal >> 32];
+    return n < NUMBLOCKS(pool->blocksize) ? &traces->slots[n] : NULL;
 }
 
+/* How far an address is from where the block of a slot is traced: 0 for its own. */
+static inline uintptr_t
+slot_distance(const struct pool_traces *traces, const uint32_t *slot, uintptr_t ptr)
+{
+    size_t n = (size_t)(slot - traces->slots);
+    return ptr - (traces->pool_address + POOL_OVERHEAD + n * traces->blocksize
+                  + traces->skew);
+}
+
+static int
+is_in_a_block(poolp pool, uintptr_t ptr)
+{
+    uintptr_t offset = ptr & POOL_SIZE_MASK;
+    return offset >= POOL_OVERHEAD
+        && (offset - POOL_OVERHEAD) / pool->blocksize < NUMBLOCKS(pool->blocksize);
+}
+
+/* The slot for a trace of an address; NULL: it can't be stored beside its pool. */
 static uint32_t *
 slot_made(poolp pool, uintptr_t ptr, struct pool_traces **traces)
 {
-    uint32_t *slot = slot_of(pool, ptr, traces);
-    if (slot == NULL && (ptr & POOL_SIZE_MASK) >= POOL_OVERHEAD
-        && pool_traces_new(pool, ptr) != NULL)
-    {
-        slot = slot_of(pool, ptr, traces);
+    uint32_t *slot = slot_around(pool, ptr, traces);
+    if (slot == NULL && is_in_a_block(pool, ptr) && pool_traces_new(pool, ptr) != NULL) {
+        slot = slot_around(pool, ptr, traces);
     }
     return slot;
 }
@@ -230,7 +251,8 @@ slot_store(const struct trace *trace)
     if (pool == NULL || trace->size > pool->blocksize
         || pool->blocksize - trace->size > SHORTAGE_MASK
         || trace->stack > STACK_MASK
-        || (slot = slot_made(pool, trace->ptr, &traces)) == NULL)
+        || (slot = slot_made(pool, trace->ptr, &traces)) == NULL
+        || slot_distance(traces, slot, trace->ptr) != 0)
     {
         return 0;
     }
@@ -249,8 +271,10 @@ slot_find(struct trace *trace, int drop)
 {
     poolp pool = pool_of((void *)trace->ptr);
     struct pool_traces *traces;
-    uint32_t *slot = pool != NULL ? slot_of(pool, trace->ptr, &traces) : NULL;
-    if (slot == NULL || (*slot & STACK_MASK) == 0) {
+    uint32_t *slot = pool != NULL ? slot_around(pool, trace->ptr, &traces) : NULL;
+    if (slot == NULL || (*slot & STACK_MASK) == 0
+        || slot_distance(traces, slot, trace->ptr) != 0)
+    {
         return 0;
     }
     trace->stack = *slot & STACK_MASK;
@@ -271,7 +295,7 @@ slot_freed(uintptr_t ptr, stack_id *stack)
         return 0;
     }
     struct pool_traces *traces;
-    uint32_t *slot = slot_of(pool, ptr, &traces);
+    uint32_t *slot = slot_around(pool, ptr, &traces);
     if (slot != NULL && *slot != 0) {
         if (UNLIKELY(*slot & HOLDS_CODE)) {
             slot_code_freed(traces, slot);
@@ -325,7 +349,7 @@ slots_copy(struct trace *out)
             uint32_t slot = traces->slots[i];
             if (slot & STACK_MASK) {
                 out[n].ptr = traces->pool_address + POOL_OVERHEAD
-                    + (uintptr_t)i * traces->blocksize;
+                    + (uintptr_t)i * traces->blocksize + traces->skew;
                 out[n].size = slot_size(traces, slot);
                 out[n].domain = 0;
                 out[n].stack = slot & STACK_MASK;
