@@ -235,9 +235,17 @@ START_TEST(an_address_behind_the_last_block_of_a_pool)
     uintptr_t tail = pool + POOL_OVERHEAD + NUMBLOCKS(512) * 512;
     ck_assert_uint_lt(tail, pool + POOL_SIZE);
     ck_assert_int_eq(tracer_find(0, tail, &trace), 0);
-    ck_assert_int_eq(PyTraceMalloc_Track(0, tail, 7), 0);
-    ck_assert_uint_eq(traced_now(), 100 * 500 + 7);
+    ck_assert_int_eq(PyTraceMalloc_Track(0, tail, 500), 0);
+    ck_assert_uint_eq(traced_now(), 101 * 500);
     ck_assert_int_eq(tracer_find(0, tail, &trace), 1);
+    struct trace *traces;
+    size_t ntraces, ntail = 0;
+    ck_assert_int_eq(tracer_snapshot(&traces, &ntraces), 0);
+    for (size_t i = 0; i < ntraces; i++) {
+        ntail += traces[i].ptr == tail;
+    }
+    ck_assert_uint_eq(ntail, 1);
+    tracer_release(traces);
     ck_assert_int_eq(PyTraceMalloc_Untrack(0, tail), 0);
     ck_assert_int_eq(tracer_find(0, (uintptr_t)p[0], &trace), 1);
     for (int i = 0; i < 100; i++) {
