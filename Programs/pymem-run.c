@@ -30,6 +30,7 @@ static const char usage[] =
     "  --raw                 also the raw domain\n"
     "  --debug               with the interpreter's debug hooks\n"
     "  --hugepages           arenas in huge pages\n"
+    "  --medium=WHO          who serves requests of 513 bytes to 32 KiB: pools, or malloc\n"
     "  --trim-interval=SECS  give unused memory back so often\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
@@ -195,10 +196,20 @@ check_program(const char *name, int depth)
     }
 }
 
-/* What would replace our allocator again. */
+static int
+is_medium_choice(const char *choice)
+{
+    return strcmp(choice, "pools") == 0 || strcmp(choice, "malloc") == 0;
+}
+
+/* What would replace our allocator again, or end the program at its first request. */
 static void
 check_environment(char **arguments)
 {
+    const char *medium = getenv("PYMEM_MEDIUM");
+    if (medium != NULL && *medium != '\0' && !is_medium_choice(medium)) {
+        fail(CANNOT_RUN, "PYMEM_MEDIUM is pools or malloc, not \"%s\"", medium);
+    }
     const char *malloc_name = getenv("PYTHONMALLOC");
     const char *dev_mode = getenv("PYTHONDEVMODE");
     if (malloc_name != NULL && *malloc_name != '\0') {
@@ -254,11 +265,12 @@ find_preload(char path[PATH_MAX])
 int
 main(int argc, char **argv)
 {
-    enum { RAW = 256, DEBUG, HUGEPAGES, TRIM, STATS, JSON, NO_CHILDREN, VERSION };
+    enum { RAW = 256, DEBUG, HUGEPAGES, MEDIUM, TRIM, STATS, JSON, NO_CHILDREN, VERSION };
     static const struct option options[] = {
         {"raw", no_argument, NULL, RAW},
         {"debug", no_argument, NULL, DEBUG},
         {"hugepages", no_argument, NULL, HUGEPAGES},
+        {"medium", required_argument, NULL, MEDIUM},
         {"trim-interval", required_argument, NULL, TRIM},
         {"stats", no_argument, NULL, STATS},
         {"stats-json", required_argument, NULL, JSON},
@@ -276,6 +288,12 @@ main(int argc, char **argv)
         case RAW: strcat(flags, "r"); break;
         case DEBUG: strcat(flags, "d"); break;
         case HUGEPAGES: setenv("PYTHON_PYMALLOC_HUGEPAGES", "1", 1); break;
+        case MEDIUM:
+            if (!is_medium_choice(optarg)) {
+                fail(BAD_OPTIONS, "--medium takes pools or malloc, not \"%s\"", optarg);
+            }
+            setenv("PYMEM_MEDIUM", optarg, 1);
+            break;
         case TRIM:
             seconds = strtod(optarg, &end);
             if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {

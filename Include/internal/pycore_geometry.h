@@ -61,10 +61,10 @@
 
 /* They may be left to malloc: by PYMEM_MEDIUM, or for good by configure
  * (--without-medium-pools). */
-#ifdef WITHOUT_MEDIUM_POOLS
-#  define MEDIUM_POOLS_BY_DEFAULT 0
-#else
+#ifdef WITH_MEDIUM_POOLS
 #  define MEDIUM_POOLS_BY_DEFAULT 1
+#else
+#  define MEDIUM_POOLS_BY_DEFAULT 0
 #endif
 
 /* Small classes come first, medium ones follow. */
