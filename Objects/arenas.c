@@ -204,7 +204,8 @@ arenas_to_keep(const struct arena_set *set)
 static void
 hold_begin(struct arena_set *set)
 {
-    set->heap->arenas_are_held = set->is_held = 1;
+    set->is_held = 1;
+    atomic_fetch_or(&set->heap->to_do, HEAP_HOLDS_ARENAS);
     set->hold_ends = virtual_clock() + HELD_MILLISECONDS;
     set->least_empty = set->nempty;
 }
@@ -283,7 +284,9 @@ arenas_hold_goes_on(struct heap *heap)
 {
     set_hold_goes_on(&heap->small_arenas);
     set_hold_goes_on(&heap->medium_arenas);
-    heap->arenas_are_held = heap->small_arenas.is_held || heap->medium_arenas.is_held;
+    if (!heap->small_arenas.is_held && !heap->medium_arenas.is_held) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
+    }
 }
 
 static COLD struct arena_object *
@@ -324,13 +327,6 @@ int
 arenas_have_free_pool(const struct arena_set *set)
 {
     return set->usable_mask != 0 || set->empty != NULL;
-}
-
-int
-arena_is_last_in_use(const struct arena_object *arena)
-{
-    return arena->nfreepools < arena->ntotalpools
-        && arenas_in_use(arena->set) == 1;
 }
 
 struct arena_object *
@@ -433,7 +429,7 @@ arenas_change_owner(struct heap *from, struct heap *to)
     from->first_chunk = NULL;
     from->last_chunk = &from->first_chunk;
     from->nchunks = 0;
-    from->arenas_are_held = 0;
+    atomic_fetch_and(&from->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
 }
 
 int

@@ -21,21 +21,23 @@
 #include "pycore_pools.h"
 
 /* Rings of one. */
-#define RING(i) [i] = {.next = &main_heap.usedpools[i], .prev = &main_heap.usedpools[i]}
-#define EIGHT(i) RING(i), RING((i) + 1), RING((i) + 2), RING((i) + 3), \
-                 RING((i) + 4), RING((i) + 5), RING((i) + 6), RING((i) + 7)
-#define FORTY(i) EIGHT(i), EIGHT((i) + 8), EIGHT((i) + 16), EIGHT((i) + 24), \
-                 EIGHT((i) + 32)
-
-_Static_assert(NB_SIZE_CLASSES == 82 || NB_SIZE_CLASSES == 114, "rings below");
+#define RING(OF, i) [i] = {.next = &(OF).usedpools[i], .prev = &(OF).usedpools[i]}
+#define EIGHT(OF, i) RING(OF, i), RING(OF, (i) + 1), RING(OF, (i) + 2), \
+                     RING(OF, (i) + 3), RING(OF, (i) + 4), RING(OF, (i) + 5), \
+                     RING(OF, (i) + 6), RING(OF, (i) + 7)
+#define FORTY(OF, i) EIGHT(OF, i), EIGHT(OF, (i) + 8), EIGHT(OF, (i) + 16), \
+                     EIGHT(OF, (i) + 24), EIGHT(OF, (i) + 32)
+#if NB_SMALL_SIZE_CLASSES > 32
+#  define RINGS(OF) {FORTY(OF, 0), FORTY(OF, 40), EIGHT(OF, 80), EIGHT(OF, 88), \
+                     EIGHT(OF, 96), EIGHT(OF, 104), RING(OF, 112), RING(OF, 113)}
+_Static_assert(NB_SIZE_CLASSES == 114, "as many rings");
+#else
+#  define RINGS(OF) {FORTY(OF, 0), FORTY(OF, 40), RING(OF, 80), RING(OF, 81)}
+_Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
+#endif
 
 struct heap main_heap = {
-    .usedpools = {
-        FORTY(0), FORTY(40), RING(80), RING(81),
-#if NB_SIZE_CLASSES > 82
-        EIGHT(82), EIGHT(90), EIGHT(98), EIGHT(106),
-#endif
-    },
+    .usedpools = RINGS(main_heap),
     .home = {SIZE_MAX, NULL},
     .small_arenas = SMALL_ARENA_SET(&main_heap, 16, 256),
     .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 4, 64),
@@ -47,15 +49,25 @@ struct heap main_heap = {
 struct heap *_Atomic heaps[MAX_HEAPS] = {&main_heap};
 static unsigned nheaps = 1;
 
-struct heap heap_of_nobody;
-heap_function heap_of_interpreter;
-FAST_THREAD_LOCAL struct heap *heap_of_thread;
-struct heap *_Atomic heaps_left_behind;
+/* Without arenas: see pool_new(). */
+struct heap heap_of_nobody = {
+    .usedpools = RINGS(heap_of_nobody),
+    .home = {SIZE_MAX, NULL},
+    .small_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
+    .medium_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
+    .last_chunk = &heap_of_nobody.first_chunk,
+    .look_lock = PTHREAD_MUTEX_INITIALIZER,
+    .number = HEAP_OF_NOBODY,
+};
 
-/* Held for heaps[], for the two lists, and by who works on a heap in the second. */
+heap_function heap_of_interpreter;
+FAST_THREAD_LOCAL struct heap *heap_of_thread = &heap_of_nobody;
+
+/* Held for heaps[], for the lists, and by who works on a heap in the second. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct heap *unused_heaps;       /* HEAP_UNUSED */
-static struct heap *left_heaps;         /* HEAP_LEFT */
+static struct heap *left_heaps;         /* HEAP_LEFT, of threads */
+static struct heap *heaps_left_behind;  /* the same, of interpreters */
 
 /* Heaps that nobody has; lock held. */
 static void
@@ -103,16 +115,6 @@ heap_unused(void)
     return heap;
 }
 
-void
-heaps_ask(heap_function of_interpreter)
-{
-    if (heap_of_nobody.number == 0) {
-        heap_init(&heap_of_nobody, HEAP_OF_NOBODY);
-        heap_of_nobody.small_arenas.arena_size = 0;
-    }
-    heap_of_interpreter = of_interpreter;
-}
-
 static pthread_key_t thread_end;
 static void prepare(void);
 
@@ -141,7 +143,7 @@ heap_new(int64_t interpreter)
 NOINLINE struct heap *
 heap_of_this_thread(void)
 {
-    if (heap_of_thread != NULL) {
+    if (heap_of_thread != &heap_of_nobody) {
         return heap_of_thread;
     }
     prepare_once();
@@ -161,22 +163,16 @@ heap_of_this_thread(void)
         heap->owner = HEAP_OF_THREAD;
         heap->interpreter = -1;
         heap->thread = virtual_thread_number();
+        heap_of_thread = heap;
     }
     pthread_mutex_unlock(&lock);
-    return heap_of_thread = heap;
+    return heap_of_thread;
 }
 
 void
-heap_count_larger(Py_ssize_t n)
+heap_count_larger_of_nobody(Py_ssize_t n)
 {
-    struct heap *heap = heap_of_thread;
-    if (UNLIKELY(heap == NULL)) {
-        atomic_fetch_add_explicit(&main_heap.larger_blocks, n, memory_order_relaxed);
-        return;
-    }
-    Py_ssize_t count =
-        atomic_load_explicit(&heap->larger_blocks, memory_order_relaxed);
-    atomic_store_explicit(&heap->larger_blocks, count + n, memory_order_relaxed);
+    atomic_fetch_add_explicit(&main_heap.larger_blocks, n, memory_order_relaxed);
 }
 
 /* Blocks that others free.
@@ -196,6 +192,16 @@ take_list(struct heap *heap)
 }
 
 static void heaps_tend_left(void);
+
+/* The bit is set after the push and cleared before the list is taken, so it is never
+ * clear for long while there is a list. */
+static void
+tell_owner(struct heap *heap, unsigned to_do)
+{
+    if ((atomic_load(&heap->to_do) & to_do) == 0) {
+        atomic_fetch_or(&heap->to_do, to_do);
+    }
+}
 
 /* The blocks of a list become free ones of the owner's pools, or go on to the heaps that
  * have their pools now. */
@@ -228,6 +234,7 @@ heap_free_from_outside(poolp pool, void *ptr)
     do {
         *(block **)ptr = head;      /* seen by whoever takes the list: exchange */
     } while (!atomic_compare_exchange_weak(&heap->freed_by_others, &head, ptr));
+    tell_owner(heap, HEAP_HAS_FREED);
     if (UNLIKELY(atomic_load(&pool->owner) != heap->number)) {
         heap_take_in_for(heap, NULL);
     }
@@ -241,6 +248,7 @@ heap_free_from_outside(poolp pool, void *ptr)
 void
 heap_take_in(struct heap *heap)
 {
+    atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HAS_FREED);
     heap_take_in_for(heap, heap);
 }
 
@@ -250,8 +258,20 @@ heaps_take_in_own(void)
     if (heap_of_interpreter != NULL) {
         heap_take_in(heap_current());
     }
-    if (heap_of_thread != NULL) {
-        heap_take_in(heap_of_thread);
+    heap_take_in(heap_of_thread);
+}
+
+COLD void
+heap_do(struct heap *heap, unsigned to_do)
+{
+    if (to_do & HEAP_HOLDS_ARENAS) {
+        arenas_hold_goes_on(heap);
+    }
+    if (to_do & HEAP_INHERITS) {
+        heap_take_over();
+    }
+    if (to_do & HEAP_HAS_FREED) {
+        heap_take_in(heap);
     }
 }
 
@@ -277,9 +297,8 @@ heap_end(struct heap *heap)
         heap_push(&unused_heaps, heap, HEAP_UNUSED);
     }
     else {
-        heap->next = heaps_left_behind;
-        heap->owner = HEAP_LEFT;
-        heaps_left_behind = heap;
+        heap_push(&heaps_left_behind, heap, HEAP_LEFT);
+        tell_owner(&main_heap, HEAP_INHERITS);
     }
     pthread_mutex_unlock(&lock);
 }
@@ -313,6 +332,7 @@ take_over(struct heap *heap)
 COLD void
 heap_take_over(void)
 {
+    atomic_fetch_and(&main_heap.to_do, ~(unsigned)HEAP_INHERITS);
     pthread_mutex_lock(&lock);
     while (heaps_left_behind != NULL) {
         struct heap *heap = heaps_left_behind;
@@ -330,7 +350,7 @@ thread_ended(void *heap_of_it)
 {
     enum { NREADY = 8 };
     struct heap *heap = heap_of_it;
-    heap_of_thread = NULL;
+    heap_of_thread = &heap_of_nobody;
     heap_take_in(heap);
     pthread_mutex_lock(&lock);
     unsigned nleft = 0;
@@ -358,7 +378,7 @@ heaps_tend_left(void)
         return;
     }
     for (struct heap *heap = left_heaps; heap != NULL; heap = heap->next) {
-        if (heap_has_to_take_in(heap)) {
+        if (heap->freed_by_others != NULL) {
             heap_take_in(heap);
             heap_release_kept(heap);
             arenas_return_empty(&heap->medium_arenas, 0);

@@ -200,26 +200,49 @@ PyMem_RawCalloc(size_t nelem, size_t elsize)
 }
 
 void *
-PyMem_RawRealloc(void *ptr, size_t new_size)
+_PyMem_RawReallocOwn(void *ptr, size_t new_size)
 {
-    if (new_size > (size_t)PY_SSIZE_T_MAX) {
-        return NULL;
-    }
     void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
-        && !pymalloc_has_medium(ptr) ? realloc(ptr, new_size != 0 ? new_size : 1)
+        ? realloc(ptr, new_size != 0 ? new_size : 1)
         : RAW->realloc(RAW->ctx, ptr, new_size);
     PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
     return moved;
 }
 
+void *
+PyMem_RawRealloc(void *ptr, size_t new_size)
+{
+    if (new_size > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
+    if (LIKELY(!pymalloc_has_medium(ptr))) {
+        return _PyMem_RawReallocOwn(ptr, new_size);
+    }
+    void *moved = RAW->realloc(RAW->ctx, ptr, new_size);
+    PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
+    return moved;
+}
+
 void
-PyMem_RawFree(void *ptr)
+_PyMem_RawFreeOwn(void *ptr)
 {
     PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
-    if (LIKELY(RAW->free == _PyMem_RawFree) && !pymalloc_has_medium(ptr)) {
+    if (LIKELY(RAW->free == _PyMem_RawFree)) {
         free(ptr);
     }
     else {
+        RAW->free(RAW->ctx, ptr);
+    }
+}
+
+void
+PyMem_RawFree(void *ptr)
+{
+    if (LIKELY(!pymalloc_has_medium(ptr))) {
+        _PyMem_RawFreeOwn(ptr);
+    }
+    else {
+        PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
         RAW->free(RAW->ctx, ptr);
     }
 }
@@ -377,7 +400,7 @@ choose_paths(void)
 void
 _PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
 {
-    heaps_ask(of_interpreter);
+    heap_of_interpreter = of_interpreter;
     choose_paths();
 }
 

@@ -215,30 +215,38 @@ arena_release_kept(struct arena_object *arena)
 
 /* A program that takes and frees one block again and again must not get and
  * release a pool each time, so the last pool of a class stays, unless an
- * arena could become empty by it.  An arena of medium pools has so few that it
- * often could: there it stays until an arena would be bought. */
+ * arena could become empty by it. */
 static void
-pool_became_empty(poolp pool)
+small_pool_became_empty(poolp pool)
 {
     struct pool_header *header = pool_header_of(pool);
     struct arena_object *arena = header->arena;
-    struct arena_set *set = arena->set;
-    arenas_tick(set->heap);
+    int is_new = !header->kept;
     if (pool->next != pool->prev) {
         pool_release(pool);
     }
-    else if (!header->kept) {
+    else if (is_new) {
         header->kept = 1;
         arena->nkeptpools++;
     }
-    if (set->is_medium || arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
+    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
         return;
     }
-    if (arena_is_last_in_use(arena)) {
-        arenas_return_surplus(set);
-    }
-    else {
+    if (!arena_is_last_in_use(arena)) {
         arena_release_kept(arena);
+    }
+    else if (is_new) {
+        arenas_return_surplus(arena->set);
+    }
+}
+
+/* An arena of medium pools has so few that it often could be empty but for a kept one:
+ * there that stays until an arena would be bought. */
+static void
+medium_pool_became_empty(poolp pool)
+{
+    if (pool->next != pool->prev) {
+        pool_release(pool);
     }
 }
 
@@ -248,9 +256,14 @@ pool_reached_border(struct heap *heap, poolp pool)
 {
     if (pool->next == NULL) {
         pool_became_used_again(heap, pool);
+        return;
+    }
+    arenas_tick(heap);
+    if (pool_is_medium(pool)) {
+        medium_pool_became_empty(pool);
     }
     else {
-        pool_became_empty(pool);
+        small_pool_became_empty(pool);
     }
 }
 
@@ -360,10 +373,7 @@ heap_take_block_slowly(struct heap *heap, unsigned szclass)
 {
     const struct size_class *class = &size_classes[szclass];
     poolp ring = &heap->usedpools[szclass], put_behind = NULL;
-    arenas_tick(heap);
-    if (UNLIKELY(heap_has_to_take_in(heap))) {
-        heap_take_in(heap);
-    }
+    heap_tick(heap);
     for (;;) {
         poolp pool = ring->next;
         if (pool == ring && (pool = pool_new(heap, szclass)) == NULL) {

@@ -69,51 +69,74 @@ static void *
 counted(void *block_not_small)
 {
     if (LIKELY(block_not_small != NULL)) {
-        heap_count_larger(1);
+        heap_count_larger(heap_of_thread, 1);
     }
     return block_not_small;
 }
 
-static COLD struct heap *
-first_medium_heap(void)
+/* The pool at hand has none, or this is the first medium request of the thread.  NULL:
+ * there is none to be had. */
+static NOINLINE void *
+medium_malloc_slowly(size_t nbytes)
 {
-    if (!pymalloc_choose_medium()) {
-        medium_span = 0;
-        return NULL;
+    if (heap_of_thread == &heap_of_nobody) {
+        if (!pymalloc_choose_medium()) {
+            medium_span = 0;
+            return NULL;
+        }
+        heap_of_this_thread();
     }
-    return heap_of_this_thread();
+    return counted(heap_take_block_slowly(heap_of_thread, medium_class(nbytes)));
 }
 
-/* From a pool of this thread; NULL: there is none to be had. */
-static void *
-medium_malloc(size_t nbytes)
+static NOINLINE void *
+medium_or_raw_malloc(size_t nbytes)
+{
+    void *ptr = is_medium(nbytes) ? medium_malloc_slowly(nbytes) : NULL;
+    return ptr != NULL ? ptr : counted(PyMem_RawMalloc(nbytes));
+}
+
+/* From a pool of this thread; NULL: the one at hand has none. */
+static inline void *
+medium_take_block(size_t nbytes)
 {
     struct heap *heap = heap_of_thread;
-    if (UNLIKELY(heap == NULL) && (heap = first_medium_heap()) == NULL) {
-        return NULL;
+    void *ptr = heap_take_block(heap, medium_class(nbytes));
+    if (LIKELY(ptr != NULL)) {
+        heap_count_larger(heap, 1);
     }
-    unsigned szclass = medium_class(nbytes);
-    void *ptr = heap_take_block(heap, szclass);
-    if (UNLIKELY(ptr == NULL)
-        && (ptr = heap_take_block_slowly(heap, szclass)) == NULL)
-    {
-        return NULL;
-    }
-    return counted(ptr);
+    return ptr;
 }
 
-static void
+static NOINLINE void
+medium_free_from_outside(poolp pool, void *ptr)
+{
+    heap_count_larger(heap_of_thread, -1);
+    heap_free_from_outside(pool, ptr);
+}
+
+static inline void
 medium_free(poolp pool, void *ptr)
 {
     struct heap *heap = heap_of_thread;
-    heap_count_larger(-1);
-    if (LIKELY(heap != NULL) && pool_owner(pool) == heap->number) {
-        pool_free_block(heap, pool, ptr);
+    if (UNLIKELY(pool_owner(pool) != heap->number)) {
+        medium_free_from_outside(pool, ptr);
+        return;
     }
-    else {
-        heap_free_from_outside(pool, ptr);
+    heap_count_larger(heap, -1);
+    pool_free_block(heap, pool, ptr);
+}
+
+static NOINLINE void
+raw_free(void *ptr)
+{
+    if (ptr != NULL) {
+        heap_count_larger(heap_of_thread, -1);
+        _PyMem_RawFreeOwn(ptr);
     }
 }
+
+/* Requests that are not small, and where the common case of small ones ends. */
 
 NOINLINE void
 pymalloc_free_elsewhere(void *ptr)
@@ -122,27 +145,25 @@ pymalloc_free_elsewhere(void *ptr)
     if (pool != NULL) {
         medium_free(pool, ptr);
     }
-    else if (ptr != NULL) {
-        heap_count_larger(-1);
-        PyMem_RawFree(ptr);
+    else {
+        raw_free(ptr);
     }
 }
 
-/* Small blocks, where their heap has none at hand.  NULL: there is no arena. */
-static void *
-small_malloc_slowly(struct heap *heap, size_t nbytes)
+NOINLINE void *
+pymalloc_malloc_larger(size_t nbytes)
 {
-    if (UNLIKELY(heaps_left_behind != NULL) && heap == &main_heap) {
-        heap_take_over();
+    void *ptr = NULL;
+    if (LIKELY(is_medium(nbytes))) {
+        ptr = medium_take_block(nbytes);
     }
-    return heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
+    return LIKELY(ptr != NULL) ? ptr : medium_or_raw_malloc(nbytes);
 }
 
 NOINLINE void *
 pymalloc_malloc_slowly(struct heap *heap, size_t nbytes)
 {
-    void *ptr = is_medium(nbytes) ? medium_malloc(nbytes)
-        : is_small(nbytes) ? small_malloc_slowly(heap, nbytes) : NULL;
+    void *ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
     return LIKELY(ptr != NULL) ? ptr : counted(PyMem_RawMalloc(nbytes));
 }
 
@@ -154,11 +175,14 @@ pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize)
     if (LIKELY(is_small(nbytes))) {
         ptr = heap_take_block(heap, SIZE_TO_INDEX(nbytes));
         if (UNLIKELY(ptr == NULL)) {
-            ptr = small_malloc_slowly(heap, nbytes);
+            ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
         }
     }
     else if (is_medium(nbytes)) {
-        ptr = medium_malloc(nbytes);
+        ptr = medium_take_block(nbytes);
+        if (UNLIKELY(ptr == NULL)) {
+            ptr = medium_malloc_slowly(nbytes);
+        }
     }
     return ptr != NULL ? memset(ptr, 0, nbytes)
         : counted(PyMem_RawCalloc(nelem, elsize));
@@ -195,10 +219,10 @@ pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes)
     if (ptr == NULL) {
         return pymalloc_malloc(heap, nbytes);
     }
-    poolp small = pool_of(ptr);
+    poolp small = heap_pool_of(heap, ptr);
     poolp pool = small != NULL ? small : medium_pool_of(ptr);
     if (pool == NULL) {
-        return PyMem_RawRealloc(ptr, nbytes);
+        return _PyMem_RawReallocOwn(ptr, nbytes);
     }
     size_t blocksize = pool->blocksize;
     if (block_fits(blocksize, nbytes)) {
@@ -283,9 +307,10 @@ _PyObject_Free(void *ctx, void *ptr)
         pymalloc_free(ptr);
         return;
     }
-    poolp pool = pool_of(ptr);
+    struct heap *heap = heap_current();
+    poolp pool = heap_pool_of(heap, ptr);
     if (LIKELY(pool != NULL)) {
-        small_free(heap_current(), pool, ptr);
+        small_free(heap, pool, ptr);
     }
     else {
         pymalloc_free_elsewhere(ptr);
@@ -301,8 +326,5 @@ pymalloc_trim(void)
         heap_take_over();
     }
     nbytes += heap_trim(heap);
-    if (heap_of_thread != NULL) {
-        nbytes += heap_trim(heap_of_thread);
-    }
-    return nbytes;
+    return nbytes + heap_trim(heap_of_thread);
 }

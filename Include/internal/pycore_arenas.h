@@ -77,7 +77,9 @@ void arenas_hold_goes_on(struct heap *heap);
 static inline void
 arenas_tick(struct heap *heap)
 {
-    if (UNLIKELY(heap->arenas_are_held)) {
+    if (UNLIKELY(atomic_load_explicit(&heap->to_do, memory_order_relaxed)
+                 & HEAP_HOLDS_ARENAS))
+    {
         arenas_hold_goes_on(heap);
     }
 }
@@ -87,7 +89,12 @@ arenas_tick(struct heap *heap)
 void arenas_change_owner(struct heap *from, struct heap *to);
 
 /* Is this the only arena that has a pool in use? */
-int arena_is_last_in_use(const struct arena_object *arena);
+static inline int
+arena_is_last_in_use(const struct arena_object *arena)
+{
+    return arena->nfreepools < arena->ntotalpools
+        && arena->set->ncurrent - arena->set->nempty == 1;
+}
 
 /* Visit every arena of a set, oldest first, until visit() returns something
  * else than 0; returns that, or 0. */

@@ -59,6 +59,12 @@ enum heap_owner {
                                    middle of a change: nobody works on it again */
 };
 
+enum heap_to_do {
+    HEAP_HOLDS_ARENAS = 1,      /* look whether it is time to give some back */
+    HEAP_HAS_FREED = 2,         /* take in what others freed */
+    HEAP_INHERITS = 4,          /* main_heap: take over what interpreters left behind */
+};
+
 struct heap {
     /* usedpools[class].next is the pool that the next block of a size class comes
      * from.  The ring's own entry has no free block, so it needs no test apart. */
@@ -74,7 +80,9 @@ struct heap {
 
     struct arena_set small_arenas;
     struct arena_set medium_arenas;
-    int arenas_are_held;        /* by one of the two */
+
+    /* What the owner has to do where it leaves its fast path: one test for all. */
+    atomic_uint to_do;          /* of enum heap_to_do */
 
     struct arena_chunk *first_chunk;        /* of arena objects; they stay */
     struct arena_chunk **last_chunk;
@@ -110,7 +118,8 @@ INTERNAL_DATA(struct heap) main_heap;
 INTERNAL_DATA(struct heap *_Atomic) heaps[MAX_HEAPS];
 
 /* A heap that never has a block: it serves threads that have no interpreter, while
- * interpreters have heaps of their own. */
+ * interpreters have heaps of their own; and medium requests of a thread before it has a
+ * heap. */
 INTERNAL_DATA(struct heap) heap_of_nobody;
 #define HEAP_OF_NOBODY (MAX_HEAPS - 1)  /* its number; not in heaps[] */
 
@@ -118,7 +127,6 @@ INTERNAL_DATA(struct heap) heap_of_nobody;
  * heap of the thread's interpreter, or NULL where the thread has none. */
 typedef struct heap *(*heap_function)(void);
 INTERNAL_DATA(heap_function) heap_of_interpreter;
-void heaps_ask(heap_function of_interpreter);
 
 static inline struct heap *
 heap_current(void)
@@ -130,15 +138,27 @@ heap_current(void)
     return LIKELY(heap != NULL) ? heap : &heap_of_nobody;
 }
 
-/* The heap of this thread for medium blocks; NULL before it needed one. */
+/* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */
 extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
     struct heap *heap_of_thread;
 
-/* The same, which makes one; NULL: no memory. */
+/* The same, which makes one; heap_of_nobody: no memory. */
 struct heap *heap_of_this_thread(void);
 
-/* Add to the count of blocks over the threshold: 1 or -1. */
-void heap_count_larger(Py_ssize_t n);
+/* Add to the count of blocks over the threshold: 1 or -1.  No atomic instruction for
+ * the thread whose count it is. */
+void heap_count_larger_of_nobody(Py_ssize_t n);
+static inline void
+heap_count_larger(struct heap *of_thread, Py_ssize_t n)
+{
+    if (UNLIKELY(of_thread == &heap_of_nobody)) {
+        heap_count_larger_of_nobody(n);
+        return;
+    }
+    Py_ssize_t count =
+        atomic_load_explicit(&of_thread->larger_blocks, memory_order_relaxed);
+    atomic_store_explicit(&of_thread->larger_blocks, count + n, memory_order_relaxed);
+}
 
 /* A heap for an interpreter; NULL: no memory.  From any thread. */
 struct heap *heap_new(int64_t interpreter);
@@ -148,7 +168,6 @@ struct heap *heap_new(int64_t interpreter);
 void heap_end(struct heap *heap);
 
 /* Take over what interpreters left behind: by main_heap's owner. */
-INTERNAL_DATA(struct heap *_Atomic) heaps_left_behind;
 void heap_take_over(void);
 
 /* Free a block of a pool whose owner is another: from any thread. */
@@ -160,10 +179,15 @@ void heap_take_in(struct heap *heap);
 /* The same for the heaps of the calling thread. */
 void heaps_take_in_own(void);
 
-static inline int
-heap_has_to_take_in(const struct heap *heap)
+/* Do what is to do: by the owner, where it takes blocks and not where it frees. */
+void heap_do(struct heap *heap, unsigned to_do);
+static inline void
+heap_tick(struct heap *heap)
 {
-    return atomic_load_explicit(&heap->freed_by_others, memory_order_relaxed) != NULL;
+    unsigned to_do = atomic_load_explicit(&heap->to_do, memory_order_relaxed);
+    if (UNLIKELY(to_do != 0)) {
+        heap_do(heap, to_do);
+    }
 }
 
 /* Give back all memory that no block is in: of a heap, by its owner; of heaps that

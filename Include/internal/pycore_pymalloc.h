@@ -17,7 +17,8 @@
 INTERNAL_DATA(size_t) medium_span;
 
 /* Out of line, where the common case ends: pymalloc.c. */
-void *pymalloc_malloc_slowly(struct heap *heap, size_t nbytes);
+void *pymalloc_malloc_slowly(struct heap *heap, size_t nbytes);     /* a small block */
+void *pymalloc_malloc_larger(size_t nbytes);                /* 0, or not small */
 void pymalloc_free_elsewhere(void *ptr);
 
 /* A request of any size, served by a heap, whose owner asks. */
@@ -26,11 +27,9 @@ pymalloc_malloc(struct heap *heap, size_t nbytes)
 {
     if (LIKELY(nbytes - 1 < SMALL_REQUEST_THRESHOLD)) {
         void *ptr = heap_take_block(heap, SIZE_TO_INDEX(nbytes));
-        if (LIKELY(ptr != NULL)) {
-            return ptr;
-        }
+        return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_slowly(heap, nbytes);
     }
-    return pymalloc_malloc_slowly(heap, nbytes);
+    return pymalloc_malloc_larger(nbytes);
 }
 
 /* The end of a block wherever it came from, while main_heap is the only heap of small

@@ -61,6 +61,11 @@ _PyMem_RawIsUntouched(void)
     return _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == RAW_ALLOC_MALLOC;
 }
 
+/* PyMem_RawFree() and PyMem_RawRealloc() of a block that is known to be the raw domain's
+ * own. */
+void _PyMem_RawFreeOwn(void *ptr);
+void *_PyMem_RawReallocOwn(void *ptr, size_t new_size);
+
 /* From now on small requests are served by the heap that a function tells, which is
  * called for each: see heap_of_interpreter in pycore_heap.h.  While no other thread can
  * be in pymalloc: with the only GIL that there is, before there is a second one. */

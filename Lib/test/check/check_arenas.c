@@ -108,7 +108,7 @@ START_TEST(a_peak_that_does_not_goes_back_within_a_second)
     }
     ck_assert_uint_le(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)17 << 20);
     ck_assert_uint_ge(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)15 << 20);
-    ck_assert_int_eq(main_heap.arenas_are_held, 0);
+    ck_assert_uint_eq(main_heap.to_do & HEAP_HOLDS_ARENAS, 0);
     size_t bought = main_heap.small_arenas.ntimes_allocated;
     peak(10000);
     ck_assert_uint_eq(main_heap.small_arenas.ntimes_allocated, bought);

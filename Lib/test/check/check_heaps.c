@@ -240,6 +240,7 @@ START_TEST(a_late_free_is_passed_on)
     *(block **)p = NULL;                    /* as if it had been pushed before */
     other->freed_by_others = p;
     other->nfreed_by_others = 1;
+    other->to_do |= HEAP_HAS_FREED;
     struct heap *again = new_interpreter();
     ck_assert_ptr_eq(again, other);
     current = again;
