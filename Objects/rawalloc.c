@@ -36,7 +36,7 @@ move_medium(void *ptr, size_t size, void *moved)
 
 #else
 #  define is_medium(ptr) 0
-#  define move_medium(ptr, size, moved) NULL
+#  define move_medium(ptr, size, moved) ((void)(moved), NULL)
 #  define pymalloc_free_medium(ptr) ((void)0)
 #endif
 

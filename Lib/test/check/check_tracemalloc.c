@@ -195,7 +195,9 @@ END_TEST
 START_TEST(an_address_beside_a_block_has_no_trace)
 {
     struct trace trace;
+#ifdef WITH_PYMALLOC
     _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+#endif
     if (_i) {
         PyMem_SetupDebugHooks();        /* below the tracer, with words in front */
     }
