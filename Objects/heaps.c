@@ -446,6 +446,9 @@ freeze_others_in_child(void)
             heap->owner = HEAP_FROZEN;
         }
     }
+    if (heap_of_thread != &heap_of_nobody) {
+        heap_of_thread->thread = virtual_thread_number();
+    }
     unlock_after_fork();
 }
 
