@@ -28,7 +28,8 @@ extern "C" {
 
 /* The mem domain.  Buffers that belong to objects: call with the GIL held.
  * Small requests are served by pymalloc (since CPython 3.6), others by the
- * raw domain. */
+ * raw domain.  Those work without the GIL, too, as they do in CPython, while
+ * the domain is not hooked. */
 PyAPI_FUNC(void *) PyMem_Malloc(size_t size);
 PyAPI_FUNC(void *) PyMem_Calloc(size_t nelem, size_t elsize); /* since 3.5 */
 PyAPI_FUNC(void *) PyMem_Realloc(void *ptr, size_t new_size);

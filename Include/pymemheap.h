@@ -1,4 +1,4 @@
-/* Look at the heap of pymalloc: arenas, their pools, the blocks in them.
+/* Look at the heaps of pymalloc: arenas, their pools, the blocks in them.
  *
  *     static int
  *     print_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
@@ -8,10 +8,13 @@
  *     }
  *     PyMemHeap_Visit(NULL, print_pool, NULL);
  *
- * Nothing is allocated and nothing is changed, so what is seen is exact.  pymem's
- * own: CPython prints statistics only.  With the GIL held, which also means that
- * nobody else allocates while a visit lasts; what visits must not use the mem and
- * object domains.  In a build without pymalloc there is nothing to see. */
+ * Blocks of up to 512 bytes are in the heap of an interpreter, larger ones in the heap
+ * of the thread that asked for them.  Nothing is allocated in them and no block is
+ * changed, so what is seen of the caller's own interpreter and thread is exact.  Others
+ * go on meanwhile, unless they need the GIL that the caller holds: of them each number
+ * was right at some moment of the visit.  pymem's own: CPython prints statistics only.
+ * With the GIL held; what visits must not use the mem and object domains.  In a build
+ * without pymalloc there is nothing to see. */
 
 #ifndef PYMEMHEAP_H
 #define PYMEMHEAP_H
@@ -32,6 +35,10 @@ typedef struct {
     unsigned npools;
     unsigned nfreepools;        /* of those: nobody's */
     int is_medium;              /* for requests over 512 bytes */
+    unsigned heap;              /* the number of its heap: 0 is the main one */
+    int64_t interpreter;        /* whose heap that is, by its ID; -1: a thread's */
+    uintptr_t thread;           /* the system's number of the thread, that has it or
+                                   had it last; 0: an interpreter's */
 } PyMemHeapArena;
 
 typedef struct {
@@ -42,6 +49,9 @@ typedef struct {
     unsigned nblocks;           /* as many as fit */
     unsigned ncut;              /* the first so many were allocated once, */
     unsigned nused;             /* and so many are now; 0: kept for the next one */
+    unsigned nfreed_by_others;  /* free, but not in the list yet: freed where another
+                                   heap is at work */
+    const uintptr_t *freed_by_others;   /* their addresses, while the pool is visited */
 } PyMemHeapPool;
 
 typedef int (*PyMemHeapArenaVisitor)(void *arg, const PyMemHeapArena *arena);
@@ -60,7 +70,7 @@ PyAPI_FUNC(int) PyMemHeap_Visit(PyMemHeapArenaVisitor visit_arena,
  * pool is being visited, or while nobody allocates. */
 PyAPI_FUNC(int) PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers);
 
-/* What there is once. */
+/* Of all heaps together. */
 typedef struct {
     size_t threshold;           /* requests of up to so many bytes are small */
     size_t alignment;
@@ -72,27 +82,30 @@ typedef struct {
     size_t larger_blocks;       /* asked of pymalloc, and over the threshold */
     size_t map_root, map_leaves, map_records;   /* bytes; number; bytes in use */
     size_t arena_objects;       /* bytes */
+    size_t heaps;               /* of interpreters and threads */
 } PyMemHeapFigures;
 
 PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
 
-/* For those who read the heap from outside, as debuggers do: where it begins and
- * how its structures look.  All numbers are bytes from the start of a structure
+/* For those who read the heaps from outside, as debuggers do: where they begin and
+ * how their structures look.  heaps is an array of nheaps pointers, NULL behind the
+ * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {
-    char cookie[8];             /* "pymemhp1" */
-    const void *first_chunk, *small_arenas, *medium_arenas, *pool_map;
-    const void *larger_blocks, *bookkeeping;
-    uint32_t alignment, threshold, pool_overhead, frames_in_leaf, map_root;
-    uint32_t chunk_objects, chunk_nobjects, arena_object;
-    uint32_t arena_heap, arena_address, arena_pool_address;
+    char cookie[8];             /* "pymemhp2" */
+    const void *heaps, *pool_map, *map_leaves;
+    uint32_t alignment, threshold, pool_overhead, map_root, nheaps;
+    uint32_t heap_owner, heap_interpreter, heap_thread, heap_small_arenas;
+    uint32_t heap_medium_arenas, heap_first_chunk, heap_nchunks, heap_larger_blocks;
+    uint32_t heap_freed_by_others;
+    uint32_t chunk, chunk_objects, chunk_nobjects, arena_object;
+    uint32_t arena_set, arena_address, arena_pool_address;
     uint32_t arena_nfreepools, arena_ntotalpools;
-    uint32_t heap_arena_size, heap_pool_size, heap_ntimes_allocated;
-    uint32_t heap_ncurrent, heap_nhighwater;
+    uint32_t set_arena_size, set_pool_size, set_ntimes_allocated;
+    uint32_t set_ncurrent, set_nhighwater;
+    uint32_t leaf_medium, medium_record;
     uint32_t pool, pool_freeblock, pool_next, pool_inuse, pool_blocksize;
-    uint32_t pool_nextoffset;
-    uint32_t medium, medium_freeblock, medium_next, medium_inuse, medium_blocksize;
-    uint32_t medium_ncut, medium_nblocks;
+    uint32_t pool_nextoffset, pool_owner;
 } PyMemHeapLayout;
 
 PyAPI_DATA(const PyMemHeapLayout) _PyMem_HeapLayout;

@@ -45,6 +45,9 @@ find_heap(void)
 struct arena_record {
     uint64_t address, pool_address, size;
     uint32_t pool_size, npools, nfreepools, is_medium;
+    int64_t interpreter;
+    uint64_t thread;
+    uint32_t heap, padding;
 };
 
 struct pool_record {
@@ -88,7 +91,8 @@ write_arena(void *walk, const PyMemHeapArena *arena)
     }
     *record = (struct arena_record){
         arena->address, arena->pool_address, arena->size, (uint32_t)arena->pool_size,
-        arena->npools, arena->nfreepools, (uint32_t)arena->is_medium};
+        arena->npools, arena->nfreepools, (uint32_t)arena->is_medium,
+        arena->interpreter, arena->thread, arena->heap, 0};
     return 0;
 }
 
@@ -131,7 +135,7 @@ figures_object(const PyMemHeapFigures *figures)
         FIGURE(arenas_highwater), FIGURE(medium_arena_size), FIGURE(medium_pool_size),
         FIGURE(medium_arenas_allocated), FIGURE(medium_arenas_current),
         FIGURE(medium_arenas_highwater), FIGURE(larger_blocks), FIGURE(map_root),
-        FIGURE(map_leaves), FIGURE(map_records), FIGURE(arena_objects),
+        FIGURE(map_leaves), FIGURE(map_records), FIGURE(arena_objects), FIGURE(heaps),
     };
     PyObject *dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < sizeof(names) / sizeof(names[0]); i++) {

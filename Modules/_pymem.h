@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Hooks on the mem and object domains (Modules/_pymemhooks.c).  With the GIL held. */
+/* Hooks on the mem and object domains (Modules/_pymemhooks.c), for the interpreter that
+ * the calling thread is in.  With its GIL held. */
 
 struct hook_counts {
     uint64_t requests;          /* malloc, calloc, realloc; */
@@ -14,7 +15,7 @@ struct hook_counts {
     uint64_t frees;
 };
 
-/* Count from now on; 0, or -1 where it is on already. */
+/* Count from now on; 0, or -1 where it is on already, or there is no memory. */
 int hooks_count(void);
 /* Put the allocators back that were there, unless somebody set others since, and
  * count no more. */

@@ -1,5 +1,5 @@
 /* Arenas: bought from an arena allocator, lent out pool by pool, given back.
- * There are two heaps of them, for small and for medium blocks; all that is
+ * A heap has two sets of them, for small and for medium pools; all that is
  * said here holds within each.
  *
  *   usable[n]    lists of arenas with n free pools, n from 1 on
@@ -15,10 +15,12 @@
  * Giving an arena back and buying it again costs a page fault for each of its
  * pages, a hundred times more than all the bookkeeping here.  So some empty
  * arenas are kept, and more are held for a moment: see arenas_to_keep() and
- * heap_hold_goes_on().
+ * set_hold_goes_on().
  *
- * Owns arena objects and the pool map's leaves.  Calls the arena allocators
- * and virtualmem.c. */
+ * The owner of the heap works here.  It holds the heap's look_lock while an arena
+ * comes or goes, never while an arena allocator is called.
+ *
+ * Owns arena objects.  Calls the arena allocators, poolmap.c and virtualmem.c. */
 
 #include "pycore_arenas.h"
 #include "pycore_probes.h"
@@ -27,41 +29,16 @@
 /* Empty arenas that stay: 16 MiB of small blocks, what a program of the size of
  * a compiler pass builds up and drops again and again, and one for every eight
  * in use.  Up to 256 MiB more are held for a while, in case the next peak comes
- * soon.  A heap of 32 MiB will fill the next arena, too: it is put in place at
+ * soon.  A set of 32 MiB will fill the next arena, too: it is put in place at
  * once.  Medium blocks take a lesser part of a program's memory, and pools of
- * them are not always filled to their ends. */
+ * them are not always filled to their ends.  The numbers are main_heap's; see
+ * heaps.c. */
 #define KEPT_SHARE 8
 #define HELD_MILLISECONDS 200
 
-struct arena_heap small_arenas = {
-    .arena_size = ARENA_SIZE,
-    .pool_size = POOL_SIZE,
-    .kept_min = ((size_t)16 << 20) / ARENA_SIZE,
-    .held_max = ((size_t)256 << 20) / ARENA_SIZE,
-    .populated_from = ((size_t)32 << 20) / ARENA_SIZE,
-    .allocator = &_PyObject_Arena,
-};
-
-static PyObjectArenaAllocator medium_arena_allocator = {
+PyObjectArenaAllocator medium_arena_allocator = {
     NULL, _PyMem_ArenaAlloc, _PyMem_ArenaFree
 };
-struct arena_heap medium_arenas = {
-    .arena_size = MEDIUM_ARENA_SIZE,
-    .pool_size = MEDIUM_POOL_SIZE,
-    .kept_min = ((size_t)4 << 20) / MEDIUM_ARENA_SIZE,
-    .held_max = ((size_t)64 << 20) / MEDIUM_ARENA_SIZE,
-    .populated_from = SIZE_MAX,
-    .allocator = &medium_arena_allocator,
-};
-
-poolp pool_map[POOL_MAP_LEAVES];
-struct pool_map_home pool_map_home = {SIZE_MAX, NULL};
-struct arena_bookkeeping arena_bookkeeping;
-int arenas_are_held;
-static struct arena_object *unused_objects;
-
-struct arena_chunk *first_chunk;
-static struct arena_chunk **last_chunk = &first_chunk;
 
 /* Lists of arenas.  An arena is in one of them, or full. */
 
@@ -94,15 +71,15 @@ arena_unlink(struct arena_object **list, struct arena_object *arena)
 static void
 arena_file(struct arena_object *arena)
 {
-    struct arena_heap *heap = arena->heap;
+    struct arena_set *set = arena->set;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
-        arena_link(&heap->empty, arena);
-        heap->nempty++;
+        arena_link(&set->empty, arena);
+        set->nempty++;
     }
     else if (n > 0) {
-        arena_link(&heap->usable[n], arena);
-        heap->usable_mask |= (uint64_t)1 << (n - 1);
+        arena_link(&set->usable[n], arena);
+        set->usable_mask |= (uint64_t)1 << (n - 1);
     }
 }
 
@@ -110,61 +87,41 @@ arena_file(struct arena_object *arena)
 static void
 arena_unfile(struct arena_object *arena)
 {
-    struct arena_heap *heap = arena->heap;
+    struct arena_set *set = arena->set;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
-        arena_unlink(&heap->empty, arena);
-        heap->nempty--;
+        arena_unlink(&set->empty, arena);
+        set->nempty--;
     }
     else if (n > 0) {
-        arena_unlink(&heap->usable[n], arena);
-        if (heap->usable[n] == NULL) {
-            heap->usable_mask &= ~((uint64_t)1 << (n - 1));
+        arena_unlink(&set->usable[n], arena);
+        if (set->usable[n] == NULL) {
+            set->usable_mask &= ~((uint64_t)1 << (n - 1));
         }
     }
-}
-
-/* The pool map. */
-
-/* Make sure that the frame at an address has a record.  Leaves stay: a few
- * pages of each are in memory. */
-static int
-pool_map_cover(uintptr_t address)
-{
-    size_t leaf = leaf_of(address);
-    if (leaf >= POOL_MAP_LEAVES) {
-        return -1;
-    }
-    if (pool_map[leaf] == NULL) {
-        pool_map[leaf] = virtual_alloc(LEAF_SIZE, SYSTEM_PAGE_SIZE);
-        if (pool_map[leaf] == NULL) {
-            return -1;
-        }
-        arena_bookkeeping.nleaves++;
-    }
-    return 0;
 }
 
 /* Life of an arena. */
 
 static struct arena_object *
-arena_object_new(void)
+arena_object_new(struct heap *heap)
 {
-    if (unused_objects == NULL) {
+    if (heap->unused_objects == NULL) {
         struct arena_chunk *chunk = virtual_alloc(CHUNK_SIZE, SYSTEM_PAGE_SIZE);
         if (chunk == NULL) {
             return NULL;
         }
-        *last_chunk = chunk;
-        last_chunk = &chunk->next;
-        arena_bookkeeping.nchunks++;
-        arena_bookkeeping.chunk_size = CHUNK_SIZE;
         for (size_t i = CHUNK_OBJECTS; i > 0; i--) {
-            arena_link(&unused_objects, &chunk->objects[i - 1]);
+            arena_link(&heap->unused_objects, &chunk->objects[i - 1]);
         }
+        pthread_mutex_lock(&heap->look_lock);
+        *heap->last_chunk = chunk;
+        heap->last_chunk = &chunk->next;
+        heap->nchunks++;
+        pthread_mutex_unlock(&heap->look_lock);
     }
-    struct arena_object *arena = unused_objects;
-    arena_unlink(&unused_objects, arena);
+    struct arena_object *arena = heap->unused_objects;
+    arena_unlink(&heap->unused_objects, arena);
     return arena;
 }
 
@@ -172,13 +129,13 @@ arena_object_new(void)
  * their size: what lies before the first one and behind the last one stays
  * unused. */
 static int
-arena_set_memory(struct arena_object *arena, struct arena_heap *heap,
+arena_set_memory(struct arena_object *arena, struct arena_set *set,
                  void *memory)
 {
-    size_t pool_size = heap->pool_size;
+    size_t pool_size = set->pool_size;
     uintptr_t address = (uintptr_t)memory;
     uintptr_t first = (address + pool_size - 1) & ~(uintptr_t)(pool_size - 1);
-    unsigned npools = (unsigned)(heap->arena_size / pool_size)
+    unsigned npools = (unsigned)(set->arena_size / pool_size)
         - (first != address ? 1u : 0u);
     if (npools == 0
         || pool_map_cover(first) < 0
@@ -186,14 +143,19 @@ arena_set_memory(struct arena_object *arena, struct arena_heap *heap,
     {
         return -1;
     }
-    pool_map_home.leaf = leaf_of(first);
-    pool_map_home.pools = pool_map[pool_map_home.leaf];
-    arena->heap = heap;
+    struct pool_map_home *home = &set->heap->home;
+    if (!set->is_medium) {
+        home->leaf = leaf_of(first);
+        home->pools = pool_map_leaf(home->leaf)->small;
+    }
+    pthread_mutex_lock(&set->heap->look_lock);
+    arena->set = set;
     arena->address = address;
     arena->pool_address = first;
     arena->freepools = ~(uint64_t)0 >> (64 - npools);
     arena->nfreepools = arena->ntotalpools = npools;
     arena->nkeptpools = 0;
+    pthread_mutex_unlock(&set->heap->look_lock);
     return 0;
 }
 
@@ -201,59 +163,63 @@ arena_set_memory(struct arena_object *arena, struct arena_heap *heap,
 static COLD void
 arena_return(struct arena_object *arena)
 {
-    struct arena_heap *heap = arena->heap;
+    struct arena_set *set = arena->set;
+    struct heap *heap = set->heap;
+    void *memory = (void *)arena->address;
     DEBUG_ASSERT(arena->nfreepools == arena->ntotalpools);
+    PROBE2(arena__free, arena->address, set->arena_size);
+    pthread_mutex_lock(&heap->look_lock);
     arena_unfile(arena);
-    PROBE2(arena__free, arena->address, heap->arena_size);
-    heap->allocator->free(heap->allocator->ctx, (void *)arena->address,
-                          heap->arena_size);
     arena->address = 0;
-    arena_link(&unused_objects, arena);
-    heap->ncurrent--;
+    set->ncurrent--;
+    pthread_mutex_unlock(&heap->look_lock);
+    arena_link(&heap->unused_objects, arena);
+    set->allocator->free(set->allocator->ctx, memory, set->arena_size);
 }
 
 static size_t
-arenas_in_use(const struct arena_heap *heap)
+arenas_in_use(const struct arena_set *set)
 {
-    return heap->ncurrent - heap->nempty;
+    return set->ncurrent - set->nempty;
 }
 
 static int
-is_default_allocator(const struct arena_heap *heap)
+is_default_allocator(const struct arena_set *set)
 {
-    return heap->allocator->alloc == _PyMem_ArenaAlloc;
+    return set->allocator->alloc == _PyMem_ArenaAlloc;
 }
 
 /* How many empty arenas may stay.  An arena allocator that somebody installed
  * sees CPython's rule: an empty arena goes back at once, unless it is the only
  * one with a free pool. */
 static size_t
-arenas_to_keep(const struct arena_heap *heap)
+arenas_to_keep(const struct arena_set *set)
 {
-    if (!is_default_allocator(heap)) {
-        return heap->usable_mask == 0 ? 1 : 0;
+    if (!is_default_allocator(set)) {
+        return set->usable_mask == 0 ? 1 : 0;
     }
-    return heap->kept_min + arenas_in_use(heap) / KEPT_SHARE;
+    return set->kept_min + arenas_in_use(set) / KEPT_SHARE;
 }
 
 static void
-hold_begin(struct arena_heap *heap)
+hold_begin(struct arena_set *set)
 {
-    arenas_are_held = heap->is_held = 1;
-    heap->hold_ends = virtual_clock() + HELD_MILLISECONDS;
-    heap->least_empty = heap->nempty;
+    set->is_held = 1;
+    atomic_fetch_or(&set->heap->to_do, HEAP_HOLDS_ARENAS);
+    set->hold_ends = virtual_clock() + HELD_MILLISECONDS;
+    set->least_empty = set->nempty;
 }
 
 void
-arenas_return_surplus(struct arena_heap *heap)
+arenas_return_surplus(struct arena_set *set)
 {
-    size_t keep = arenas_to_keep(heap);
-    size_t most = keep + (is_default_allocator(heap) ? heap->held_max : 0);
-    while (heap->nempty > most) {
-        arena_return(heap->empty);
+    size_t keep = arenas_to_keep(set);
+    size_t most = keep + (is_default_allocator(set) ? set->held_max : 0);
+    while (set->nempty > most) {
+        arena_return(set->empty);
     }
-    if (heap->nempty > keep && !heap->is_held) {
-        hold_begin(heap);
+    if (set->nempty > keep && !set->is_held) {
+        hold_begin(set);
     }
 }
 
@@ -263,24 +229,31 @@ arena_purge_pools(const struct arena_object *arena, void *arg)
 {
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         if (arena->freepools >> i & 1) {
-            virtual_purge(arena_pool_address(arena, i), arena->heap->pool_size);
-            *(size_t *)arg += arena->heap->pool_size;
+            virtual_purge(arena_pool_address(arena, i), arena->set->pool_size);
+            *(size_t *)arg += arena->set->pool_size;
         }
     }
     return 0;
 }
 
-/* Only the system takes back part of an arena. */
 size_t
-arenas_trim(struct arena_heap *heap)
+arenas_return_empty(struct arena_set *set, size_t nkept)
 {
     size_t nbytes = 0;
-    while (heap->empty != NULL) {
-        arena_return(heap->empty);
-        nbytes += heap->arena_size;
+    while (set->nempty > nkept) {
+        arena_return(set->empty);
+        nbytes += set->arena_size;
     }
-    if (is_default_allocator(heap)) {
-        arenas_visit(heap, arena_purge_pools, &nbytes);
+    return nbytes;
+}
+
+/* Only the system takes back part of an arena. */
+size_t
+arenas_trim(struct arena_set *set)
+{
+    size_t nbytes = arenas_return_empty(set, 0);
+    if (is_default_allocator(set)) {
+        arenas_visit(set, arena_purge_pools, &nbytes);
     }
     return nbytes;
 }
@@ -288,93 +261,90 @@ arenas_trim(struct arena_heap *heap)
 /* At the end of each hold those arenas go back that were not needed in all of
  * it, some at a time, and what is left is held anew. */
 static void
-heap_hold_goes_on(struct arena_heap *heap)
+set_hold_goes_on(struct arena_set *set)
 {
     enum { AT_A_TIME = 16 };
-    if (!heap->is_held || virtual_clock() < heap->hold_ends) {
+    if (!set->is_held || virtual_clock() < set->hold_ends) {
         return;
     }
-    size_t keep = arenas_to_keep(heap);
+    size_t keep = arenas_to_keep(set);
     for (int i = 0; i < AT_A_TIME; i++) {
-        if (heap->least_empty <= keep || heap->nempty <= keep) {
-            heap->is_held = 0;
-            arenas_return_surplus(heap);
+        if (set->least_empty <= keep || set->nempty <= keep) {
+            set->is_held = 0;
+            arenas_return_surplus(set);
             return;
         }
-        arena_return(heap->empty);
-        heap->least_empty--;
+        arena_return(set->empty);
+        set->least_empty--;
     }
 }
 
 void
-arenas_hold_goes_on(void)
+arenas_hold_goes_on(struct heap *heap)
 {
-    heap_hold_goes_on(&small_arenas);
-    heap_hold_goes_on(&medium_arenas);
-    arenas_are_held = small_arenas.is_held || medium_arenas.is_held;
+    set_hold_goes_on(&heap->small_arenas);
+    set_hold_goes_on(&heap->medium_arenas);
+    if (!heap->small_arenas.is_held && !heap->medium_arenas.is_held) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
+    }
 }
 
 static COLD struct arena_object *
-arena_buy(struct arena_heap *heap)
+arena_buy(struct arena_set *set)
 {
-    struct arena_object *arena = arena_object_new();
+    struct arena_object *arena = arena_object_new(set->heap);
     if (arena == NULL) {
         return NULL;
     }
-    const PyObjectArenaAllocator *allocator = heap->allocator;
-    void *memory = allocator->alloc(allocator->ctx, heap->arena_size);
-    if (memory != NULL && arena_set_memory(arena, heap, memory) < 0) {
-        allocator->free(allocator->ctx, memory, heap->arena_size);
+    const PyObjectArenaAllocator *allocator = set->allocator;
+    void *memory = allocator->alloc(allocator->ctx, set->arena_size);
+    if (memory != NULL && arena_set_memory(arena, set, memory) < 0) {
+        allocator->free(allocator->ctx, memory, set->arena_size);
         memory = NULL;
     }
     if (memory == NULL) {
-        arena_link(&unused_objects, arena);
+        arena_link(&set->heap->unused_objects, arena);
         return NULL;
     }
-    if (heap->ncurrent >= heap->populated_from && is_default_allocator(heap)) {
-        virtual_populate(memory, heap->arena_size);
+    if (set->ncurrent >= set->populated_from && is_default_allocator(set)) {
+        virtual_populate(memory, set->arena_size);
     }
-    PROBE2(arena__new, arena->address, heap->arena_size);
+    PROBE2(arena__new, arena->address, set->arena_size);
     arena_file(arena);
-    heap->ntimes_allocated++;
-    heap->ncurrent++;
-    if (heap->ncurrent > heap->nhighwater) {
-        heap->nhighwater = heap->ncurrent;
+    pthread_mutex_lock(&set->heap->look_lock);
+    set->ntimes_allocated++;
+    set->ncurrent++;
+    if (set->ncurrent > set->nhighwater) {
+        set->nhighwater = set->ncurrent;
     }
+    pthread_mutex_unlock(&set->heap->look_lock);
     return arena;
 }
 
 /* Pools. */
 
 int
-arenas_have_free_pool(const struct arena_heap *heap)
+arenas_have_free_pool(const struct arena_set *set)
 {
-    return heap->usable_mask != 0 || heap->empty != NULL;
-}
-
-int
-arena_is_last_in_use(const struct arena_object *arena)
-{
-    return arena->nfreepools < arena->ntotalpools
-        && arenas_in_use(arena->heap) == 1;
+    return set->usable_mask != 0 || set->empty != NULL;
 }
 
 struct arena_object *
-arenas_take_pool(struct arena_heap *heap, uintptr_t *address)
+arenas_take_pool(struct arena_set *set, uintptr_t *address)
 {
     struct arena_object *arena;
-    if (heap->usable_mask != 0) {
-        arena = heap->usable[lowest_bit(heap->usable_mask) + 1];
+    if (set->usable_mask != 0) {
+        arena = set->usable[lowest_bit(set->usable_mask) + 1];
     }
-    else if (heap->empty != NULL) {
-        arena = heap->empty;
+    else if (set->empty != NULL) {
+        arena = set->empty;
     }
-    else if ((arena = arena_buy(heap)) == NULL) {
+    else if ((arena = arena_buy(set)) == NULL) {
         return NULL;
     }
     arena_unfile(arena);
-    if (heap->nempty < heap->least_empty) {
-        heap->least_empty = heap->nempty;
+    if (set->nempty < set->least_empty) {
+        set->least_empty = set->nempty;
     }
     unsigned i = lowest_bit(arena->freepools);
     arena->freepools &= arena->freepools - 1;
@@ -388,7 +358,7 @@ arenas_take_pool(struct arena_heap *heap, uintptr_t *address)
 void
 arena_release_pool(struct arena_object *arena, uintptr_t address)
 {
-    size_t i = (address - arena->pool_address) / arena->heap->pool_size;
+    size_t i = (address - arena->pool_address) / arena->set->pool_size;
     DEBUG_ASSERT((arena->freepools >> i & 1) == 0);
     arena_unfile(arena);
     arena->freepools |= (uint64_t)1 << i;
@@ -396,18 +366,18 @@ arena_release_pool(struct arena_object *arena, uintptr_t address)
     arena_file(arena);
     DEBUG_ASSERT(arena_is_valid(arena));
     if (arena->nfreepools == arena->ntotalpools) {
-        arenas_return_surplus(arena->heap);
+        arenas_return_surplus(arena->set);
     }
 }
 
 int
-arenas_visit(const struct arena_heap *heap,
+arenas_visit(const struct arena_set *set,
              int (*visit)(const struct arena_object *, void *), void *arg)
 {
-    for (const struct arena_chunk *c = first_chunk; c != NULL; c = c->next) {
+    for (const struct arena_chunk *c = set->heap->first_chunk; c != NULL; c = c->next) {
         for (size_t i = 0; i < CHUNK_OBJECTS; i++) {
             const struct arena_object *arena = &c->objects[i];
-            if (arena->address != 0 && arena->heap == heap) {
+            if (arena->address != 0 && arena->set == set) {
                 int result = visit(arena, arg);
                 if (result != 0) {
                     return result;
@@ -418,14 +388,48 @@ arenas_visit(const struct arena_heap *heap,
     return 0;
 }
 
-/* Is there nothing in a pool that its arena calls free? */
-static int
-pool_is_unused(const struct arena_object *arena, unsigned i)
+/* Lists of objects change hands whole, arenas one by one: each is filed anew. */
+static void
+arena_set_change_owner(struct arena_set *from, struct arena_set *to)
 {
-    uintptr_t address = (uintptr_t)arena_pool_address(arena, i);
-    return arena->heap == &small_arenas
-        ? pool_map[leaf_of(address)][frame_of(address)].blocksize == 0
-        : medium_pool_at(address)->blocksize == 0;
+    for (struct arena_chunk *c = from->heap->first_chunk; c != NULL; c = c->next) {
+        for (size_t i = 0; i < CHUNK_OBJECTS; i++) {
+            struct arena_object *arena = &c->objects[i];
+            if (arena->address != 0 && arena->set == from) {
+                arena_unfile(arena);
+                arena->set = to;
+                arena_file(arena);
+            }
+        }
+    }
+    to->ntimes_allocated += from->ntimes_allocated;
+    to->ncurrent += from->ncurrent;
+    if (to->ncurrent > to->nhighwater) {
+        to->nhighwater = to->ncurrent;
+    }
+    from->ntimes_allocated = from->ncurrent = from->nhighwater = 0;
+    from->is_held = 0;
+}
+
+void
+arenas_change_owner(struct heap *from, struct heap *to)
+{
+    arena_set_change_owner(&from->small_arenas, &to->small_arenas);
+    arena_set_change_owner(&from->medium_arenas, &to->medium_arenas);
+    while (from->unused_objects != NULL) {
+        struct arena_object *arena = from->unused_objects;
+        arena_unlink(&from->unused_objects, arena);
+        arena_link(&to->unused_objects, arena);
+    }
+    if (from->first_chunk != NULL) {
+        *to->last_chunk = from->first_chunk;
+        to->last_chunk = from->last_chunk;
+        to->nchunks += from->nchunks;
+    }
+    from->first_chunk = NULL;
+    from->last_chunk = &from->first_chunk;
+    from->nchunks = 0;
+    atomic_fetch_and(&from->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
 }
 
 int
@@ -435,13 +439,13 @@ arena_is_valid(const struct arena_object *arena)
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         if (arena->freepools >> i & 1) {
             nfree++;
-            if (!pool_is_unused(arena, i)) {
+            if (arena_pool(arena, i)->blocksize != 0) {
                 return 0;
             }
         }
     }
     return arena->address <= arena->pool_address
-        && arena->pool_address - arena->address < arena->heap->pool_size
+        && arena->pool_address - arena->address < arena->set->pool_size
         && arena->nfreepools == nfree
         && (arena->ntotalpools == 64
             || arena->freepools >> arena->ntotalpools == 0);

@@ -20,7 +20,8 @@
  * held, or need not be.
  *
  * The raw domain's hooks come here from any thread.  Who finds the lock taken
- * goes without: it is never waited for, so a fork can't leave it behind. */
+ * goes without.  Only a fork waits for it, so that no other thread is in a ring
+ * then: in the child that one would never come out again. */
 
 #include "pycore_deadblocks.h"
 #include "pycore_compiler.h"
@@ -28,6 +29,8 @@
 #include "pycore_pymem.h"
 #include "pycore_valgrind.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
@@ -51,6 +54,30 @@ static void
 unlock(struct ring *ring)
 {
     atomic_store_explicit(&ring->busy, 0, memory_order_release);
+}
+
+static void
+lock_before_fork(void)
+{
+    for (struct ring *ring = rings; ring < rings + NB_DOMAINS; ring++) {
+        while (!try_lock(ring)) {
+            sched_yield();
+        }
+    }
+}
+
+static void
+unlock_after_fork(void)
+{
+    for (struct ring *ring = rings; ring < rings + NB_DOMAINS; ring++) {
+        unlock(ring);
+    }
+}
+
+static void
+make_safe_at_fork(void)
+{
+    pthread_atfork(lock_before_fork, unlock_after_fork, unlock_after_fork);
 }
 
 static COLD void _Py_NO_RETURN
@@ -109,8 +136,10 @@ can_be_held(const struct dead_block *dead)
 void
 dead_block_add(PyMemAllocatorDomain domain, const struct dead_block *dead)
 {
+    static pthread_once_t safe_at_fork = PTHREAD_ONCE_INIT;
     struct ring *ring = &rings[domain];
     struct dead_block oldest = *dead;
+    pthread_once(&safe_at_fork, make_safe_at_fork);
     if (can_be_held(dead) && try_lock(ring)) {
         struct dead_block *place = &ring->held[ring->next_in++ % HELD_BLOCKS];
         oldest = *place;

@@ -1,68 +1,118 @@
-/* The heap as it is seen from outside: pymemheap.h.
+/* The heaps as they are seen from outside: pymemheap.h.
  *
- * Reads the structures of arenas.c, pymalloc.c and mediumalloc.c and shows them as
- * one kind of arena and one kind of pool; changes nothing. */
+ * Reads the structures of arenas.c and pools.c and shows all arenas as one kind, and all
+ * pools.  What others freed is taken in before by its owner, if that is the caller; else
+ * it is sorted here, to be shown as free.  Changes nothing else. */
 
 #include "pymemheap.h"
 #include "pycore_pymem.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
-#include "pycore_sharedheap.h"
-
-/* One pool, of either kind. */
-
-static void
-show_small_pool(const struct pool *pool, PyMemHeapPool *shown)
-{
-    if (pool->blocksize == 0) {
-        return;
-    }
-    shown->first_block = shown->address + POOL_OVERHEAD;
-    shown->freeblock = pool->freeblock;
-    shown->blocksize = pool->blocksize;
-    shown->nblocks = NUMBLOCKS(pool->blocksize);
-    shown->ncut = (unsigned)((pool->nextoffset - POOL_OVERHEAD) / pool->blocksize);
-    shown->nused = pool_count_blocks(pool);
-}
-
-static void
-show_medium_pool(const struct medium_pool *pool, PyMemHeapPool *shown)
-{
-    if (pool->blocksize == 0) {
-        return;
-    }
-    shown->first_block = shown->address;
-    shown->freeblock = pool->freeblock;
-    shown->blocksize = pool->blocksize;
-    shown->nblocks = pool->nblocks;
-    shown->ncut = pool->ncut;
-    shown->nused = pool->next == NULL ? pool->nblocks : pool->inuse;
-}
-
-/* The walk. */
+#include "pycore_pools.h"
 
 struct visitor {
     PyMemHeapArenaVisitor visit_arena;
     PyMemHeapPoolVisitor visit_pool;
     void *arg;
+    uintptr_t *freed;           /* by others, of this heap, sorted */
+    size_t nfreed;
 };
 
+/* Blocks that others freed. */
+
 static int
+compare_addresses(const void *a, const void *b)
+{
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static size_t
+freed_size(const struct visitor *visitor)
+{
+    return (visitor->nfreed * sizeof(uintptr_t) + SYSTEM_PAGE_SIZE)
+        & ~(size_t)(SYSTEM_PAGE_SIZE - 1);
+}
+
+/* The list only gets longer while look_lock is held, at its front.  -1: no memory. */
+static int
+freed_collect(struct visitor *visitor, const struct heap *heap)
+{
+    const block *first = heap->freed_by_others;
+    visitor->nfreed = 0;
+    for (const block *bp = first; bp != NULL; bp = *(block *const *)bp) {
+        visitor->nfreed++;
+    }
+    visitor->freed = virtual_alloc(freed_size(visitor), SYSTEM_PAGE_SIZE);
+    if (visitor->freed == NULL) {
+        return -1;
+    }
+    size_t n = 0;
+    for (const block *bp = first; bp != NULL; bp = *(block *const *)bp) {
+        visitor->freed[n++] = (uintptr_t)bp;
+    }
+    qsort(visitor->freed, n, sizeof(uintptr_t), compare_addresses);
+    return 0;
+}
+
+static size_t
+freed_below(const struct visitor *visitor, uintptr_t address)
+{
+    size_t low = 0, high = visitor->nfreed;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (visitor->freed[middle] < address) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* The walk. */
+
+static void
+show_pool(const struct visitor *visitor, const struct pool *pool, PyMemHeapPool *shown)
+{
+    struct pool_view view = pool_look(pool);
+    if (view.class == NULL) {
+        return;
+    }
+    size_t first = freed_below(visitor, shown->address);
+    size_t nfreed = freed_below(visitor, shown->address + view.class->pool_size) - first;
+    shown->first_block = shown->address + view.class->first;
+    shown->freeblock = view.freeblock;
+    shown->blocksize = view.class->blocksize;
+    shown->nblocks = view.class->nblocks;
+    shown->ncut = view.ncut;
+    shown->nfreed_by_others = (unsigned)nfreed;
+    shown->freed_by_others = visitor->freed + first;
+    shown->nused = view.nused > nfreed ? view.nused - (unsigned)nfreed : 0;
+}
+
+static READS_WHILE_OTHERS_WRITE int
 show_arena(const struct arena_object *arena, void *visitor_of_heap)
 {
     const struct visitor *visitor = visitor_of_heap;
+    const struct arena_set *set = arena->set;
     const PyMemHeapArena shown = {
         .address = arena->address,
         .pool_address = arena->pool_address,
-        .size = arena->heap->arena_size,
-        .pool_size = arena->heap->pool_size,
+        .size = set->arena_size,
+        .pool_size = set->pool_size,
         .npools = arena->ntotalpools,
         .nfreepools = arena->nfreepools,
-        .is_medium = arena->heap == &medium_arenas,
+        .is_medium = set->is_medium,
+        .heap = set->heap->number,
+        .interpreter = set->heap->interpreter,
+        .thread = set->heap->thread,
     };
     int result = visitor->visit_arena == NULL ? 0
         : visitor->visit_arena(visitor->arg, &shown);
@@ -70,14 +120,24 @@ show_arena(const struct arena_object *arena, void *visitor_of_heap)
          result == 0 && visitor->visit_pool != NULL && i < arena->ntotalpools; i++)
     {
         PyMemHeapPool pool = {.address = (uintptr_t)arena_pool_address(arena, i)};
-        if (shown.is_medium) {
-            show_medium_pool(medium_pool_at(pool.address), &pool);
-        }
-        else {
-            show_small_pool(arena_pool(arena, i), &pool);
-        }
+        show_pool(visitor, arena_pool(arena, i), &pool);
         result = visitor->visit_pool(visitor->arg, &shown, &pool);
     }
+    return result;
+}
+
+static int
+show_heap(struct heap *heap, void *visitor_of_heaps)
+{
+    struct visitor *visitor = visitor_of_heaps;
+    if (freed_collect(visitor, heap) < 0) {
+        return -1;
+    }
+    int result = arenas_visit(&heap->small_arenas, show_arena, visitor);
+    if (result == 0) {
+        result = arenas_visit(&heap->medium_arenas, show_arena, visitor);
+    }
+    virtual_free(visitor->freed, freed_size(visitor));
     return result;
 }
 
@@ -85,14 +145,9 @@ int
 PyMemHeap_Visit(PyMemHeapArenaVisitor visit_arena, PyMemHeapPoolVisitor visit_pool,
                 void *arg)
 {
-    struct visitor visitor = {visit_arena, visit_pool, arg};
-    int is_locked = heap_enter();
-    int result = arenas_visit(&small_arenas, show_arena, &visitor);
-    if (result == 0) {
-        result = arenas_visit(&medium_arenas, show_arena, &visitor);
-    }
-    heap_leave(is_locked);
-    return result;
+    struct visitor visitor = {visit_arena, visit_pool, arg, NULL, 0};
+    heaps_take_in_own();
+    return heaps_visit(show_heap, &visitor);
 }
 
 int
@@ -110,79 +165,95 @@ PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers)
         numbers[n++] = (uint16_t)(offset / pool->blocksize);
         address = *(const uintptr_t *)address;
     }
+    for (unsigned i = 0; i < pool->nfreed_by_others && n < pool->ncut; i++) {
+        size_t offset = pool->freed_by_others[i] - pool->first_block;
+        numbers[n++] = (uint16_t)(offset / pool->blocksize);
+    }
     return n + pool->nused == pool->ncut ? (int)n : -1;
+}
+
+static int
+add_figures(struct heap *heap, void *of_all)
+{
+    PyMemHeapFigures *figures = of_all;
+    const struct arena_set *small = &heap->small_arenas, *medium = &heap->medium_arenas;
+    figures->heaps++;
+    figures->arenas_allocated += small->ntimes_allocated;
+    figures->arenas_current += small->ncurrent;
+    figures->arenas_highwater += small->nhighwater;
+    figures->medium_arenas_allocated += medium->ntimes_allocated;
+    figures->medium_arenas_current += medium->ncurrent;
+    figures->medium_arenas_highwater += medium->nhighwater;
+    figures->larger_blocks += (size_t)heap->larger_blocks;
+    figures->arena_objects += heap->nchunks * CHUNK_SIZE;
+    return 0;
 }
 
 void
 PyMemHeap_GetFigures(PyMemHeapFigures *figures)
 {
-    int is_locked = heap_enter();
     *figures = (PyMemHeapFigures){
         .threshold = SMALL_REQUEST_THRESHOLD,
         .alignment = ALIGNMENT,
         .pool_overhead = POOL_OVERHEAD,
         .arena_size = ARENA_SIZE,
         .pool_size = POOL_SIZE,
-        .arenas_allocated = small_arenas.ntimes_allocated,
-        .arenas_current = small_arenas.ncurrent,
-        .arenas_highwater = small_arenas.nhighwater,
         .medium_arena_size = MEDIUM_ARENA_SIZE,
         .medium_pool_size = MEDIUM_POOL_SIZE,
-        .medium_arenas_allocated = medium_arenas.ntimes_allocated,
-        .medium_arenas_current = medium_arenas.ncurrent,
-        .medium_arenas_highwater = medium_arenas.nhighwater,
-        .larger_blocks = (size_t)raw_allocated_blocks,
         .map_root = sizeof(pool_map),
-        .map_leaves = arena_bookkeeping.nleaves,
-        .map_records = small_arenas.ncurrent * MAX_POOLS_IN_ARENA
-            * sizeof(struct pool),
-        .arena_objects = arena_bookkeeping.nchunks * arena_bookkeeping.chunk_size,
+        .map_leaves = pool_map_nleaves,
     };
-    heap_leave(is_locked);
+    heaps_visit(add_figures, figures);
+    figures->map_records = figures->arenas_current * MAX_POOLS_IN_ARENA
+        * sizeof(struct pool);
 }
 
+#define SIZE(field, structure) .field = (uint32_t)sizeof(structure)
 #define OFFSET(field, structure, member) \
     .field = (uint32_t)offsetof(structure, member)
 
 const PyMemHeapLayout _PyMem_HeapLayout = {
-    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '1'},
-    .first_chunk = &first_chunk,
-    .small_arenas = &small_arenas,
-    .medium_arenas = &medium_arenas,
+    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '2'},
+    .heaps = heaps,
     .pool_map = pool_map,
-    .larger_blocks = &raw_allocated_blocks,
-    .bookkeeping = &arena_bookkeeping,
+    .map_leaves = &pool_map_nleaves,
     .alignment = ALIGNMENT,
     .threshold = SMALL_REQUEST_THRESHOLD,
     .pool_overhead = POOL_OVERHEAD,
-    .frames_in_leaf = FRAMES_IN_LEAF,
     .map_root = sizeof(pool_map),
+    .nheaps = MAX_HEAPS,
+    OFFSET(heap_owner, struct heap, owner),
+    OFFSET(heap_interpreter, struct heap, interpreter),
+    OFFSET(heap_thread, struct heap, thread),
+    OFFSET(heap_small_arenas, struct heap, small_arenas),
+    OFFSET(heap_medium_arenas, struct heap, medium_arenas),
+    OFFSET(heap_first_chunk, struct heap, first_chunk),
+    OFFSET(heap_nchunks, struct heap, nchunks),
+    OFFSET(heap_larger_blocks, struct heap, larger_blocks),
+    OFFSET(heap_freed_by_others, struct heap, freed_by_others),
+    .chunk = CHUNK_SIZE,
     OFFSET(chunk_objects, struct arena_chunk, objects),
     .chunk_nobjects = CHUNK_OBJECTS,
-    .arena_object = sizeof(struct arena_object),
-    OFFSET(arena_heap, struct arena_object, heap),
+    SIZE(arena_object, struct arena_object),
+    OFFSET(arena_set, struct arena_object, set),
     OFFSET(arena_address, struct arena_object, address),
     OFFSET(arena_pool_address, struct arena_object, pool_address),
     OFFSET(arena_nfreepools, struct arena_object, nfreepools),
     OFFSET(arena_ntotalpools, struct arena_object, ntotalpools),
-    OFFSET(heap_arena_size, struct arena_heap, arena_size),
-    OFFSET(heap_pool_size, struct arena_heap, pool_size),
-    OFFSET(heap_ntimes_allocated, struct arena_heap, ntimes_allocated),
-    OFFSET(heap_ncurrent, struct arena_heap, ncurrent),
-    OFFSET(heap_nhighwater, struct arena_heap, nhighwater),
-    .pool = sizeof(struct pool),
+    OFFSET(set_arena_size, struct arena_set, arena_size),
+    OFFSET(set_pool_size, struct arena_set, pool_size),
+    OFFSET(set_ntimes_allocated, struct arena_set, ntimes_allocated),
+    OFFSET(set_ncurrent, struct arena_set, ncurrent),
+    OFFSET(set_nhighwater, struct arena_set, nhighwater),
+    OFFSET(leaf_medium, struct pool_leaf, medium),
+    SIZE(medium_record, struct medium_record),
+    SIZE(pool, struct pool),
     OFFSET(pool_freeblock, struct pool, freeblock),
     OFFSET(pool_next, struct pool, next),
     OFFSET(pool_inuse, struct pool, inuse),
     OFFSET(pool_blocksize, struct pool, blocksize),
     OFFSET(pool_nextoffset, struct pool, nextoffset),
-    .medium = sizeof(struct medium_pool),
-    OFFSET(medium_freeblock, struct medium_pool, freeblock),
-    OFFSET(medium_next, struct medium_pool, next),
-    OFFSET(medium_inuse, struct medium_pool, inuse),
-    OFFSET(medium_blocksize, struct medium_pool, blocksize),
-    OFFSET(medium_ncut, struct medium_pool, ncut),
-    OFFSET(medium_nblocks, struct medium_pool, nblocks),
+    OFFSET(pool_owner, struct pool, owner),
 };
 
 #else /* without pymalloc: no heap of ours */

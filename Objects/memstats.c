@@ -4,6 +4,7 @@
  * CPython's, to the column. */
 
 #include "cpython/objimpl.h"
+#include "pymemheap.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
 
@@ -41,13 +42,15 @@ print_line(FILE *out, const char *label, size_t value)
 }
 
 #include "pycore_arenas.h"
-#include "pycore_sharedheap.h"
+#include "pycore_pools.h"
 
-/* What one walk over all arenas counts. */
+/* What one walk over all arenas of small blocks counts. */
 struct usage {
     size_t narenas;
     size_t unaligned_arenas;
     size_t free_pools;
+    size_t ntimes_allocated;    /* arenas, so far */
+    size_t nhighwater;
     struct {
         size_t pools;
         size_t blocks;          /* in use */
@@ -64,41 +67,101 @@ usage_add_arena(const struct arena_object *arena, void *arg)
         usage->unaligned_arenas++;
     }
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
-        const struct pool *pool = arena_pool(arena, i);
-        unsigned blocks = pool->blocksize != 0 ? pool_count_blocks(pool) : 0;
-        if (blocks == 0) {
+        struct pool_view pool = pool_look(arena_pool(arena, i));
+        if (pool.nused == 0) {
             usage->free_pools++;    /* a kept pool is free as well */
             continue;
         }
-        unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
-        usage->classes[szidx].pools++;
-        usage->classes[szidx].blocks += blocks;
-        usage->classes[szidx].free_blocks +=
-            NUMBLOCKS(pool->blocksize) - blocks;
+        usage->classes[pool.szclass].pools++;
+        usage->classes[pool.szclass].blocks += pool.nused;
+        usage->classes[pool.szclass].free_blocks += pool.class->nblocks - pool.nused;
     }
     return 0;
 }
 
+/* A block that another heap's owner freed is free. */
+static void
+usage_subtract_freed(struct usage *usage, const struct heap *heap)
+{
+    for (const block *bp = heap->freed_by_others; bp != NULL; bp = *(block *const *)bp) {
+        poolp pool = pool_of(bp);
+        if (pool != NULL) {
+            unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
+            usage->classes[szidx].blocks--;
+            usage->classes[szidx].free_blocks++;
+        }
+    }
+}
+
+static int
+usage_add_heap(struct heap *heap, void *arg)
+{
+    struct usage *usage = arg;
+    const struct arena_set *set = &heap->small_arenas;
+    arenas_visit(set, usage_add_arena, usage);
+    usage_subtract_freed(usage, heap);
+    usage->ntimes_allocated += set->ntimes_allocated;
+    usage->nhighwater += set->nhighwater;
+    return 0;
+}
+
+/* Of one heap; of all where that is NULL. */
 static struct usage
-usage_now(void)
+usage_now(struct heap *heap)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
-    arenas_visit(&small_arenas, usage_add_arena, &usage);
+    heaps_take_in_own();
+    if (heap == NULL) {
+        heaps_visit(usage_add_heap, &usage);
+    }
+    else {
+        pthread_mutex_lock(&heap->look_lock);
+        usage_add_heap(heap, &usage);
+        pthread_mutex_unlock(&heap->look_lock);
+    }
     return usage;
+}
+
+static Py_ssize_t
+usage_count_blocks(const struct usage *usage)
+{
+    Py_ssize_t n = 0;
+    for (size_t i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        n += (Py_ssize_t)usage->classes[i].blocks;
+    }
+    return n;
+}
+
+static int
+add_larger_blocks(struct heap *heap, void *sum)
+{
+    *(Py_ssize_t *)sum += heap->larger_blocks;
+    return 0;
+}
+
+static Py_ssize_t
+count_larger_blocks(void)
+{
+    Py_ssize_t n = 0;
+    heaps_visit(add_larger_blocks, &n);
+    return n;
 }
 
 Py_ssize_t
 _Py_GetAllocatedBlocks(void)
 {
-    int is_locked = heap_enter();
-    struct usage usage = usage_now();
-    Py_ssize_t n = raw_allocated_blocks;
-    heap_leave(is_locked);
-    for (size_t i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
-        n += (Py_ssize_t)usage.classes[i].blocks;
-    }
-    return n;
+    struct usage usage = usage_now(NULL);
+    return usage_count_blocks(&usage) + count_larger_blocks();
+}
+
+/* Larger blocks belong to threads, and count as the main interpreter's. */
+Py_ssize_t
+_PyMem_CountBlocksOfHeap(struct heap *heap)
+{
+    struct usage usage = usage_now(heap);
+    return usage_count_blocks(&usage)
+        + (heap == &main_heap ? count_larger_blocks() : 0);
 }
 
 /* A line whose label is a calculation: "n things * size bytes". */
@@ -130,10 +193,10 @@ print_classes(FILE *out, const struct usage *usage)
 static void
 print_arenas(FILE *out, const struct usage *usage)
 {
-    print_line(out, "# arenas allocated total", small_arenas.ntimes_allocated);
+    print_line(out, "# arenas allocated total", usage->ntimes_allocated);
     print_line(out, "# arenas reclaimed",
-               small_arenas.ntimes_allocated - usage->narenas);
-    print_line(out, "# arenas highwater mark", small_arenas.nhighwater);
+               usage->ntimes_allocated - usage->narenas);
+    print_line(out, "# arenas highwater mark", usage->nhighwater);
     print_line(out, "# arenas allocated current", usage->narenas);
     print_product(out, usage->narenas, "arenas", ARENA_SIZE, "/arena");
     fputc('\n', out);
@@ -164,22 +227,25 @@ print_bytes(FILE *out, const struct usage *usage)
     print_line(out, "Total", total);
 }
 
-/* What the bookkeeping takes, apart from the arenas.  CPython's arena map has
- * other parts; the block has the same form. */
+/* What the bookkeeping takes, apart from the arenas, in the process: that of other heaps
+ * is not told apart.  CPython's arena map has other parts; the block has the same form. */
 static void
-print_map(FILE *out)
+print_map(FILE *out, const struct usage *usage)
 {
-    size_t records = small_arenas.ncurrent * MAX_POOLS_IN_ARENA;
+    PyMemHeapFigures figures;
+    PyMemHeap_GetFigures(&figures);
+    size_t records = usage->narenas * MAX_POOLS_IN_ARENA;
     fputs("\narena map counts\n", out);
-    print_line(out, "# pool map leaves", arena_bookkeeping.nleaves);
-    print_line(out, "# arena object chunks", arena_bookkeeping.nchunks);
+    print_line(out, "# pool map leaves", pool_map_nleaves);
+    print_line(out, "# arena object chunks",
+               figures.arena_objects / CHUNK_SIZE);
     fputc('\n', out);
     size_t total = 0;
     total += print_line(out, "# bytes lost to pool map root", sizeof(pool_map));
     total += print_line(out, "# bytes lost to pool map records",
                         records * sizeof(struct pool));
     total += print_line(out, "# bytes lost to arena objects",
-                        arena_bookkeeping.nchunks * arena_bookkeeping.chunk_size);
+                        figures.arena_objects);
     print_line(out, "Total", total);
 }
 
@@ -199,28 +265,27 @@ _PyObject_DebugMallocStats(FILE *out)
     if (!pymalloc_serves_objects()) {
         return 0;
     }
-    int is_locked = heap_enter();
-    struct usage usage = usage_now();
+    struct usage usage = usage_now(heap_current());
     fprintf(out, "Small block threshold = %u, in %u size classes.\n\n",
             SMALL_REQUEST_THRESHOLD, NB_SMALL_SIZE_CLASSES);
     print_classes(out, &usage);
     print_arenas(out, &usage);
     print_bytes(out, &usage);
-    print_map(out);
-    heap_leave(is_locked);
+    print_map(out, &usage);
     return 1;
 }
 
-/* The same as one JSON object, sizes in bytes. */
+/* The same of all heaps as one JSON object, sizes in bytes. */
 void
 _PyObject_WriteMallocStats(FILE *out)
 {
-    int is_locked = heap_enter();
-    struct usage usage = usage_now();
+    struct usage usage = usage_now(NULL);
+    PyMemHeapFigures figures;
+    PyMemHeap_GetFigures(&figures);
     fprintf(out, "{\"threshold\": %u, \"pool_size\": %zu, \"arena_size\": %zu,\n"
             " \"allocated_blocks\": %td, \"blocks_over_threshold\": %td,\n"
             " \"classes\": [", SMALL_REQUEST_THRESHOLD, (size_t)POOL_SIZE,
-            (size_t)ARENA_SIZE, _Py_GetAllocatedBlocks(), raw_allocated_blocks);
+            (size_t)ARENA_SIZE, _Py_GetAllocatedBlocks(), (Py_ssize_t)figures.larger_blocks);
     const char *comma = "";
     for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
         if (usage.classes[i].pools != 0) {
@@ -234,11 +299,10 @@ _PyObject_WriteMallocStats(FILE *out)
     fprintf(out, "],\n \"arenas\": {\"allocated\": %zu, \"reclaimed\": %zu, "
             "\"highwater\": %zu, \"current\": %zu},\n \"free_pools\": %zu,\n"
             " \"medium_arenas\": {\"current\": %zu, \"size\": %zu}}\n",
-            small_arenas.ntimes_allocated,
-            small_arenas.ntimes_allocated - usage.narenas,
-            small_arenas.nhighwater, usage.narenas, usage.free_pools,
-            medium_arenas.ncurrent, medium_arenas.arena_size);
-    heap_leave(is_locked);
+            usage.ntimes_allocated,
+            usage.ntimes_allocated - usage.narenas,
+            usage.nhighwater, usage.narenas, usage.free_pools,
+            figures.medium_arenas_current, figures.medium_arena_size);
 }
 
 #else /* without pymalloc: nothing to count */

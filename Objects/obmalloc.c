@@ -20,7 +20,7 @@
 #include "pycore_compiler.h"
 #include "pycore_probes.h"
 #ifdef WITH_PYMALLOC
-#  include "pycore_mediumalloc.h"
+#  include "pycore_pymalloc.h"
 #endif
 #include "cpython/objimpl.h"
 #include "objimpl.h"
@@ -34,8 +34,6 @@
 WEAK PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = BORN_ALLOCS;
 
 #define RAW (&_PyMem_Allocators[PYMEM_DOMAIN_RAW])
-#define MEM (&_PyMem_Allocators[PYMEM_DOMAIN_MEM])
-#define OBJ (&_PyMem_Allocators[PYMEM_DOMAIN_OBJ])
 
 /* Statistics (--enable-pystats). */
 
@@ -96,73 +94,79 @@ _PyMem_PrintObjectStats(FILE *out)
 
 /* Requests, the same in each domain. */
 
-#ifdef WITH_PYMALLOC
-static inline int
-is_in_raw_domain(const void *ptr)
-{
-    return pool_of(ptr) == NULL && medium_pool_of(ptr) == NULL;
-}
-#endif
-
 static inline int
 request_overflows(size_t nelem, size_t elsize)
 {
     return elsize != 0 && nelem > (size_t)PY_SSIZE_T_MAX / elsize;
 }
 
-static inline void *
-allocator_malloc(const PyMemAllocatorEx *alloc, size_t size)
-{
+/* Is a domain pymalloc itself, and main_heap the only heap?  Then its functions go
+ * straight into it.  Kept for each domain, as it is asked in each call. */
 #ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->malloc == unshared_pymalloc.malloc)) {
-        return pymalloc_malloc(size);
-    }
+#  ifdef Py_DEBUG
+static int serves_directly[NB_DOMAINS];
+size_t medium_span;
+#  else
+static int serves_directly[NB_DOMAINS] = {
+    [PYMEM_DOMAIN_MEM] = 1, [PYMEM_DOMAIN_OBJ] = 1
+};
+size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
+#  endif
+#  define IS_PYMALLOC(domain) LIKELY(serves_directly[domain])
+#else
+#  define IS_PYMALLOC(domain) 0
+#  define pymalloc_malloc(heap, size) NULL
+#  define pymalloc_realloc(heap, ptr, size) NULL
+#  define pymalloc_free(ptr) ((void)0)
 #endif
-    if (size > (size_t)PY_SSIZE_T_MAX) {
-        return NULL;
+
+static inline void *
+domain_malloc(PyMemAllocatorDomain domain, size_t size)
+{
+    if (IS_PYMALLOC(domain)) {
+        return pymalloc_malloc(&main_heap, size);
     }
-    return alloc->malloc(alloc->ctx, size);
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+    return size > (size_t)PY_SSIZE_T_MAX ? NULL : alloc->malloc(alloc->ctx, size);
 }
 
 static inline void *
-allocator_calloc(const PyMemAllocatorEx *alloc, size_t nelem, size_t elsize)
+domain_calloc(PyMemAllocatorDomain domain, size_t nelem, size_t elsize)
 {
-    if (request_overflows(nelem, elsize)) {
-        return NULL;
-    }
-    return alloc->calloc(alloc->ctx, nelem, elsize);
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+    return request_overflows(nelem, elsize) ? NULL
+        : alloc->calloc(alloc->ctx, nelem, elsize);
 }
 
 static inline void *
-allocator_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t new_size)
+domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
 {
-#ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->realloc == unshared_pymalloc.realloc)
-        && ptr != NULL && is_in_raw_domain(ptr))
-    {
-        return PyMem_RawRealloc(ptr, new_size);
+    if (IS_PYMALLOC(domain)) {
+        return pymalloc_realloc(&main_heap, ptr, new_size);
     }
-#endif
-    if (new_size > (size_t)PY_SSIZE_T_MAX) {
-        return NULL;
-    }
-    return alloc->realloc(alloc->ctx, ptr, new_size);
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+    return new_size > (size_t)PY_SSIZE_T_MAX ? NULL
+        : alloc->realloc(alloc->ctx, ptr, new_size);
 }
 
 static inline void
-allocator_free(const PyMemAllocatorEx *alloc, void *ptr)
+domain_free(PyMemAllocatorDomain domain, void *ptr)
 {
-#ifdef WITH_PYMALLOC
-    if (LIKELY(alloc->free == unshared_pymalloc.free)) {
-        pymalloc_free_anywhere(ptr);
+    if (IS_PYMALLOC(domain)) {
+        pymalloc_free(ptr);
         return;
     }
-#endif
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
     alloc->free(alloc->ctx, ptr);
 }
 
 /* The raw domain.  Where nobody hooked it there is nothing between a request
- * and the C library. */
+ * and the C library, but for the look whether a block is the mem domain's: requests
+ * over 512 bytes are malloc's in CPython, so programs free them here too. */
+
+#ifndef WITH_PYMALLOC
+#  define pymalloc_has_medium(ptr) 0
+#endif
 
 void *
 PyMem_RawMalloc(size_t size)
@@ -179,9 +183,19 @@ PyMem_RawMalloc(size_t size)
 void *
 PyMem_RawCalloc(size_t nelem, size_t elsize)
 {
-    void *ptr = allocator_calloc(RAW, nelem, elsize);
+    void *ptr = domain_calloc(PYMEM_DOMAIN_RAW, nelem, elsize);
     PROBE3(alloc, PYMEM_DOMAIN_RAW, nelem * elsize, ptr);
     return ptr;
+}
+
+void *
+_PyMem_RawReallocOwn(void *ptr, size_t new_size)
+{
+    void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
+        ? realloc(ptr, new_size != 0 ? new_size : 1)
+        : RAW->realloc(RAW->ctx, ptr, new_size);
+    PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
+    return moved;
 }
 
 void *
@@ -190,15 +204,16 @@ PyMem_RawRealloc(void *ptr, size_t new_size)
     if (new_size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
     }
-    void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
-        ? realloc(ptr, new_size != 0 ? new_size : 1)
-        : RAW->realloc(RAW->ctx, ptr, new_size);
+    if (LIKELY(!pymalloc_has_medium(ptr))) {
+        return _PyMem_RawReallocOwn(ptr, new_size);
+    }
+    void *moved = RAW->realloc(RAW->ctx, ptr, new_size);
     PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
     return moved;
 }
 
 void
-PyMem_RawFree(void *ptr)
+_PyMem_RawFreeOwn(void *ptr)
 {
     PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
     if (LIKELY(RAW->free == _PyMem_RawFree)) {
@@ -209,13 +224,25 @@ PyMem_RawFree(void *ptr)
     }
 }
 
+void
+PyMem_RawFree(void *ptr)
+{
+    if (LIKELY(!pymalloc_has_medium(ptr))) {
+        _PyMem_RawFreeOwn(ptr);
+    }
+    else {
+        PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
+        RAW->free(RAW->ctx, ptr);
+    }
+}
+
 /* The mem domain. */
 
 void *
 PyMem_Malloc(size_t size)
 {
     count_allocation(size);
-    void *ptr = allocator_malloc(MEM, size);
+    void *ptr = domain_malloc(PYMEM_DOMAIN_MEM, size);
     PROBE3(alloc, PYMEM_DOMAIN_MEM, size, ptr);
     return ptr;
 }
@@ -224,7 +251,7 @@ void *
 PyMem_Calloc(size_t nelem, size_t elsize)
 {
     count_allocation(elsize);
-    void *ptr = allocator_calloc(MEM, nelem, elsize);
+    void *ptr = domain_calloc(PYMEM_DOMAIN_MEM, nelem, elsize);
     PROBE3(alloc, PYMEM_DOMAIN_MEM, nelem * elsize, ptr);
     return ptr;
 }
@@ -232,7 +259,7 @@ PyMem_Calloc(size_t nelem, size_t elsize)
 void *
 PyMem_Realloc(void *ptr, size_t new_size)
 {
-    void *moved = allocator_realloc(MEM, ptr, new_size);
+    void *moved = domain_realloc(PYMEM_DOMAIN_MEM, ptr, new_size);
     PROBE4(realloc, PYMEM_DOMAIN_MEM, ptr, new_size, moved);
     return moved;
 }
@@ -242,7 +269,7 @@ PyMem_Free(void *ptr)
 {
     count_free();
     PROBE2(free, PYMEM_DOMAIN_MEM, ptr);
-    allocator_free(MEM, ptr);
+    domain_free(PYMEM_DOMAIN_MEM, ptr);
 }
 
 /* The object domain. */
@@ -251,7 +278,7 @@ void *
 PyObject_Malloc(size_t size)
 {
     count_allocation(size);
-    void *ptr = allocator_malloc(OBJ, size);
+    void *ptr = domain_malloc(PYMEM_DOMAIN_OBJ, size);
     PROBE3(alloc, PYMEM_DOMAIN_OBJ, size, ptr);
     return ptr;
 }
@@ -260,7 +287,7 @@ void *
 PyObject_Calloc(size_t nelem, size_t elsize)
 {
     count_allocation(elsize);
-    void *ptr = allocator_calloc(OBJ, nelem, elsize);
+    void *ptr = domain_calloc(PYMEM_DOMAIN_OBJ, nelem, elsize);
     PROBE3(alloc, PYMEM_DOMAIN_OBJ, nelem * elsize, ptr);
     return ptr;
 }
@@ -268,7 +295,7 @@ PyObject_Calloc(size_t nelem, size_t elsize)
 void *
 PyObject_Realloc(void *ptr, size_t new_size)
 {
-    void *moved = allocator_realloc(OBJ, ptr, new_size);
+    void *moved = domain_realloc(PYMEM_DOMAIN_OBJ, ptr, new_size);
     PROBE4(realloc, PYMEM_DOMAIN_OBJ, ptr, new_size, moved);
     return moved;
 }
@@ -278,7 +305,7 @@ PyObject_Free(void *ptr)
 {
     count_free();
     PROBE2(free, PYMEM_DOMAIN_OBJ, ptr);
-    allocator_free(OBJ, ptr);
+    domain_free(PYMEM_DOMAIN_OBJ, ptr);
 }
 
 /* Memory that no block is in. */
@@ -350,11 +377,48 @@ PyMem_GetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
     }
 }
 
+#ifdef WITH_PYMALLOC
+
+static void
+choose_paths(void)
+{
+    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+        const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+        serves_directly[domain] = heap_of_interpreter == NULL
+            && alloc->malloc == _PyObject_Malloc
+            && alloc->calloc == _PyObject_Calloc
+            && alloc->realloc == _PyObject_Realloc
+            && alloc->free == _PyObject_Free;
+    }
+    medium_span = _PyMem_RawIsUntouched() && pymalloc_choose_medium()
+        ? MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD : 0;
+}
+
+void
+_PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
+{
+    heap_of_interpreter = of_interpreter;
+    choose_paths();
+}
+
+#else
+
+#define choose_paths() ((void)0)
+
+void
+_PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
+{
+    (void)of_interpreter;
+}
+
+#endif
+
 void
 PyMem_SetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 {
     before_first_use();
     if (is_domain(domain)) {
         _PyMem_Allocators[domain] = *allocator;
+        choose_paths();
     }
 }

@@ -1,346 +1,34 @@
-/* Blocks and pools: requests of 1 to 512 bytes, and where others go.
+/* pymalloc as an allocator: requests of any size, and where each goes.
  *
- *   arena (1 MiB)                    pool (16 KiB)
- *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
- *   | pool | pool |         |        | header | block | block |         |
- *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
+ *   PyObject_Malloc() --> small? ---> heap of the interpreter ---> pools.c
+ *                           |
+ *                           +-- medium? --> heap of the thread --> pools.c
+ *                           |
+ *                           +-- else ----> the raw domain
  *
- * Life of a pool:
+ *   PyObject_Free() ----> small pool? --> its owner's? -- yes --> back into the pool
+ *                           |                +---- no --> heap_free_from_outside()
+ *                           +-- medium pool? --> the same
+ *                           |
+ *                           +-- else ----> the raw domain
  *
- *              +-----------------------------------------------+
- *              v                                               | its last block
- *   arena --> used --- malloc finds no block in it --> full    | is freed
- *              |  <--- its first block is freed -------        |
- *              +-----------------------------------------------+
+ * What is not small, and what no arena could be had for, is asked of the raw domain, so
+ * that its hooks see it.  As long as there is no hook nobody can tell who serves it.
  *
- * The fast paths are in pycore_pymalloc.h; here is what happens when a pool
- * reaches a border, and pymalloc as an allocator for a domain.
+ * Requests that are not small need no GIL, as in CPython, whose raw domain serves them
+ * all.
  *
- * Owns usedpools[].  Calls arenas.c for pools, never the system; mediumalloc.c
- * and the raw domain for what is not small. */
+ * Calls pools.c, heaps.c, and the raw domain. */
 
 #include "pycore_pymalloc.h"
 #include "pycore_arenas.h"
 #include "pycore_host.h"
-#include "pycore_mediumalloc.h"
 #include "pycore_pymem.h"
-#include "pycore_sharedheap.h"
-#include "pycore_valgrind.h"
 #include "cpython/pymem.h"
 #include "cpython/objimpl.h"
 
+#include <stdlib.h>
 #include <string.h>
-
-/* Rings of one, and the blocks of a pool, for each size class. */
-#define RING(i) [i] = {.next = &usedpools[i], .prev = &usedpools[i]}
-#define COUNT(i) [i] = NUMBLOCKS(INDEX_TO_SIZE(i))
-#define EIGHT(OF, i) OF(i), OF((i) + 1), OF((i) + 2), OF((i) + 3),          \
-                     OF((i) + 4), OF((i) + 5), OF((i) + 6), OF((i) + 7)
-#define THIRTY_TWO(OF, i) EIGHT(OF, i), EIGHT(OF, (i) + 8),                 \
-                          EIGHT(OF, (i) + 16), EIGHT(OF, (i) + 24)
-
-struct pool usedpools[NB_SMALL_SIZE_CLASSES] = {
-    THIRTY_TWO(RING, 0),
-#if NB_SMALL_SIZE_CLASSES > 32
-    THIRTY_TWO(RING, 32),
-#endif
-};
-
-static const uint16_t blocks_in_pool[NB_SMALL_SIZE_CLASSES] = {
-    THIRTY_TWO(COUNT, 0),
-#if NB_SMALL_SIZE_CLASSES > 32
-    THIRTY_TWO(COUNT, 32),
-#endif
-};
-
-Py_ssize_t raw_allocated_blocks;
-
-/* What must hold for a pool that is used or full. */
-#ifdef Py_DEBUG
-static int
-pool_is_valid(poolp pool)
-{
-    unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
-    unsigned cut = (unsigned)((pool->nextoffset - POOL_OVERHEAD)
-                              / pool->blocksize);
-    unsigned nfree = 0;
-    for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
-        size_t offset = (size_t)(bp - pool_address(pool));
-        if (offset < POOL_OVERHEAD || offset >= pool->nextoffset
-            || (offset - POOL_OVERHEAD) % pool->blocksize != 0
-            || ++nfree > cut)
-        {
-            return 0;
-        }
-    }
-    return szidx < NB_SMALL_SIZE_CLASSES
-        && pool->blocksize == INDEX_TO_SIZE(szidx)
-        && pool_header_of(pool)->pool == pool
-        && cut <= blocks_in_pool[szidx]
-        && pool_count_blocks(pool) == cut - nfree
-        && (pool->next == NULL
-            || (pool->next->prev == pool && pool->prev->next == pool));
-}
-#endif
-
-/* A pool comes in last.  While it waits for its turn more of its blocks are
- * freed, so that malloc finds several in it: with the first place it would find
- * one, and every other call would move a pool out of the ring or back. */
-static void
-pool_link(poolp pool)
-{
-    poolp ring = &usedpools[SIZE_TO_INDEX(pool->blocksize)];
-    pool->next = ring;
-    pool->prev = ring->prev;
-    ring->prev->next = pool;
-    ring->prev = pool;
-}
-
-static void
-pool_unlink(poolp pool)
-{
-    pool->prev->next = pool->next;
-    pool->next->prev = pool->prev;
-}
-
-/* Is there memory in a pool that was never cut into blocks?  There is in one
- * pool of a ring at the most: another is got only when the ring is empty. */
-static int
-pool_is_uncut(poolp pool)
-{
-    return (size_t)pool->nextoffset + pool->blocksize <= POOL_SIZE;
-}
-
-/* Cut the rest of the current page into free blocks, lowest address first; 0
- * if there is no more to cut.  The pool has no free block. */
-static int
-pool_cut_blocks(poolp pool)
-{
-    if (!pool_is_uncut(pool)) {
-        return 0;
-    }
-    unsigned size = pool->blocksize;
-    unsigned offset = pool->nextoffset;
-    unsigned page_end = (offset / SYSTEM_PAGE_SIZE + 1) * SYSTEM_PAGE_SIZE;
-    block *bp = pool_address(pool) + offset;
-    pool->freeblock = bp;
-    for (offset += size;
-         offset < page_end && offset + size <= POOL_SIZE;
-         offset += size)
-    {
-        *(block **)bp = bp + size;
-        bp += size;
-    }
-    *(block **)bp = NULL;
-    pool->nextoffset = (uint16_t)offset;
-    return 1;
-}
-
-static void
-pool_became_full(poolp pool)
-{
-    DEBUG_ASSERT(pool->inuse
-                 == blocks_in_pool[SIZE_TO_INDEX(pool->blocksize)]);
-    pool_unlink(pool);
-    pool->next = NULL;
-    pool->inuse = 1;
-    DEBUG_ASSERT(pool_is_valid(pool));
-}
-
-static void
-pool_became_used_again(poolp pool)
-{
-    pool->inuse = (uint16_t)(
-        blocks_in_pool[SIZE_TO_INDEX(pool->blocksize)] - 1);
-    pool_link(pool);
-    DEBUG_ASSERT(pool_is_valid(pool));
-}
-
-/* Pools that are kept though they are empty. */
-
-static void
-pool_release(poolp pool)
-{
-    struct pool_header *header = pool_header_of(pool);
-    struct arena_object *arena = header->arena;
-    DEBUG_ASSERT(pool->inuse == 0 && pool_is_valid(pool));
-    if (header->kept) {
-        header->kept = 0;
-        arena->nkeptpools--;
-    }
-    pool_unlink(pool);
-    pool->blocksize = 0;
-    arena_release_pool(arena, (uintptr_t)header);
-}
-
-/* A kept pool was alone in its ring when it became empty, and others are linked
- * in behind it. */
-static void
-pools_release_kept(void)
-{
-    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
-        poolp pool = usedpools[i].next;
-        if (pool != &usedpools[i] && pool->inuse == 0) {
-            pool_release(pool);
-        }
-    }
-}
-
-size_t
-pymalloc_trim(void)
-{
-    int is_locked = heap_enter();
-    pools_release_kept();
-    size_t nbytes = arenas_trim(&small_arenas) + medium_trim();
-    heap_leave(is_locked);
-    return nbytes;
-}
-
-/* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
- * pools that came into use again too, which malloc does not notice. */
-static int
-arena_may_be_empty(const struct arena_object *arena)
-{
-    return arena->nfreepools + arena->nkeptpools == arena->ntotalpools;
-}
-
-/* Find out: release the kept pools of an arena that are still empty. */
-static COLD void
-arena_release_kept(struct arena_object *arena)
-{
-    for (unsigned i = 0; i < arena->ntotalpools && arena->nkeptpools > 0; i++) {
-        poolp pool = arena_pool(arena, i);
-        if (pool->blocksize == 0 || !pool_header_of(pool)->kept) {
-            continue;
-        }
-        if (pool->inuse == 0) {
-            pool_release(pool);
-        }
-        else {
-            pool_header_of(pool)->kept = 0;
-            arena->nkeptpools--;
-        }
-    }
-}
-
-/* A program that takes and frees one block again and again must not get and
- * release a pool each time, so the last pool of a class stays, unless an
- * arena could become empty by it. */
-static void
-pool_became_empty(poolp pool)
-{
-    arenas_tick();
-    struct pool_header *header = pool_header_of(pool);
-    struct arena_object *arena = header->arena;
-    if (pool->next != pool->prev) {
-        pool_release(pool);
-    }
-    else if (!header->kept) {
-        header->kept = 1;
-        arena->nkeptpools++;
-    }
-    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
-        return;
-    }
-    if (arena_is_last_in_use(arena)) {
-        arenas_return_surplus(&small_arenas);
-    }
-    else {
-        arena_release_kept(arena);
-    }
-}
-
-/* free() counted inuse down to 0. */
-void
-pool_reached_border(poolp pool)
-{
-    if (pool->next == NULL) {
-        pool_became_used_again(pool);
-    }
-    else {
-        pool_became_empty(pool);
-    }
-}
-
-/* PYTHONMALLOCSTATS: show the state before each arena that is bought. */
-static void
-print_statistics_if_asked(void)
-{
-    static int asked = -1;
-    if (asked < 0) {
-        const char *value = Py_GETENV("PYTHONMALLOCSTATS");
-        asked = value != NULL && *value != '\0';
-    }
-    if (asked) {
-        _PyObject_DebugMallocStats(stderr);
-    }
-}
-
-static COLD poolp
-pool_new(unsigned szidx)
-{
-    if (!arenas_have_free_pool(&small_arenas)) {
-        pools_release_kept();
-        if (!arenas_have_free_pool(&small_arenas)) {
-            print_statistics_if_asked();
-        }
-    }
-    uintptr_t address;
-    struct arena_object *arena = arenas_take_pool(&small_arenas, &address);
-    if (arena == NULL) {
-        return NULL;
-    }
-    poolp pool = &pool_map[leaf_of(address)][frame_of(address)];
-    pool->leaf = (uint16_t)leaf_of(address);
-    pool->freeblock = NULL;
-    pool->inuse = 0;
-    pool->blocksize = (uint16_t)INDEX_TO_SIZE(szidx);
-    pool->nextoffset = (uint16_t)POOL_OVERHEAD;
-    struct pool_header *header = pool_header_of(pool);
-    header->arena = arena;
-    header->pool = pool;
-    header->kept = 0;
-    pool_link(pool);
-    return pool;
-}
-
-/* The pool that malloc looked at has no free block: cut more from it, go on
- * to the next one in its class, or get another from an arena.  NULL when the
- * arena allocator has no more.  Under Valgrind no pool is ever made, so that
- * every block comes from malloc. */
-static void *
-take_block_from_other_pool(size_t nbytes)
-{
-    unsigned szidx = SIZE_TO_INDEX(nbytes);
-    poolp ring = &usedpools[szidx];
-    for (;;) {
-        poolp pool = ring->next;
-        if (pool == ring
-            && (running_on_valgrind() || (pool = pool_new(szidx)) == NULL))
-        {
-            return NULL;
-        }
-        if (pool->freeblock == NULL && pool->next != ring
-            && pool_is_uncut(pool))
-        {
-            pool_unlink(pool);      /* blocks that were freed come first */
-            pool_link(pool);
-            continue;
-        }
-        if (pool->freeblock != NULL || pool_cut_blocks(pool)) {
-            block *bp = pool->freeblock;
-            pool->freeblock = *(block **)bp;
-            pool->inuse++;
-            DEBUG_ASSERT(pool_is_valid(pool));
-            return bp;
-        }
-        pool_became_full(pool);
-    }
-}
-
-/* pymalloc as an allocator.  What is not small, and what no arena could be had
- * for, is asked of the raw domain, so that its hooks see it.  As long as there
- * is no hook nobody can tell who serves it. */
 
 static int
 is_small(size_t nbytes)
@@ -351,117 +39,156 @@ is_small(size_t nbytes)
 static int
 is_medium(size_t nbytes)
 {
-    return nbytes - (SMALL_REQUEST_THRESHOLD + 1)
-            < MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD
-        && _PyMem_RawIsUntouched()
-        && !running_on_valgrind();
+    return nbytes - (SMALL_REQUEST_THRESHOLD + 1) < medium_span;
 }
+
+/* Medium pools, or malloc?  Asked before there is any medium pool. */
+int
+pymalloc_choose_medium(void)
+{
+    static atomic_int known = -1;
+    if (known < 0) {
+        const char *value = getenv("PYMEM_MEDIUM");
+        if (value == NULL || *value == '\0') {
+            known = MEDIUM_POOLS_BY_DEFAULT;
+        }
+        else if (strcmp(value, "pools") != 0 && strcmp(value, "malloc") != 0) {
+            _Py_FatalErrorFormat(__func__, "PYMEM_MEDIUM is \"pools\" or \"malloc\", "
+                                 "not \"%s\"", value);
+        }
+        else {
+            known = *value == 'p';
+        }
+    }
+    return known;
+}
+
+/* Blocks over the threshold. */
 
 static void *
 counted(void *block_not_small)
 {
-    if (block_not_small != NULL) {
-        raw_allocated_blocks++;
+    if (LIKELY(block_not_small != NULL)) {
+        heap_count_larger(heap_of_thread, 1);
     }
     return block_not_small;
 }
 
-NOINLINE void *
-pymalloc_malloc_slowly(size_t nbytes)
+/* The pool at hand has none, or this is the first medium request of the thread.  NULL:
+ * there is none to be had. */
+static NOINLINE void *
+medium_malloc_slowly(size_t nbytes)
 {
-    arenas_tick();
-    void *ptr = NULL;
-    if (is_small(nbytes)) {
-        ptr = take_block_from_other_pool(nbytes);
-        if (ptr != NULL) {
-            return ptr;
+    if (heap_of_thread == &heap_of_nobody) {
+        if (!pymalloc_choose_medium()) {
+            medium_span = 0;
+            return NULL;
         }
+        heap_of_this_thread();
     }
-    else if (is_medium(nbytes)) {
-        ptr = medium_malloc(nbytes);
-    }
-    return counted(ptr != NULL ? ptr : PyMem_RawMalloc(nbytes));
+    return counted(heap_take_block_slowly(heap_of_thread, medium_class(nbytes)));
 }
 
-static COLD void *
-shared_malloc(size_t nbytes)
+static NOINLINE void *
+medium_or_raw_malloc(size_t nbytes)
 {
-    heap_lock();
-    void *ptr = pymalloc_malloc(nbytes);
-    heap_unlock();
-    return ptr;
+    void *ptr = is_medium(nbytes) ? medium_malloc_slowly(nbytes) : NULL;
+    return ptr != NULL ? ptr : counted(PyMem_RawMalloc(nbytes));
 }
 
-void *
-_PyObject_Malloc(void *ctx, size_t nbytes)
-{
-    (void)ctx;
-    return UNLIKELY(heap_is_shared) ? shared_malloc(nbytes)
-        : pymalloc_malloc(nbytes);
-}
-
+/* From a pool of this thread; NULL: the one at hand has none. */
 static inline void *
-pymalloc_calloc(size_t nelem, size_t elsize)
+medium_take_block(size_t nbytes)
 {
-    size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
-    void *ptr;
-    if (LIKELY(is_small(nbytes))) {
-        ptr = pymalloc_take_block(nbytes);
-        if (ptr != NULL || (ptr = take_block_from_other_pool(nbytes)) != NULL) {
-            return memset(ptr, 0, nbytes);
-        }
+    struct heap *heap = heap_of_thread;
+    void *ptr = heap_take_block(heap, medium_class(nbytes));
+    if (LIKELY(ptr != NULL)) {
+        heap_count_larger(heap, 1);
     }
-    else if (is_medium(nbytes) && (ptr = medium_malloc(nbytes)) != NULL) {
-        return counted(memset(ptr, 0, nbytes));
-    }
-    return counted(PyMem_RawCalloc(nelem, elsize));
-}
-
-void *
-_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
-{
-    (void)ctx;
-    int is_locked = heap_enter();
-    void *ptr = pymalloc_calloc(nelem, elsize);
-    heap_leave(is_locked);
     return ptr;
 }
+
+static NOINLINE void
+medium_free_from_outside(poolp pool, void *ptr)
+{
+    heap_count_larger(heap_of_thread, -1);
+    heap_free_from_outside(pool, ptr);
+}
+
+static inline void
+medium_free(poolp pool, void *ptr)
+{
+    struct heap *heap = heap_of_thread;
+    if (UNLIKELY(pool_owner(pool) != heap->number)) {
+        medium_free_from_outside(pool, ptr);
+        return;
+    }
+    heap_count_larger(heap, -1);
+    pool_free_block(heap, pool, ptr);
+}
+
+static NOINLINE void
+raw_free(void *ptr)
+{
+    if (ptr != NULL) {
+        heap_count_larger(heap_of_thread, -1);
+        _PyMem_RawFreeOwn(ptr);
+    }
+}
+
+/* Requests that are not small, and where the common case of small ones ends. */
 
 NOINLINE void
 pymalloc_free_elsewhere(void *ptr)
 {
-    if (ptr == NULL) {
-        return;
-    }
-    raw_allocated_blocks--;
-    struct medium_pool *pool = medium_pool_of(ptr);
+    poolp pool = medium_pool_of(ptr);
     if (pool != NULL) {
         medium_free(pool, ptr);
     }
     else {
-        PyMem_RawFree(ptr);
+        raw_free(ptr);
     }
 }
 
-static COLD void
-shared_free(void *ptr)
+NOINLINE void *
+pymalloc_malloc_larger(size_t nbytes)
 {
-    heap_lock();
-    pymalloc_free_anywhere(ptr);
-    heap_unlock();
+    void *ptr = NULL;
+    if (LIKELY(is_medium(nbytes))) {
+        ptr = medium_take_block(nbytes);
+    }
+    return LIKELY(ptr != NULL) ? ptr : medium_or_raw_malloc(nbytes);
 }
 
-void
-_PyObject_Free(void *ctx, void *ptr)
+NOINLINE void *
+pymalloc_malloc_slowly(struct heap *heap, size_t nbytes)
 {
-    (void)ctx;
-    if (UNLIKELY(heap_is_shared)) {
-        shared_free(ptr);
-    }
-    else {
-        pymalloc_free_anywhere(ptr);
-    }
+    void *ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
+    return LIKELY(ptr != NULL) ? ptr : counted(PyMem_RawMalloc(nbytes));
 }
+
+void *
+pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize)
+{
+    size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
+    void *ptr = NULL;
+    if (LIKELY(is_small(nbytes))) {
+        ptr = heap_take_block(heap, SIZE_TO_INDEX(nbytes));
+        if (UNLIKELY(ptr == NULL)) {
+            ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
+        }
+    }
+    else if (is_medium(nbytes)) {
+        ptr = medium_take_block(nbytes);
+        if (UNLIKELY(ptr == NULL)) {
+            ptr = medium_malloc_slowly(nbytes);
+        }
+    }
+    return ptr != NULL ? memset(ptr, 0, nbytes)
+        : counted(PyMem_RawCalloc(nelem, elsize));
+}
+
+/* Resizing. */
 
 /* A block may stay where it is when it is large enough and at least three
  * quarters of it are still used. */
@@ -471,45 +198,133 @@ block_fits(size_t blocksize, size_t nbytes)
     return nbytes <= blocksize && 4 * nbytes > 3 * blocksize;
 }
 
-/* A block that was made larger once is mostly made larger again, and malloc can
+/* A block that was made larger once is usually made larger again, and malloc can
  * often do that in place: it goes there when it is no longer small. */
 static void *
-malloc_for_move(size_t blocksize, size_t nbytes)
+malloc_for_move(struct heap *heap, size_t blocksize, size_t nbytes)
 {
     return nbytes > blocksize && !is_small(nbytes)
         ? counted(PyMem_RawMalloc(nbytes))
-        : pymalloc_malloc(nbytes);
+        : pymalloc_malloc(heap, nbytes);
 }
 
-static inline void *
-pymalloc_realloc(void *ptr, size_t nbytes)
+static void small_free(struct heap *heap, poolp pool, void *ptr);
+
+void *
+pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes)
 {
+    if (nbytes > (size_t)PY_SSIZE_T_MAX) {
+        return NULL;
+    }
     if (ptr == NULL) {
-        return pymalloc_malloc(nbytes);
+        return pymalloc_malloc(heap, nbytes);
     }
-    poolp pool = pool_of(ptr);
-    struct medium_pool *medium_pool = NULL;
-    if (pool == NULL && (medium_pool = medium_pool_of(ptr)) == NULL) {
-        return PyMem_RawRealloc(ptr, nbytes);
+    poolp small = heap_pool_of(heap, ptr);
+    poolp pool = small != NULL ? small : medium_pool_of(ptr);
+    if (pool == NULL) {
+        return _PyMem_RawReallocOwn(ptr, nbytes);
     }
-    size_t blocksize = pool != NULL ? pool->blocksize : medium_pool->blocksize;
+    size_t blocksize = pool->blocksize;
     if (block_fits(blocksize, nbytes)) {
         return ptr;
     }
-    void *moved = malloc_for_move(blocksize, nbytes);
+    void *moved = malloc_for_move(heap, blocksize, nbytes);
     if (moved != NULL) {
         memcpy(moved, ptr, nbytes < blocksize ? nbytes : blocksize);
-        pymalloc_free_anywhere(ptr);
+        if (small != NULL) {
+            small_free(heap, small, ptr);
+        }
+        else {
+            medium_free(pool, ptr);
+        }
     }
     return moved;
+}
+
+/* Medium blocks in the hands of the raw domain.  An address that is no block's is
+ * malloc's to complain about. */
+
+size_t
+pymalloc_medium_size(const void *ptr)
+{
+    poolp pool = medium_pool_of(ptr);
+    return pool != NULL
+        && (size_t)((const block *)ptr - pool_address(pool)) % pool->blocksize == 0
+        ? pool->blocksize : 0;
+}
+
+int
+pymalloc_free_medium(void *ptr)
+{
+    if (pymalloc_medium_size(ptr) == 0) {
+        return 0;
+    }
+    medium_free(medium_pool_of(ptr), ptr);
+    return 1;
+}
+
+/* The allocator.  With several heaps of small blocks each call asks for the one of its
+ * interpreter. */
+
+static void
+small_free(struct heap *heap, poolp pool, void *ptr)
+{
+    if (LIKELY(pool_owner(pool) == heap->number)) {
+        pool_free_block(heap, pool, ptr);
+    }
+    else {
+        heap_free_from_outside(pool, ptr);
+    }
+}
+
+void *
+_PyObject_Malloc(void *ctx, size_t nbytes)
+{
+    (void)ctx;
+    return LIKELY(heap_of_interpreter == NULL) ? pymalloc_malloc(&main_heap, nbytes)
+        : pymalloc_malloc(heap_current(), nbytes);
+}
+
+void *
+_PyObject_Calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    return pymalloc_calloc(heap_current(), nelem, elsize);
 }
 
 void *
 _PyObject_Realloc(void *ctx, void *ptr, size_t nbytes)
 {
     (void)ctx;
-    int is_locked = heap_enter();
-    ptr = pymalloc_realloc(ptr, nbytes);
-    heap_leave(is_locked);
-    return ptr;
+    return pymalloc_realloc(heap_current(), ptr, nbytes);
+}
+
+void
+_PyObject_Free(void *ctx, void *ptr)
+{
+    (void)ctx;
+    if (LIKELY(heap_of_interpreter == NULL)) {
+        pymalloc_free(ptr);
+        return;
+    }
+    struct heap *heap = heap_current();
+    poolp pool = heap_pool_of(heap, ptr);
+    if (LIKELY(pool != NULL)) {
+        small_free(heap, pool, ptr);
+    }
+    else {
+        pymalloc_free_elsewhere(ptr);
+    }
+}
+
+size_t
+pymalloc_trim(void)
+{
+    struct heap *heap = heap_current();
+    size_t nbytes = heaps_trim_left();
+    if (heap == &main_heap) {
+        heap_take_over();
+    }
+    nbytes += heap_trim(heap);
+    return nbytes + heap_trim(heap_of_thread);
 }

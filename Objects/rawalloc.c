@@ -1,8 +1,9 @@
 /* The raw domain's allocators: malloc, and mimalloc where it is built in.
  *
  * Both are thread-safe.  malloc(0) may return NULL and calloc(0, n) too, so
- * both are asked for a byte instead.  Calls the C library only; and asks
- * virtualmem.c whether it may call the system. */
+ * both are asked for a byte instead.  Calls the C library; pymalloc.c for medium
+ * blocks of the mem domain, which in CPython are malloc's; and asks virtualmem.c
+ * whether it may call the system. */
 
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
@@ -11,6 +12,34 @@
 #include <string.h>
 #ifdef __GLIBC__
 #  include <malloc.h>
+#endif
+
+/* Medium blocks that come here. */
+
+#ifdef WITH_PYMALLOC
+
+static int
+is_medium(const void *ptr)
+{
+    return pymalloc_has_medium(ptr) && pymalloc_medium_size(ptr) != 0;
+}
+
+/* What is made larger here is likely to grow again, and stays with malloc. */
+static COLD void *
+move_medium(void *ptr, size_t size, void *moved)
+{
+    if (moved != NULL) {
+        size_t old_size = pymalloc_medium_size(ptr);
+        memcpy(moved, ptr, size < old_size ? size : old_size);
+        pymalloc_free_medium(ptr);
+    }
+    return moved;
+}
+
+#else
+#  define is_medium(ptr) 0
+#  define move_medium(ptr, size, moved) ((void)(moved), NULL)
+#  define pymalloc_free_medium(ptr) ((void)0)
 #endif
 
 void *
@@ -30,15 +59,21 @@ _PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize)
 void *
 _PyMem_RawRealloc(void *ctx, void *ptr, size_t size)
 {
-    (void)ctx;
-    return realloc(ptr, size != 0 ? size : 1);
+    size_t at_least_1 = size != 0 ? size : 1;
+    return is_medium(ptr) ? move_medium(ptr, size, _PyMem_RawMalloc(ctx, size))
+        : realloc(ptr, at_least_1);
 }
 
 void
 _PyMem_RawFree(void *ctx, void *ptr)
 {
     (void)ctx;
-    free(ptr);
+    if (is_medium(ptr)) {
+        pymalloc_free_medium(ptr);
+    }
+    else {
+        free(ptr);
+    }
 }
 
 /* What the raw domain starts with, whatever was set since. */
@@ -208,15 +243,20 @@ _PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize)
 void *
 _PyMem_MiRealloc(void *ctx, void *ptr, size_t size)
 {
-    (void)ctx;
-    return mimalloc.realloc(ptr, at_least_16(size));
+    return is_medium(ptr) ? move_medium(ptr, size, _PyMem_MiMalloc(ctx, size))
+        : mimalloc.realloc(ptr, at_least_16(size));
 }
 
 void
 _PyMem_MiFree(void *ctx, void *ptr)
 {
     (void)ctx;
-    mimalloc.free(ptr);
+    if (is_medium(ptr)) {
+        pymalloc_free_medium(ptr);
+    }
+    else {
+        mimalloc.free(ptr);
+    }
 }
 
 #endif /* WITH_MIMALLOC */

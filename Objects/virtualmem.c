@@ -16,11 +16,12 @@
 #include "pycore_geometry.h"
 #include "pycore_host.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 /* Switches: as the environment says, or whoever installed the library. */
 
-static int mmap_only = -1, huge_pages = -1;     /* -1: not known yet */
+static atomic_int mmap_only = -1, huge_pages = -1;     /* -1: not known yet */
 
 /* A variable is on where it is a number other than 0, as CPython reads its own. */
 static int
@@ -59,7 +60,10 @@ virtual_confine(void)
 #include <time.h>
 #ifdef __linux__
 #  include <sys/prctl.h>
+#  include <sys/syscall.h>
+#  include <unistd.h>
 #endif
+#include <pthread.h>
 
 #ifndef CLOCK_MONOTONIC_COARSE
 #  define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
@@ -96,7 +100,7 @@ void
 virtual_populate(void *ptr, size_t size)
 {
 #ifdef MADV_POPULATE_WRITE
-    static int refused;
+    static atomic_int refused;
     if (!refused && !virtual_is_confined()) {
         refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0;
     }
@@ -133,7 +137,7 @@ void
 virtual_name(void *ptr, size_t size)
 {
 #ifdef PR_SET_VMA_ANON_NAME
-    static int refused;
+    static atomic_int refused;
     if (!refused && !virtual_is_confined()) {
         refused = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)ptr,
                         (unsigned long)size, "pymalloc") != 0;
@@ -163,6 +167,16 @@ virtual_clock(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uintptr_t
+virtual_thread_number(void)
+{
+#ifdef SYS_gettid
+    return (uintptr_t)syscall(SYS_gettid);
+#else
+    return (uintptr_t)pthread_self();
+#endif
 }
 
 int
@@ -207,24 +221,26 @@ map_aligned_pages(size_t size, size_t alignment)
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
-    static uintptr_t last;      /* the arenas' alignment, so not for pages */
+    static _Atomic uintptr_t last;  /* the arenas' alignment, so not for pages */
     if (alignment <= SYSTEM_PAGE_SIZE) {
         return map_pages(NULL, size);
     }
-    void *wanted = (void *)(last > size ? last - size : 0);
+    uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
+    void *wanted = (void *)(below > size ? below - size : 0);
     void *ptr = map_pages(wanted, size);
     if (ptr != NULL && ((uintptr_t)ptr & (alignment - 1)) != 0) {
         virtual_free(ptr, size);
         ptr = map_aligned_pages(size, alignment);
     }
     if (ptr != NULL) {
-        last = (uintptr_t)ptr;
+        atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
     }
     return ptr;
 }
 
 #else /* no mmap */
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -278,6 +294,12 @@ virtual_clock(void)
     return (uint64_t)time(NULL) * 1000;
 }
 
+uintptr_t
+virtual_thread_number(void)
+{
+    return 1;
+}
+
 int
 virtual_is_mapped(const void *ptr)
 {
@@ -318,9 +340,10 @@ virtual_want_huge_pages(void)
     huge_pages = 1;
 }
 
-/* Arenas that share a huge page are got with it, and the others wait here. */
+/* Arenas that share a huge page are got with it, and the others wait here; from any
+ * thread. */
 static void *
-alloc_in_huge_page(size_t size)
+huge_page_part(size_t size)
 {
     static struct { uintptr_t next, end; } rest;
     if (rest.end - rest.next < size || (rest.next & (size - 1)) != 0) {
@@ -337,6 +360,19 @@ alloc_in_huge_page(size_t size)
     }
     void *ptr = (void *)rest.next;
     rest.next += size;
+    return ptr;
+}
+
+/* Who is in it at a fork left it half done: the child must not wait for it. */
+static void *
+alloc_in_huge_page(size_t size)
+{
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set_explicit(&busy, memory_order_acquire)) {
+        return NULL;
+    }
+    void *ptr = huge_page_part(size);
+    atomic_flag_clear_explicit(&busy, memory_order_release);
     return ptr;
 }
 

@@ -34,6 +34,7 @@ static const char usage[] =
     "  --hugepages           arenas in huge pages\n"
     "  --mmap-only           call nothing of the system but mmap and munmap: for a\n"
     "                        sandbox that ends programs at others\n"
+    "  --medium=WHO          who serves requests of 513 bytes to 32 KiB: pools, or malloc\n"
     "  --trim-interval=SECS  give unused memory back so often\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
@@ -322,6 +323,31 @@ set_json_path(const char *name)
     free(folder);
 }
 
+static int
+is_medium_choice(const char *choice)
+{
+    return strcmp(choice, "pools") == 0 || strcmp(choice, "malloc") == 0;
+}
+
+static void
+set_medium(const char *choice)
+{
+    if (!is_medium_choice(choice)) {
+        fail(BAD_OPTIONS, "--medium takes pools or malloc, not \"%s\"", choice);
+    }
+    setenv("PYMEM_MEDIUM", choice, 1);
+}
+
+/* A wrong one would end the program at its first request. */
+static void
+check_variables(void)
+{
+    const char *medium = getenv("PYMEM_MEDIUM");
+    if (medium != NULL && *medium != '\0' && !is_medium_choice(medium)) {
+        fail(CANNOT_RUN, "PYMEM_MEDIUM is pools or malloc, not \"%s\"", medium);
+    }
+}
+
 static double
 read_seconds(const char *text)
 {
@@ -353,13 +379,14 @@ add_flag(struct told *told, char flag)
 static struct told
 read_options(int argc, char **argv)
 {
-    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, TRIM, STATS, JSON, NO_CHILDREN,
+    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, MEDIUM, TRIM, STATS, JSON, NO_CHILDREN,
            VERSION };
     static const struct option options[] = {
         {"raw", no_argument, NULL, RAW},
         {"debug", no_argument, NULL, DEBUG},
         {"hugepages", no_argument, NULL, HUGEPAGES},
         {"mmap-only", no_argument, NULL, MMAP_ONLY},
+        {"medium", required_argument, NULL, MEDIUM},
         {"trim-interval", required_argument, NULL, TRIM},
         {"stats", no_argument, NULL, STATS},
         {"stats-json", required_argument, NULL, JSON},
@@ -375,6 +402,7 @@ read_options(int argc, char **argv)
         case DEBUG: add_flag(&told, 'd'); break;
         case HUGEPAGES: add_flag(&told, 'h'); break;
         case MMAP_ONLY: add_flag(&told, 'm'); break;
+        case MEDIUM: set_medium(optarg); break;
         case TRIM: told.trim_seconds = read_seconds(optarg); break;
         case STATS: add_flag(&told, 's'); break;
         case JSON: set_json_path(optarg); break;
@@ -396,6 +424,7 @@ main(int argc, char **argv)
 {
     unsetenv("PYMEM_RUN_STATS_JSON");
     struct told told = read_options(argc, argv);
+    check_variables();
     check_program(argv[optind], 0);
     preload_library();
     char text[100];

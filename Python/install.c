@@ -8,15 +8,16 @@
  * The interpreter is found by the names that it exports.  It is also the host
  * that pycore_host.h speaks of.
  *
- * From 3.12 on a process may have interpreters with a GIL each.  A new one is
- * noticed by the one large block that its state is. */
+ * From 3.12 on a process may have interpreters with a GIL each, and each has a heap:
+ * installheaps.c. */
 
 #define _GNU_SOURCE
 #include "pymeminstall.h"
 #include "pycore_compiler.h"
 #include "pycore_host.h"
+#include "pycore_install.h"
 #include "pycore_pymem.h"
-#include "pycore_sharedheap.h"
+
 #include "cpython/objimpl.h"
 
 #include <dlfcn.h>
@@ -25,24 +26,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What is asked of the interpreter. */
-static struct {
-    const char *(*Py_GetVersion)(void);
-    int (*Py_IsInitialized)(void);
-    int (*PyGILState_Check)(void);
-    void (*PyMem_GetAllocator)(int domain, PyMemAllocatorEx *allocator);
-    void (*PyMem_SetAllocator)(int domain, PyMemAllocatorEx *allocator);
-    void (*PyMem_SetupDebugHooks)(void);
-} interpreter;
+struct interpreter_functions interpreter;
 
+#define FUNCTION(name, since) {#name, offsetof(struct interpreter_functions, name), since}
 static const struct {
     const char *name;
     size_t offset;
+    int since;                  /* 3.N; 0: it may be missing */
 } functions[] = {
-#define FUNCTION(name) {#name, offsetof(__typeof__(interpreter), name)}
-    FUNCTION(Py_GetVersion), FUNCTION(Py_IsInitialized),
-    FUNCTION(PyGILState_Check), FUNCTION(PyMem_GetAllocator),
-    FUNCTION(PyMem_SetAllocator), FUNCTION(PyMem_SetupDebugHooks),
+    FUNCTION(Py_GetVersion, 8), FUNCTION(Py_IsInitialized, 8),
+    FUNCTION(PyGILState_Check, 8), FUNCTION(PyMem_GetAllocator, 8),
+    FUNCTION(PyMem_SetAllocator, 8), FUNCTION(PyMem_SetupDebugHooks, 8),
+    FUNCTION(PyThreadState_GetUnchecked, 13), FUNCTION(PyThreadState_GetInterpreter, 12),
+    FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
+    FUNCTION(_PyInterpreterState_HasFeature, 0),
 };
 
 /* The host. */
@@ -71,23 +68,6 @@ _Py_FatalErrorFunc(const char *func, const char *message)
     _Py_FatalErrorFormat(func, "%s", message);
 }
 
-/* The raw domain of an interpreter that may have others beside it.  The state of
- * one is by far larger than all else that it asks calloc() for; a block that only
- * looks like one costs the lock from then on, and nothing else. */
-#define INTERPRETER_STATE_MIN ((size_t)64 * 1024)
-
-static PyMemAllocatorEx raw_below;
-
-static void *
-watching_calloc(void *ctx, size_t nelem, size_t elsize)
-{
-    (void)ctx;
-    if (nelem * elsize >= INTERPRETER_STATE_MIN && interpreter.Py_IsInitialized()) {
-        heap_share();
-    }
-    return raw_below.calloc(raw_below.ctx, nelem, elsize);
-}
-
 /* Installing it. */
 
 static int
@@ -102,12 +82,25 @@ refuse(char *error, size_t size, const char *format, ...)
     return -1;
 }
 
+/* One function by name; what was private until it was public has that name too. */
+static void *
+find_function(const char *name)
+{
+    void *address = dlsym(RTLD_DEFAULT, name);
+    return address == NULL && strcmp(name, "PyThreadState_GetUnchecked") == 0
+        ? dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet") : address;
+}
+
+/* Those that every version has; later the others. */
 static int
-find_interpreter(char *error, size_t size)
+find_functions(int is_always_there, char *error, size_t size)
 {
     for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
-        void *address = dlsym(RTLD_DEFAULT, functions[i].name);
-        if (address == NULL) {
+        if ((functions[i].since == 8) != is_always_there) {
+            continue;
+        }
+        void *address = find_function(functions[i].name);
+        if (address == NULL && functions[i].since != 0) {
             return refuse(error, size, "there is no CPython in this program: it "
                           "exports no %s", functions[i].name);
         }
@@ -151,7 +144,7 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     if (is_installed) {
         return refuse(error, error_size, "pymem is installed already");
     }
-    if (find_interpreter(error, error_size) < 0) {
+    if (find_functions(1, error, error_size) < 0) {
         return -1;
     }
     const char *version = interpreter.Py_GetVersion();
@@ -168,21 +161,19 @@ pymem_install(unsigned flags, char *error, size_t error_size)
         return refuse(error, error_size, "the interpreter is initialized, and has "
                       "blocks of its own allocator");
     }
-    if (check_allocators(error, error_size) < 0) {
+    if (check_allocators(error, error_size) < 0
+        || (minor >= 12 && find_functions(0, error, error_size) < 0))
+    {
         return -1;
     }
     PyMemAllocatorEx alloc = PYMALLOC_ALLOC;
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &alloc);
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &alloc);
-    interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &raw_below);
-    if (flags & PYMEM_INSTALL_RAW) {
-        raw_below = (PyMemAllocatorEx)RAW_ALLOC;
+    PyMemAllocatorEx raw = RAW_ALLOC;
+    if (!(flags & PYMEM_INSTALL_RAW)) {
+        interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &raw);
     }
-    PyMemAllocatorEx raw = raw_below;
-    if (minor >= 12) {
-        /* Its other functions are used as they are. */
-        raw.calloc = watching_calloc;
-    }
+    raw = install_raw_domain(&raw);
     interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &raw);
     if (flags & PYMEM_INSTALL_DEBUG) {
         interpreter.PyMem_SetupDebugHooks();

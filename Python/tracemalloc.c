@@ -19,7 +19,6 @@
 #include "pycore_traceblocks.h"
 #include "pycore_tracetables.h"
 #include "pycore_pymem.h"
-#include "pycore_sharedheap.h"
 #include "pycore_virtualmem.h"
 #include "tracemalloc.h"
 
@@ -138,15 +137,11 @@ unlock(void)
     atomic_store_explicit(&lock_is_held, 0, memory_order_release);
 }
 
-/* No other thread is in the tables at a fork; the child goes on tracing.  Who holds
- * the lock of the heap may want this one, so that one is taken first. */
-
-static int heap_was_locked;
+/* No other thread is in the tables at a fork; the child goes on tracing. */
 
 static void
 lock_before_fork(void)
 {
-    heap_was_locked = heap_enter();
     lock();
 }
 
@@ -154,7 +149,6 @@ static void
 unlock_after_fork(void)
 {
     unlock();
-    heap_leave(heap_was_locked);
 }
 
 static void
@@ -162,8 +156,8 @@ make_lock_safe_at_fork(void)
 {
     static int is_safe;
     if (!is_safe) {
-        /* In the child the heap has a new lock. */
-        is_safe = pthread_atfork(lock_before_fork, unlock_after_fork, unlock) == 0;
+        is_safe = pthread_atfork(lock_before_fork, unlock_after_fork,
+                                 unlock_after_fork) == 0;
     }
 }
 

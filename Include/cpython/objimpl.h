@@ -15,7 +15,8 @@ extern "C" {
 /* Where pymalloc buys its arenas.  alloc is asked for ARENA_SIZE bytes (1 MiB;
  * 256 KiB in the classic geometry) and returns NULL when it has none; free
  * gets back what alloc gave, with the same size.  The memory need not be
- * aligned. */
+ * aligned.  Interpreters with a GIL each call both from several threads at
+ * once. */
 typedef struct {
     void *ctx;
     void *(*alloc)(void *ctx, size_t size);

@@ -79,7 +79,8 @@ PyAPI_FUNC(void) PyMem_SetupDebugHooks(void);
 
 /* Give back to the system, now, all memory that no block is in: empty arenas, the
  * pages of free pools, and what malloc holds.  Returns the number of bytes that
- * pymalloc gave back.  Ours: CPython has no such function.  With the GIL held. */
+ * pymalloc gave back: of the calling interpreter, of the calling thread, and of
+ * threads that have ended.  Ours: CPython has no such function.  With the GIL held. */
 PyAPI_FUNC(size_t) PyMem_Trim(void);
 
 /* Parse a value of PYTHONMALLOC.  NULL, "" and "default" are DEFAULT.

@@ -3,15 +3,15 @@
 #ifndef Py_INTERNAL_ARENAS_H
 #define Py_INTERNAL_ARENAS_H
 
-#include "pycore_mediumalloc.h"
+#include "pycore_heap.h"
 #include "pycore_virtualmem.h"
 
 struct arena_object {
-    struct arena_heap *heap;
+    struct arena_set *set;
     uintptr_t address;          /* as the arena allocator gave it; 0: this
                                    object describes no arena */
     uintptr_t pool_address;     /* of the first pool: the first multiple of
-                                   the heap's pool size from address on */
+                                   the set's pool size from address on */
     uint64_t freepools;         /* bit i: pool i is free; nfreepools bits */
     unsigned nfreepools;
     unsigned ntotalpools;       /* one less than fit, if address is unaligned */
@@ -20,102 +20,99 @@ struct arena_object {
     struct arena_object *prevarena;     /* free pools, or of unused objects */
 };
 
-/* Arenas of one kind: those of pools of small blocks, or of medium ones. */
-struct arena_heap {
-    size_t arena_size;          /* in bytes, as pool_size */
-    size_t pool_size;
-    size_t kept_min;            /* in arenas, as all of these: empty ones that
-                                   stay for good, */
-    size_t held_max;            /* and for a moment; */
-    size_t populated_from;      /* the heap's size from which a new one is put
-                                   into memory at once */
-    PyObjectArenaAllocator *allocator;
-
-    struct arena_object *usable[64 + 1];
-    uint64_t usable_mask;       /* bit n-1: usable[n] is not empty */
-    struct arena_object *empty;
-    size_t nempty;
-
-    int is_held;                /* more are empty than are to be kept */
-    uint64_t hold_ends;         /* in milliseconds: see arenas_tick() */
-    size_t least_empty;         /* since the hold began */
-
-    size_t ntimes_allocated;    /* arenas bought so far */
-    size_t ncurrent;            /* bought and not given back */
-    size_t nhighwater;          /* the most there were at a time */
-};
-INTERNAL_DATA(struct arena_heap) small_arenas;
-INTERNAL_DATA(struct arena_heap) medium_arenas;
-
-/* Arena objects are cut from chunks that stay for ever. */
-#define CHUNK_SIZE ((size_t)16384)
+/* Arena objects of a heap are cut from chunks that stay. */
+#define CHUNK_SIZE ((size_t)SYSTEM_PAGE_SIZE)
 #define CHUNK_OBJECTS \
     ((CHUNK_SIZE - sizeof(void *)) / sizeof(struct arena_object))
 struct arena_chunk {
     struct arena_chunk *next;
     struct arena_object objects[CHUNK_OBJECTS];
 };
-INTERNAL_DATA(struct arena_chunk *) first_chunk;
 
-/* What the bookkeeping takes, for _PyObject_DebugMallocStats(). */
-struct arena_bookkeeping {
-    size_t nleaves;             /* of the pool map */
-    size_t nchunks;             /* of arena objects */
-    size_t chunk_size;          /* in bytes */
-};
-INTERNAL_DATA(struct arena_bookkeeping) arena_bookkeeping;
+/* The arena sets of a heap, as they are before the first arena.  The main heap may
+ * keep more than others, which may stand still for long. */
+INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
+#define SMALL_ARENA_SET(OF, KEPT_MIB, HELD_MIB) { \
+    .heap = (OF), \
+    .arena_size = ARENA_SIZE, \
+    .pool_size = POOL_SIZE, \
+    .kept_min = ((size_t)(KEPT_MIB) << 20) / ARENA_SIZE, \
+    .held_max = ((size_t)(HELD_MIB) << 20) / ARENA_SIZE, \
+    .populated_from = ((size_t)32 << 20) / ARENA_SIZE, \
+    .allocator = &_PyObject_Arena}
+#define MEDIUM_ARENA_SET(OF, KEPT_MIB, HELD_MIB) { \
+    .heap = (OF), \
+    .is_medium = 1, \
+    .arena_size = MEDIUM_ARENA_SIZE, \
+    .pool_size = MEDIUM_POOL_SIZE, \
+    .kept_min = ((size_t)(KEPT_MIB) << 20) / MEDIUM_ARENA_SIZE, \
+    .held_max = ((size_t)(HELD_MIB) << 20) / MEDIUM_ARENA_SIZE, \
+    .populated_from = SIZE_MAX, \
+    .allocator = &medium_arena_allocator}
 
 /* Is there a free pool in an arena that is here already? */
-int arenas_have_free_pool(const struct arena_heap *heap);
+int arenas_have_free_pool(const struct arena_set *set);
 
 /* A free pool, from the fullest arena that has one (buying an arena if none
  * has): the arena, and where the pool is.  NULL when the arena allocator has no
  * more. */
-struct arena_object *arenas_take_pool(struct arena_heap *heap,
+struct arena_object *arenas_take_pool(struct arena_set *set,
                                       uintptr_t *address);
 
 /* Give a pool back.  Its record says already that it is none. */
 void arena_release_pool(struct arena_object *arena, uintptr_t address);
 
 /* Give back the empty arenas that are more than may stay. */
-void arenas_return_surplus(struct arena_heap *heap);
+void arenas_return_surplus(struct arena_set *set);
+
+/* Give back empty arenas, but so many; the number of bytes. */
+size_t arenas_return_empty(struct arena_set *set, size_t nkept);
 
 /* Give back all that no block is in; the number of bytes. */
-size_t arenas_trim(struct arena_heap *heap);
+size_t arenas_trim(struct arena_set *set);
 
 /* Time passes: to be called now and then, where it does not matter that it
  * takes a few nanoseconds while arenas are held. */
-INTERNAL_DATA(int) arenas_are_held;
-void arenas_hold_goes_on(void);
+void arenas_hold_goes_on(struct heap *heap);
 static inline void
-arenas_tick(void)
+arenas_tick(struct heap *heap)
 {
-    if (UNLIKELY(arenas_are_held)) {
-        arenas_hold_goes_on();
+    if (UNLIKELY(atomic_load_explicit(&heap->to_do, memory_order_relaxed)
+                 & HEAP_HOLDS_ARENAS))
+    {
+        arenas_hold_goes_on(heap);
     }
 }
 
-/* Is this the only arena that has a pool in use? */
-int arena_is_last_in_use(const struct arena_object *arena);
+/* All arenas of a heap that has no owner any more become another's; the records of
+ * their pools tell the new owner already. */
+void arenas_change_owner(struct heap *from, struct heap *to);
 
-/* Visit every arena of a heap, oldest first, until visit() returns something
+/* Is this the only arena that has a pool in use? */
+static inline int
+arena_is_last_in_use(const struct arena_object *arena)
+{
+    return arena->nfreepools < arena->ntotalpools
+        && arena->set->ncurrent - arena->set->nempty == 1;
+}
+
+/* Visit every arena of a set, oldest first, until visit() returns something
  * else than 0; returns that, or 0. */
-int arenas_visit(const struct arena_heap *heap,
+int arenas_visit(const struct arena_set *set,
                  int (*visit)(const struct arena_object *, void *), void *arg);
 
 /* Where pool i of an arena is. */
 static inline void *
 arena_pool_address(const struct arena_object *arena, unsigned i)
 {
-    return (void *)(arena->pool_address + i * arena->heap->pool_size);
+    return (void *)(arena->pool_address + i * arena->set->pool_size);
 }
 
-/* The record of pool i of an arena of small blocks. */
+/* The record of pool i of an arena. */
 static inline poolp
 arena_pool(const struct arena_object *arena, unsigned i)
 {
-    uintptr_t address = (uintptr_t)arena_pool_address(arena, i);
-    return &pool_map[leaf_of(address)][frame_of(address)];
+    return pool_record((uintptr_t)arena_pool_address(arena, i), arena->set->is_medium);
 }
 
 /* Does everything an arena says of itself hold? */

@@ -19,6 +19,14 @@
 #  define WEAK
 #endif
 
+/* A function that reads what another thread may be changing, and says what becomes of
+ * it: the thread sanitizer does not look. */
+#if defined(__GNUC__)
+#  define READS_WHILE_OTHERS_WRITE __attribute__((no_sanitize("thread"), noinline))
+#else
+#  define READS_WHILE_OTHERS_WRITE
+#endif
+
 /* Data of a thread, reached without a call also in a shared library. */
 #if defined(__GNUC__)
 #  define FAST_THREAD_LOCAL \

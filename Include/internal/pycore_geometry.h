@@ -57,6 +57,18 @@
 #define MEDIUM_HEADER 64u
 #define MEDIUM_REQUEST_THRESHOLD (32768u + MEDIUM_HEADER)
 #define NB_MEDIUM_SIZE_CLASSES 50u
+#define MEDIUM_FIRST_EIGHTH 6u      /* eighths of 256 to 512 below the first one */
+
+/* They may be left to malloc: by PYMEM_MEDIUM, or for good by configure
+ * (--without-medium-pools). */
+#ifdef WITH_MEDIUM_POOLS
+#  define MEDIUM_POOLS_BY_DEFAULT 1
+#else
+#  define MEDIUM_POOLS_BY_DEFAULT 0
+#endif
+
+/* Small classes come first, medium ones follow. */
+#define NB_SIZE_CLASSES (NB_SMALL_SIZE_CLASSES + NB_MEDIUM_SIZE_CLASSES)
 
 /* Their pools hold three blocks of the largest class, and are an eighth of their
  * arenas.  In every geometry alike. */

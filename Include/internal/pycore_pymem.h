@@ -71,6 +71,17 @@ _PyMem_RawIsUntouched(void)
     return _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == RAW_ALLOC_MALLOC;
 }
 
+/* PyMem_RawFree() and PyMem_RawRealloc() of a block that is known to be the raw domain's
+ * own. */
+void _PyMem_RawFreeOwn(void *ptr);
+void *_PyMem_RawReallocOwn(void *ptr, size_t new_size);
+
+/* From now on small requests are served by the heap that a function tells, which is
+ * called for each: see heap_of_interpreter in pycore_heap.h.  While no other thread can
+ * be in pymalloc: with the only GIL that there is, before there is a second one. */
+struct heap;
+void _PyMem_AskForHeap(struct heap *(*of_interpreter)(void));
+
 /* The debug hooks of a domain (Objects/memdebug.c): the allocator that they
  * wrap, and the letter that marks its blocks. */
 struct debug_hooks {
@@ -115,6 +126,9 @@ WEAK void _PyMem_BeforeFirstUse(void);
  * (Python/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
  * for. */
 PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
+
+/* Blocks in use of one interpreter's heap (Objects/memstats.c). */
+Py_ssize_t _PyMem_CountBlocksOfHeap(struct heap *heap);
 
 /* What _PyObject_DebugMallocStats() knows, as JSON (Objects/memstats.c). */
 void _PyObject_WriteMallocStats(FILE *out);

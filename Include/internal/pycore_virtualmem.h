@@ -37,6 +37,9 @@ void virtual_yield(void);
 /* Milliseconds since some moment; cheap, and exact to a few of them. */
 uint64_t virtual_clock(void);
 
+/* The system's number of the calling thread. */
+uintptr_t virtual_thread_number(void);
+
 /* Can a byte be read there?  For diagnostics; 1 where nobody may ask. */
 int virtual_is_mapped(const void *ptr);
 

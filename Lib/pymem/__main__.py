@@ -43,6 +43,9 @@ def statistics_text(statistics):
                          ("medium ", statistics["medium"]["arenas"])):
         yield f"{kind}arenas: {arenas['current']:,} now, {arenas['highwater']:,} at the " \
               f"most, {arenas['allocated']:,} bought, {arenas['reclaimed']:,} returned"
+    for heap in statistics["heaps"]:
+        yield f"{heap['owner']}: {heap['arenas']:,} arenas of {heap['bytes']:,} bytes, " \
+              f"{heap['blocks']:,} blocks"
     for name, nbytes in statistics["bytes"].items():
         yield f"{name.replace('_', ' '):18} {nbytes:16,} bytes"
 

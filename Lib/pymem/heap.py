@@ -1,20 +1,22 @@
-"""The heap of pymalloc at one moment, as objects.
+"""The heaps of pymalloc at one moment, as objects.
 
     heap = Heap.take()              of this process; pymem.remote has others'
-    heap.arenas                     each with its pools
+    heap.arenas                     each with its pools, of all interpreters and threads
+    heap.owners()                   whose arenas they are
     heap.find(address)              the block that an address lies in
     heap.statistics()               what sys._debugmallocstats() prints, as data
 
-A heap is taken while nothing else runs, and taking it allocates nothing in it: what is
-seen is exact, and does not change afterwards.  What Python allocates to hold the
-result comes after.
+Each interpreter has a heap for small blocks, each thread one for larger ones; a Heap has
+the arenas of all.  It is taken while this interpreter stands still, and taking it allocates
+nothing in it: what is seen of this interpreter and thread is exact, and does not change
+afterwards.  What Python allocates to hold the result comes after.
 """
 
 import struct
 import time
 from typing import NamedTuple, Optional
 
-ARENA = struct.Struct("=QQQIIII")
+ARENA = struct.Struct("=QQQIIIIqQI4x")
 POOL = struct.Struct("=QQQIHHHH4x")
 BROKEN = 0xffff
 
@@ -78,18 +80,30 @@ class Pool:
 
 
 class Arena:
+    """heap is the number of its heap, 0 for the main interpreter's.  interpreter is the ID
+    of the one that has it; -1 for a thread's, whose number in the system is thread."""
+
     __slots__ = ("address", "pool_address", "size", "pool_size", "npools", "nfreepools",
-                 "is_medium", "pools")
+                 "is_medium", "interpreter", "thread", "heap", "pools")
 
     def __init__(self, address, pool_address, size, pool_size, npools, nfreepools,
-                 is_medium, pools):
+                 is_medium, interpreter, thread, heap, pools):
         self.address, self.pool_address = address, pool_address
         self.size, self.pool_size, self.npools = size, pool_size, npools
-        self.nfreepools, self.is_medium, self.pools = nfreepools, is_medium, pools
+        self.nfreepools, self.is_medium = nfreepools, bool(is_medium)
+        self.interpreter, self.thread, self.heap = interpreter, thread, heap
+        self.pools = pools
+
+    @property
+    def owner(self):
+        if self.interpreter < 0:
+            return f"thread {self.thread}"
+        return f"interpreter {self.interpreter}"
 
     def __str__(self):
         return (f"{self.kind} arena {self.address:#x} of {self.size >> 10} KiB, "
-                f"{self.npools - self.nfreepools} of {self.npools} pools used")
+                f"{self.npools - self.nfreepools} of {self.npools} pools used, "
+                f"of {self.owner}")
 
     @property
     def kind(self):
@@ -109,11 +123,16 @@ class Place(NamedTuple):
     alignment: int              # between one class and the next
 
 
+def arena_order(arena):
+    """Small ones first, each heap's together."""
+    return arena.is_medium, arena.heap, arena.address
+
+
 def arenas_from_records(arenas, pools, free):
     """As _pymem.walk() writes them."""
     numbers, records = memoryview(free).cast("H"), POOL.iter_unpack(pools)
     position, result = 0, []
-    for *of_arena, is_medium in ARENA.iter_unpack(arenas):
+    for of_arena in ARENA.iter_unpack(arenas):
         in_arena = []
         for _ in range(of_arena[4]):
             *of_pool, nfree = next(records)
@@ -122,8 +141,8 @@ def arenas_from_records(arenas, pools, free):
                 continue
             in_arena.append(Pool(*of_pool, tuple(numbers[position:position + nfree])))
             position += nfree
-        result.append(Arena(*of_arena, bool(is_medium), in_arena))
-    result.sort(key=lambda arena: (arena.is_medium, arena.address))
+        result.append(Arena(*of_arena, in_arena))
+    result.sort(key=arena_order)
     return result
 
 
@@ -203,6 +222,15 @@ class Heap:
             return Place(arena, pool, number, offset, alignment)
         return None
 
+    def owners(self):
+        """{"interpreter 0" and others: (arenas, bytes of them, used blocks)}"""
+        owners = {}
+        for arena in self.arenas:
+            arenas, size, blocks = owners.get(arena.owner, (0, 0, 0))
+            owners[arena.owner] = (arenas + 1, size + arena.size,
+                                   blocks + sum(pool.nused for pool in arena.pools))
+        return owners
+
     def classes(self, is_medium=False):
         """{size of blocks: {pools, blocks, free_blocks}}, as the statistics count: a
         pool without a used block counts as free."""
@@ -270,6 +298,8 @@ class Heap:
                     "record_bytes": figures["map_records"],
                     "arena_object_bytes": figures["arena_objects"]},
             "blocks_over_threshold": figures["larger_blocks"],
+            "heaps": [{"owner": owner, "arenas": arenas, "bytes": size, "blocks": blocks}
+                      for owner, (arenas, size, blocks) in self.owners().items()],
             "medium": {"arena_size": figures["medium_arena_size"],
                        "pool_size": figures["medium_pool_size"],
                        "arenas": {"allocated": figures["medium_arenas_allocated"],

@@ -9,6 +9,7 @@ returned to the system.
 import base64
 import struct
 
+from pymem.heap import arena_order
 from pymem.page import write_page
 from pymem.picture import GRAY, Picture, class_color
 
@@ -45,10 +46,24 @@ def rows(frames):
     in a frame up to this one."""
     seen, result = {}, []
     for frame in frames:
-        now = {(arena.is_medium, arena.address): arena for arena in frame.heap.arenas}
+        now = {arena_order(arena): arena for arena in frame.heap.arenas}
         seen.update(now)
         result.append([(now.get(key), arena) for key, arena in sorted(seen.items())])
     return result
+
+
+def headings(arenas):
+    """The owner above the first arena of each heap, where there are several of its kind;
+    None above others."""
+    owners = {}
+    for _, was in arenas:
+        owners.setdefault(was.is_medium, set()).add(was.owner)
+    last = None
+    for now, was in arenas:
+        owner = was.is_medium, was.owner
+        is_new = owner != last and len(owners[was.is_medium]) > 1
+        yield (was.owner if is_new else None), now, was
+        last = owner
 
 
 def legend(frames):
@@ -94,7 +109,10 @@ def draw(frames):
         picture.text(8, y, summary_text(frame.heap,
                                         sum(now is None for now, _ in arenas)), 11)
         y += 10
-        for arena, was in arenas:
+        for owner, arena, was in headings(arenas):
+            if owner:
+                picture.text(8, y + 11, owner, 11, bold=True)
+                y += ROW
             draw_arena(picture, arena, was, y)
             y += ROW
         y += 26
@@ -131,7 +149,9 @@ def terminal_lines(frames, colored=True):
     for frame, arenas in zip(frames, rows(frames)):
         yield f"{frame.label}: " + summary_text(
             frame.heap, sum(now is None for now, _ in arenas))
-        for arena, was in arenas:
+        for owner, arena, was in headings(arenas):
+            if owner:
+                yield f"{owner}:"
             cells = "returned" if arena is None else "".join(
                 pool_letter(pool, colored) for pool in arena.pools)
             yield f"{was.address:#16x} {was.kind:6} {cells}"
@@ -157,6 +177,7 @@ def page_data(frames):
             "label": frame.label, "time": frame.heap.time, "summary": summary(frame.heap),
             "arenas": [{
                 "address": hex(was.address), "kind": was.kind, "size": was.size,
+                "owner": was.owner,
                 "poolSize": was.pool_size, "returned": arena is None,
                 "skipped": was.pool_address - was.address,
                 "used": arena.used_bytes if arena else 0,

@@ -13,22 +13,23 @@ import ctypes
 import os
 import struct
 import time
+from bisect import bisect_left
 from contextlib import contextmanager
 
 from pymem.elf import Memory, symbols
-from pymem.heap import Arena, Heap, HeapError, Pool, Usage
+from pymem.heap import Arena, Heap, HeapError, Pool, Usage, arena_order
 
-POINTERS = ("first_chunk small_arenas medium_arenas pool_map larger_blocks "
-            "bookkeeping").split()
+POINTERS = "heaps pool_map map_leaves".split()
 NUMBERS = """
-    alignment threshold pool_overhead frames_in_leaf map_root chunk_objects
-    chunk_nobjects arena_object arena_heap arena_address arena_pool_address
-    arena_nfreepools arena_ntotalpools heap_arena_size heap_pool_size
-    heap_ntimes_allocated heap_ncurrent heap_nhighwater pool pool_freeblock pool_next
-    pool_inuse pool_blocksize pool_nextoffset medium medium_freeblock medium_next
-    medium_inuse medium_blocksize medium_ncut medium_nblocks""".split()
+    alignment threshold pool_overhead map_root nheaps heap_owner heap_interpreter
+    heap_thread heap_small_arenas heap_medium_arenas heap_first_chunk heap_nchunks
+    heap_larger_blocks heap_freed_by_others chunk chunk_objects chunk_nobjects
+    arena_object arena_set arena_address arena_pool_address arena_nfreepools
+    arena_ntotalpools set_arena_size set_pool_size set_ntimes_allocated set_ncurrent
+    set_nhighwater leaf_medium medium_record pool pool_freeblock pool_next pool_inuse
+    pool_blocksize pool_nextoffset pool_owner""".split()
 LAYOUT = struct.Struct(f"<8s{len(POINTERS)}Q{len(NUMBERS)}I")
-COOKIE = b"pymemhp1"
+COOKIE = b"pymemhp2"
 
 # ptrace(2), waitpid(2)
 SEIZE, INTERRUPT, DETACH, ALL_CHILDREN = 0x4206, 0x4207, 17, 0x40000000
@@ -74,86 +75,119 @@ class Process(Memory):
 
     # Consistent for who stops the process.
 
+    def _heaps(self):
+        """Addresses of the heaps, by number."""
+        table, number, heaps = self.layout["heaps"], 0, []
+        while number < self.layout["nheaps"]:
+            for heap in self.words(table + 8 * number, min(64, self.layout["nheaps"] - number)):
+                if not heap:
+                    return heaps
+                heaps.append(heap)
+                number += 1
+        return heaps
+
     def figures(self):
         at = self.layout
-        leaves, chunks, chunk_bytes = self.words(at["bookkeeping"], 3)
         figures = {"threshold": at["threshold"], "alignment": at["alignment"],
                    "pool_overhead": at["pool_overhead"], "map_root": at["map_root"],
-                   "map_leaves": leaves, "arena_objects": chunks * chunk_bytes,
-                   "larger_blocks": self.word(at["larger_blocks"])}
-        for prefix, heap in (("", "small_arenas"), ("medium_", "medium_arenas")):
-            def field(name, heap=heap):
-                return self.word(at[heap] + at["heap_" + name])
-            figures.update({
-                prefix + "arena_size": field("arena_size"),
-                prefix + "pool_size": field("pool_size"),
-                prefix + "arenas_allocated": field("ntimes_allocated"),
-                prefix + "arenas_current": field("ncurrent"),
-                prefix + "arenas_highwater": field("nhighwater")})
+                   "map_leaves": self.word(at["map_leaves"]), "arena_objects": 0,
+                   "larger_blocks": 0, "heaps": 0}
+        for prefix in ("", "medium_"):
+            for name in ("allocated", "current", "highwater"):
+                figures[f"{prefix}arenas_{name}"] = 0
+        for heap in self._heaps():
+            owner, = struct.unpack("<I", self.bytes(heap + at["heap_owner"], 4))
+            figures["heaps"] += owner != 0
+            larger, = struct.unpack("<q", self.bytes(heap + at["heap_larger_blocks"], 8))
+            figures["larger_blocks"] += larger
+            figures["arena_objects"] += self.word(heap + at["heap_nchunks"]) * at["chunk"]
+            for prefix, arenas in (("", "heap_small_arenas"),
+                                   ("medium_", "heap_medium_arenas")):
+                def field(name, arenas=heap + at[arenas]):
+                    return self.word(arenas + at["set_" + name])
+                figures[prefix + "arena_size"] = field("arena_size")
+                figures[prefix + "pool_size"] = field("pool_size")
+                figures[prefix + "arenas_allocated"] += field("ntimes_allocated")
+                figures[prefix + "arenas_current"] += field("ncurrent")
+                figures[prefix + "arenas_highwater"] += field("nhighwater")
         figures["map_records"] = figures["arenas_current"] * at["pool"] \
             * (figures["arena_size"] // figures["pool_size"])
         return figures
 
+    def bytes(self, address, size):
+        data = self.read(address, size)
+        if data is None:
+            raise Torn(f"nothing at {address:#x}")
+        return data
+
     def _arena_objects(self):
-        """(is_medium, address, pool address, free pools, pools) of each arena."""
+        """An Arena without its pools for each that there is."""
         at = self.layout
-        chunk = self.word(at["first_chunk"])
-        while chunk:
-            size, count = at["arena_object"], at["chunk_nobjects"]
-            data = self.read(chunk + at["chunk_objects"], size * count)
-            if data is None:
-                raise Torn(f"nothing at {chunk:#x}")
-            for i in range(0, size * count, size):
-                address, = struct.unpack_from("<Q", data, i + at["arena_address"])
-                if address:
-                    heap, = struct.unpack_from("<Q", data, i + at["arena_heap"])
+        for number, heap in enumerate(self._heaps()):
+            interpreter, = struct.unpack("<q", self.bytes(heap + at["heap_interpreter"], 8))
+            thread = self.word(heap + at["heap_thread"])
+            medium = heap + at["heap_medium_arenas"]
+            chunk = self.word(heap + at["heap_first_chunk"])
+            while chunk:
+                size, count = at["arena_object"], at["chunk_nobjects"]
+                data = self.bytes(chunk + at["chunk_objects"], size * count)
+                for i in range(0, size * count, size):
+                    address, = struct.unpack_from("<Q", data, i + at["arena_address"])
+                    if not address:
+                        continue
+                    arenas, = struct.unpack_from("<Q", data, i + at["arena_set"])
                     pools, = struct.unpack_from("<Q", data, i + at["arena_pool_address"])
                     nfree, = struct.unpack_from("<I", data, i + at["arena_nfreepools"])
                     total, = struct.unpack_from("<I", data, i + at["arena_ntotalpools"])
-                    yield heap == at["medium_arenas"], address, pools, nfree, total
-            chunk = self.word(chunk)
+                    yield Arena(address, pools, self.word(arenas + at["set_arena_size"]),
+                                self.word(arenas + at["set_pool_size"]), total, nfree,
+                                arenas == medium, interpreter, thread, number, [])
+                chunk = self.word(chunk)
 
-    def _records(self, is_medium, pools, npools, pool_size):
+    def _records(self, arena):
         """The bytes of the records of an arena's pools."""
-        at = self.layout
-        records = b""
+        at, records = self.layout, b""
+        pools, npools, pool_size = arena.pool_address, arena.npools, arena.pool_size
         while npools:
             leaf = self.word(at["pool_map"] + 8 * (pools >> 32))
             first = (pools & 0xffffffff) // pool_size
             count = min(npools, 2**32 // pool_size - first)
-            size = at["medium" if is_medium else "pool"]
-            start = leaf + first * size
-            if is_medium:
-                start += at["frames_in_leaf"] * at["pool"]
-            data = self.read(start, size * count)
-            if data is None:
-                raise Torn(f"nothing at {start:#x}")
-            records += data
+            size = at["medium_record" if arena.is_medium else "pool"]
+            start = leaf + first * size + (at["leaf_medium"] if arena.is_medium else 0)
+            records += self.bytes(start, size * count)
             npools, pools = npools - count, pools + count * pool_size
         return records
 
-    def _pool(self, record, is_medium, address, pool_size):
-        at, kind = self.layout, "medium_" if is_medium else "pool_"
-        number = "<I" if is_medium else "<H"
-        blocksize, = struct.unpack_from(number, record, at[kind + "blocksize"])
+    def _freed_by_others(self):
+        """Addresses of blocks that wait for their owner, sorted."""
+        found = []
+        for heap in self._heaps():
+            block = self.word(heap + self.layout["heap_freed_by_others"])
+            while block:
+                found.append(block)
+                block = self.word(block)
+        return sorted(found)
+
+    def _pool(self, record, arena, address, freed):
+        at = self.layout
+        blocksize, = struct.unpack_from("<H", record, at["pool_blocksize"])
         if not blocksize:
             return Pool(address, 0, 0, 0, 0, 0, 0, ())
-        freeblock, = struct.unpack_from("<Q", record, at[kind + "freeblock"])
-        following, = struct.unpack_from("<Q", record, at[kind + "next"])
-        inuse, = struct.unpack_from("<H", record, at[kind + "inuse"])
-        first = address + (0 if is_medium else at["pool_overhead"])
-        nblocks = (address + pool_size - first) // blocksize
-        if is_medium:
-            ncut, = struct.unpack_from("<H", record, at["medium_ncut"])
-        else:
-            offset, = struct.unpack_from("<H", record, at["pool_nextoffset"])
-            ncut = (offset - at["pool_overhead"]) // blocksize
+        freeblock, = struct.unpack_from("<Q", record, at["pool_freeblock"])
+        following, = struct.unpack_from("<Q", record, at["pool_next"])
+        inuse, = struct.unpack_from("<H", record, at["pool_inuse"])
+        offset, = struct.unpack_from("<H", record, at["pool_nextoffset"])
+        first = address + (0 if arena.is_medium else at["pool_overhead"])
+        nblocks = (address + arena.pool_size - first) // blocksize
+        ncut = (address + offset * at["alignment"] - first) // blocksize
+        freed = freed[bisect_left(freed, address):
+                      bisect_left(freed, address + arena.pool_size)]
         pool = Pool(address, first, freeblock, blocksize, nblocks, ncut,
-                    inuse if following else nblocks, ())
-        pool.free = self._free_list(pool, pool_size)
+                    (inuse if following else nblocks) - len(freed), ())
+        pool.free = self._free_list(pool, arena.pool_size, freed)
         return pool
 
-    def _free_list(self, pool, pool_size):
+    def _free_list(self, pool, pool_size, freed):
         """As PyMemHeap_FreeBlocks(): None where it is broken."""
         numbers, address = [], pool.freeblock
         data = self.read(pool.address, pool_size) if address else b""
@@ -163,22 +197,20 @@ class Process(Memory):
                 return None
             numbers.append(number)
             address, = struct.unpack_from("<Q", data, address - pool.address)
+        numbers += [(block - pool.first_block) // pool.blocksize for block in freed]
         return tuple(numbers) if len(numbers) + pool.nused == pool.ncut else None
 
     def _walk(self):
-        figures, arenas = self.figures(), []
-        for is_medium, address, pools, nfree, total in self._arena_objects():
-            prefix = "medium_" if is_medium else ""
-            pool_size = figures[prefix + "pool_size"]
-            records = self._records(is_medium, pools, total, pool_size)
-            size = len(records) // total
-            arenas.append(Arena(
-                address, pools, figures[prefix + "arena_size"], pool_size, total, nfree,
-                is_medium,
-                [self._pool(records[i * size:(i + 1) * size], is_medium,
-                            pools + i * pool_size, pool_size) for i in range(total)]))
-        arenas.sort(key=lambda arena: (arena.is_medium, arena.address))
-        return Heap(figures, arenas)
+        figures, arenas, freed = self.figures(), [], self._freed_by_others()
+        for arena in self._arena_objects():
+            records = self._records(arena)
+            size = len(records) // arena.npools
+            arena.pools = [
+                self._pool(records[i * size:(i + 1) * size], arena,
+                           arena.pool_address + i * arena.pool_size, freed)
+                for i in range(arena.npools)]
+            arenas.append(arena)
+        return Heap(figures, sorted(arenas, key=arena_order))
 
     @contextmanager
     def stopped(self):
@@ -245,18 +277,14 @@ class Process(Memory):
     def _usage(self):
         figures = self.figures()
         at, held, states, sizes = self.layout, 0, [0, 0, 0, 0], {}
-        for is_medium, _, pools, _, total in self._arena_objects():
-            prefix = "medium_" if is_medium else ""
-            pool_size = figures[prefix + "pool_size"]
-            held += figures[prefix + "arena_size"]
-            records = memoryview(self._records(is_medium, pools, total, pool_size))
-            kind, size = ("medium_", at["medium"]) if is_medium else ("pool_", at["pool"])
-            width = 4 if is_medium else 2
-            room = pool_size - (0 if is_medium else at["pool_overhead"])
-            blocksizes = records.cast("I" if is_medium else "H")[
-                at[kind + "blocksize"] // width::size // width]
-            counts = records.cast("H")[at[kind + "inuse"] // 2::size // 2]
-            links = records.cast("Q")[at[kind + "next"] // 8::size // 8]
+        for arena in self._arena_objects():
+            held += arena.size
+            records = memoryview(self._records(arena))
+            size = at["medium_record" if arena.is_medium else "pool"]
+            room = arena.pool_size - (0 if arena.is_medium else at["pool_overhead"])
+            blocksizes = records.cast("H")[at["pool_blocksize"] // 2::size // 2]
+            counts = records.cast("H")[at["pool_inuse"] // 2::size // 2]
+            links = records.cast("Q")[at["pool_next"] // 8::size // 8]
             for blocksize, inuse, link in zip(blocksizes, counts, links):
                 if not blocksize:
                     states[0] += 1

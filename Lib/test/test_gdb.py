@@ -62,9 +62,11 @@ def look(request, program):
 
 def test_arenas(look):
     output = look("pymem-arenas").stdout
-    assert re.search(r"^0x[0-9a-f]+  1024 KiB  small    1 of 6[34] pools used  #\.+$",
+    assert re.search(r"^0x[0-9a-f]+  1024 KiB  small    1 of 6[34] pools used  #\.+"
+                     r"  interpreter 0$",
                      output, re.M)
-    assert re.search(r"^0x[0-9a-f]+  1024 KiB  medium   1 of [78] pools used", output, re.M)
+    assert re.search(r"^0x[0-9a-f]+  1024 KiB  medium   1 of [78] pools used  #\.+"
+                     r"  thread \d+$", output, re.M)
     assert "2 arenas of 2048 KiB, 2 pools used" in output
 
 
@@ -98,8 +100,8 @@ def test_addresses_that_are_no_blocks(look):
 
 
 def test_structures_print_short(look):
-    output = look("print _PyMem_Allocators[2]", "print *usedpools[2].next",
-                  "print first_chunk->objects[0]").stdout
+    output = look("print _PyMem_Allocators[2]", "print *main_heap.usedpools[2].next",
+                  "print main_heap.first_chunk->objects[0]").stdout
     assert "allocator _PyObject_Malloc ... _PyObject_Free, ctx 0x0" in output
     assert "pool of 48-byte blocks, 98 used, free from 0x" in output
     assert re.search(r"arena at 0x[0-9a-f]+, 6\d of 6\d pools free", output)

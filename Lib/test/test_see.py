@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, pythons, run
 from test_heap import BUSY, RUNNERS, Running, compile_program
 
 sys.path.insert(0, str(TOP / "Lib"))
@@ -280,6 +280,40 @@ except RuntimeError as error: assert "counted already" in str(error)
 else: raise AssertionError
 """
     result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("python", pythons(3, 12))
+def test_each_interpreter_counts_for_itself(python):
+    """Others run at once, with a GIL each, and count as well if they share this one."""
+    code = """
+import sys, threading
+import _pymem
+try:
+    import _interpreters as I
+    new, isolated, execute = lambda: I.create("legacy"), lambda: I.create("isolated"), I.exec
+except ImportError:
+    import _xxsubinterpreters as I
+    new, isolated, execute = lambda: I.create(isolated=False), I.create, I.run_string
+WORK = "for _ in range(40): kept = [[i] for i in range(20_000)]"
+busy = [isolated() for _ in range(2)]
+other = new()
+execute(other, f"import sys; sys.path[:] = {sys.path!r}")
+threads = [threading.Thread(target=execute, args=(i, WORK)) for i in busy]
+for thread in threads: thread.start()
+for _ in range(20):
+    _pymem.record()
+    kept = [[i] for i in range(1000)]
+    execute(other, "import _pymem; _pymem.count(); kept = [[i] for i in range(300)]; "
+            "counts = _pymem.stop(); assert 300 <= counts[0] < 1000, counts")
+    nrecorded = len(_pymem.recorded())
+    requests, _, _ = _pymem.stop()
+    assert 1000 <= requests < 4000, requests
+    assert nrecorded >= 1000
+for thread in threads: thread.join()
+"""
+    result = run(BUILD / "pymem-run", python, "-c", code,
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
     assert result.returncode == 0, result.stderr
 
 

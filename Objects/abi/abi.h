@@ -1,6 +1,10 @@
 /* What Modules/_tracemalloc.c and the library ask of the file of a CPython's
  * version, Objects/abi/cpython3XX.c.  Tools/relink compiles that file and the
- * module with the headers of the CPython that it links, and no other. */
+ * module with the headers of the CPython that it links, and no other.
+ *
+ * From 3.12 on the file also says where its version keeps an interpreter's heap,
+ * HEAP_OF(), and calls python_has_other_heaps() before an interpreter begins that does
+ * not share the main one's: since312.h, which does the rest. */
 
 #ifndef PYMEM_ABI_H
 #define PYMEM_ABI_H

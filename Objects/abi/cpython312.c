@@ -11,10 +11,12 @@
 #include "pycore_interp.h"
 #include "pycore_runtime.h"
 
+/* Of its own allocator's state nothing is used: a pointer in it leads to the heap. */
+#define HEAP_OF(interp) (interp)->obmalloc.mgmt.arenas
 #include "since312.h"
 
-/* An interpreter's state is the one block that tells of a new one in time.  Until
- * then there is one GIL, and who comes here holds it. */
+/* An interpreter's state is the one block that tells of a new one in time: the main
+ * one's is no block. */
 extern void *__wrap_PyMem_RawCalloc(size_t nelem, size_t elsize);
 extern void *__real_PyMem_RawCalloc(size_t nelem, size_t elsize);
 
@@ -22,7 +24,7 @@ void *
 __wrap_PyMem_RawCalloc(size_t nelem, size_t elsize)
 {
     if (elsize == sizeof(PyInterpreterState)) {
-        heap_share();
+        python_has_other_heaps();
     }
     return __real_PyMem_RawCalloc(nelem, elsize);
 }

@@ -1,15 +1,63 @@
-/* What CPythons have alike from 3.12 on: they ask for the blocks of interpreters,
- * which there have a heap each.  Here one heap serves them all (Objects/sharedheap.c), so what an
- * interpreter leaves behind when it ends is in the count of all as it was. */
+/* What CPythons have in common from 3.12 on: each interpreter may have a heap.  The file
+ * that includes this says where its version keeps the pointer to it:
+ *
+ *   HEAP_OF(interp)    an lvalue in the interpreter's state, NULL in a new one, that the
+ *                      interpreter itself does not use with our library
+ *
+ * Interpreters that are told to share the main one's allocator, which then also share
+ * its GIL, have main_heap; others get a heap when they first ask.  Until
+ * python_has_other_heaps() is called nobody asks: main_heap serves all. */
 
 #undef _Py_GetAllocatedBlocks       /* to which 3.12 has a macro */
 extern Py_ssize_t _Py_GetAllocatedBlocks(void);
-extern void heap_share(void);
+
+struct heap;
+extern __attribute__((visibility("hidden"))) struct heap main_heap;
+extern struct heap *heap_new(int64_t interpreter);
+extern void heap_end(struct heap *heap);
+extern void _PyMem_AskForHeap(struct heap *(*of_interpreter)(void));
+extern Py_ssize_t _PyMem_CountBlocksOfHeap(struct heap *heap);
 
 extern Py_ssize_t _Py_GetGlobalAllocatedBlocks(void);
 extern Py_ssize_t _PyInterpreterState_GetAllocatedBlocks(PyInterpreterState *);
 extern void _PyInterpreterState_FinalizeAllocatedBlocks(PyInterpreterState *);
 extern void _Py_FinalizeAllocatedBlocks(_PyRuntimeState *);
+
+static int
+uses_main_heap(PyInterpreterState *interp)
+{
+    return interp == PyInterpreterState_Main()
+        || _PyInterpreterState_HasFeature(interp, Py_RTFLAGS_USE_MAIN_OBMALLOC);
+}
+
+/* NULL: no memory. */
+static struct heap *
+heap_begin(PyInterpreterState *interp)
+{
+    HEAP_OF(interp) = (void *)(uses_main_heap(interp) ? &main_heap
+                               : heap_new(PyInterpreterState_GetID(interp)));
+    return (struct heap *)HEAP_OF(interp);
+}
+
+/* The heap of the thread's interpreter; NULL for a thread that has none. */
+static struct heap *
+python_heap(void)
+{
+    PyThreadState *tstate = _PyThreadState_GET();
+    if (tstate == NULL) {
+        return NULL;
+    }
+    struct heap *heap = (struct heap *)HEAP_OF(tstate->interp);
+    return heap != NULL ? heap : heap_begin(tstate->interp);
+}
+
+static void
+python_has_other_heaps(void)
+{
+    _PyMem_AskForHeap(python_heap);
+}
+
+/* Blocks by interpreter. */
 
 Py_ssize_t
 _Py_GetGlobalAllocatedBlocks(void)
@@ -20,14 +68,22 @@ _Py_GetGlobalAllocatedBlocks(void)
 Py_ssize_t
 _PyInterpreterState_GetAllocatedBlocks(PyInterpreterState *interp)
 {
-    (void)interp;
-    return _Py_GetAllocatedBlocks();
+    struct heap *heap = (struct heap *)HEAP_OF(interp);
+    if (heap == NULL && uses_main_heap(interp)) {
+        heap = &main_heap;
+    }
+    return heap != NULL ? _PyMem_CountBlocksOfHeap(heap) : 0;
 }
 
+/* The interpreter ends; what it leaves behind stays in the count of all. */
 void
 _PyInterpreterState_FinalizeAllocatedBlocks(PyInterpreterState *interp)
 {
-    (void)interp;
+    struct heap *heap = (struct heap *)HEAP_OF(interp);
+    HEAP_OF(interp) = NULL;
+    if (heap != NULL && heap != &main_heap) {
+        heap_end(heap);
+    }
 }
 
 void

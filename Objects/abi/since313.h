@@ -5,6 +5,7 @@
 #include "pycore_interp.h"
 #include "pycore_runtime.h"
 
+#define HEAP_OF(interp) (interp)->obmalloc
 #include "since312.h"
 
 extern int _PyMem_HasDebugHooks(PyMemAllocatorDomain domain);
@@ -18,14 +19,14 @@ _PyMem_DebugEnabled(void)
 extern int _PyMem_init_obmalloc(PyInterpreterState *interp);
 extern bool _PyMem_obmalloc_state_on_heap(PyInterpreterState *interp);
 
-/* One with a GIL of its own must ask for a heap of its own. */
+/* Each interpreter asks for its heap before it has a GIL. */
 int
 _PyMem_init_obmalloc(PyInterpreterState *interp)
 {
-    if (!_PyInterpreterState_HasFeature(interp, Py_RTFLAGS_USE_MAIN_OBMALLOC)) {
-        heap_share();
+    if (!uses_main_heap(interp)) {
+        python_has_other_heaps();
     }
-    return 0;
+    return heap_begin(interp) != NULL ? 0 : -1;
 }
 
 bool

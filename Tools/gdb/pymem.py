@@ -36,7 +36,7 @@ class Heap:
 
     def __init__(self):
         try:
-            self.pool_size = int(value("small_arenas.pool_size"))
+            self.pool_size = int(value("main_heap.small_arenas.pool_size"))
         except gdb.error as error:
             raise gdb.GdbError(f"pymem: this program has no pymem with debugging "
                                f"symbols, or does not run yet ({error})") from error
@@ -44,37 +44,71 @@ class Heap:
         alignment = 16 if pointer == 8 else 8
         # POOL_OVERHEAD of pycore_geometry.h
         self.overhead = -(-(4 * pointer + 16) // alignment) * alignment
-        self.medium_pool_size = int(value("medium_arenas.pool_size"))
-        self.frames_in_leaf = 2 ** 32 // self.pool_size
+        self.medium_pool_size = int(value("main_heap.medium_arenas.pool_size"))
+        self.alignment = alignment
+
+    def heaps(self):
+        """All heaps, by number."""
+        pointer = gdb.lookup_type("struct heap").pointer()
+        table, word = int(value("&heaps[0]")), pointer.sizeof
+        for number in range(65536):
+            heap = read_word(table + number * word)
+            if not heap:
+                break
+            yield gdb.Value(heap).cast(pointer).dereference()
 
     def arenas(self):
-        chunk = value("first_chunk")
-        while int(chunk):
-            first, last = chunk["objects"].type.range()
-            for i in range(first, last + 1):
-                arena = chunk["objects"][i]
-                if int(arena["address"]):
-                    yield arena
-            chunk = chunk["next"]
+        for heap in self.heaps():
+            chunk = heap["first_chunk"]
+            while int(chunk):
+                first, last = chunk["objects"].type.range()
+                for i in range(first, last + 1):
+                    arena = chunk["objects"][i]
+                    if int(arena["address"]):
+                        yield heap, arena
+                chunk = chunk["next"]
 
     def leaf(self, address):
-        leaf = address >> 32
+        """The leaf of the pool map that covers an address, or None."""
+        number, word = address >> 32, gdb.lookup_type("void").pointer().sizeof
         first, last = value("pool_map").type.range()
-        pools = value(f"pool_map[{leaf}]") if leaf <= last else 0
-        return pools if int(pools) else None
+        leaf = read_word(int(value("&pool_map[0]")) + number * word) if number <= last else 0
+        return (gdb.Value(leaf).cast(gdb.lookup_type("struct pool_leaf").pointer())
+                if leaf else None)
 
     def pool_of(self, address):
         """A Pool, or None for an address that is in none."""
-        pools = self.leaf(address)
-        if pools is None:
+        leaf = self.leaf(address)
+        if leaf is None:
             return None
         frame = (address & 0xffffffff) // self.pool_size
-        if int(pools[frame]["blocksize"]):
-            return Pool(self, pools[frame], False, address)
-        medium = (pools + self.frames_in_leaf).cast(
-            gdb.lookup_type("struct medium_pool").pointer())
-        record = medium[(address & 0xffffffff) // self.medium_pool_size]
+        if int(leaf["small"][frame]["blocksize"]):
+            return Pool(self, leaf["small"][frame], False, address)
+        record = leaf["medium"][(address & 0xffffffff) // self.medium_pool_size]["pool"]
         return Pool(self, record, True, address) if int(record["blocksize"]) else None
+
+    def owner(self, number):
+        """Whose heap a pool's number names."""
+        for heap in self.heaps():
+            if int(heap["number"]) == number:
+                return owner_of(heap)
+        return f"heap {number}"
+
+    def freed_by_others(self, number):
+        """Addresses of the blocks of a heap that wait for its owner."""
+        found = set()
+        for heap in self.heaps():
+            block = int(heap["freed_by_others"]) if int(heap["number"]) == number else 0
+            while block and block not in found:
+                found.add(block)
+                block = read_word(block)
+        return found
+
+
+def owner_of(heap):
+    interpreter = int(heap["interpreter"])
+    return (f"thread {int(heap['thread'])}" if interpreter < 0
+            else f"interpreter {interpreter}")
 
 
 class Pool:
@@ -88,9 +122,12 @@ class Pool:
         self.is_full = not int(record["next"])
         # A full pool's count stands at 1.
         self.nused = self.nblocks if self.is_full else int(record["inuse"])
-        self.ncut = (int(record["ncut"]) if is_medium else
-                     (int(record["nextoffset"]) - (self.start - self.address))
-                     // self.blocksize)
+        self.ncut = (int(record["nextoffset"]) * heap.alignment
+                     - (self.start - self.address)) // self.blocksize
+        self.owner = heap.owner(int(record["owner"]))
+        end = self.address + size
+        self.waiting = [block for block in heap.freed_by_others(int(record["owner"]))
+                        if self.address <= block < end]
 
     def free_list(self):
         """Numbers of the free blocks, in the order in which they will be given."""
@@ -113,7 +150,8 @@ class Pool:
         kind = "medium" if self.is_medium else "small"
         state = "full" if self.is_full else "empty" if not self.nused else "used"
         return (f"{kind} pool {self.address:#x}: blocks of {self.blocksize} bytes, "
-                f"{self.nused} of {self.nblocks} used, {self.ncut} cut, {state}")
+                f"{self.nused - len(self.waiting)} of {self.nblocks} used, {self.ncut} cut, "
+                f"{state}, of {self.owner}")
 
 
 class Arenas(gdb.Command):
@@ -124,15 +162,14 @@ class Arenas(gdb.Command):
 
     def invoke(self, argument, from_tty):
         heap, count, nbytes, used = Heap(), 0, 0, 0
-        for arena in heap.arenas():
-            arenas = arena["heap"].dereference()
+        for of_heap, arena in heap.arenas():
+            arenas = arena["set"].dereference()
             size, total = int(arenas["arena_size"]), int(arena["ntotalpools"])
             free = int(arena["nfreepools"])
-            kind = "small" if int(arena["heap"]) == int(
-                value("&small_arenas")) else "medium"
+            kind = "medium" if int(arenas["is_medium"]) else "small"
             gdb.write(f"{int(arena['address']):#x}  {size >> 10} KiB  {kind:6}  "
                       f"{total - free:2} of {total} pools used  "
-                      f"{'#' * (total - free)}{'.' * free}\n")
+                      f"{'#' * (total - free)}{'.' * free}  {owner_of(of_heap)}\n")
             count, nbytes, used = count + 1, nbytes + size, used + total - free
         gdb.write(f"{count} arenas of {nbytes >> 10} KiB, {used} pools used\n")
 
@@ -182,7 +219,9 @@ class BlockCommand(gdb.Command):
         def state(n):
             return ("not there" if not 0 <= n < pool.nblocks else
                     "never used" if n >= pool.ncut else
-                    "free" if n in free else "used")
+                    "free" if n in free else
+                    "freed by another heap's owner" if pool.start + n * pool.blocksize
+                    in pool.waiting else "used")
         gdb.write(f"block {i} at {start:#x}, {pool.blocksize} bytes, {state(i)}; "
                   f"the address is its byte {address - start}\n")
         gdb.write(f"before it: {state(i - 1)}; behind it: {state(i + 1)}\n")
@@ -196,7 +235,7 @@ class BlockCommand(gdb.Command):
 
 
 class RecordPrinter:
-    """struct pool, struct medium_pool"""
+    """struct pool"""
 
     def __init__(self, record):
         self.record = record
@@ -232,17 +271,16 @@ class AllocatorPrinter:
 
     def to_string(self):
         def name(field):
-            function = self.allocator[field]
-            symbol = gdb.block_for_pc(int(function)) if int(function) else None
-            return (symbol.function.name if symbol and symbol.function
-                    else f"{int(function):#x}")
+            function = int(self.allocator[field])
+            symbol = gdb.execute(f"info symbol {function}", to_string=True).split()
+            return symbol[0] if "section" in symbol else f"{function:#x}"
         return f"allocator {name('malloc')} ... {name('free')}, ctx " \
                f"{int(self.allocator['ctx']):#x}"
 
 
 def register():
     printers = gdb.printing.RegexpCollectionPrettyPrinter("pymem")
-    printers.add_printer("pool", "^(medium_)?pool$", RecordPrinter)
+    printers.add_printer("pool", "^pool$", RecordPrinter)
     printers.add_printer("arena", "^arena_object$", ArenaPrinter)
     printers.add_printer("allocator", "^PyMemAllocatorEx$", AllocatorPrinter)
     gdb.printing.register_pretty_printer(None, printers, replace=True)

@@ -45,11 +45,11 @@ START_TEST(an_installed_allocator_is_asked_for_arenas_of_one_size)
     fill_arenas(5);
     ck_assert_uint_eq(source.bad_size, 0);
     ck_assert_uint_eq(source.nlive, 5);
-    ck_assert_uint_eq(small_arenas.ncurrent, 5);
-    ck_assert_uint_eq(small_arenas.nhighwater, 5);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 5);
+    ck_assert_uint_eq(main_heap.small_arenas.nhighwater, 5);
     free_blocks();
     ck_assert_uint_eq(source.bad_size, 0);
-    ck_assert_uint_eq(small_arenas.nhighwater, 5);
+    ck_assert_uint_eq(main_heap.small_arenas.nhighwater, 5);
 }
 END_TEST
 
@@ -60,7 +60,7 @@ START_TEST(an_installed_allocator_gets_all_arenas_back_but_one)
     free_blocks();
     ck_assert_uint_eq(source.nlive, 1);
     ck_assert_uint_eq(source.nfree, 7);
-    ck_assert_uint_eq(small_arenas.ncurrent, 1);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 1);
 }
 END_TEST
 
@@ -92,10 +92,10 @@ peak(size_t n)
 START_TEST(a_peak_that_comes_again_finds_its_arenas)
 {
     peak(100000);
-    size_t bought = small_arenas.ntimes_allocated;
+    size_t bought = main_heap.small_arenas.ntimes_allocated;
     ck_assert_uint_ge(bought, 100000 * 512 / ARENA_SIZE);
     peak(100000);
-    ck_assert_uint_eq(small_arenas.ntimes_allocated, bought);
+    ck_assert_uint_eq(main_heap.small_arenas.ntimes_allocated, bought);
 }
 END_TEST
 
@@ -106,12 +106,12 @@ START_TEST(a_peak_that_does_not_goes_back_within_a_second)
     while (virtual_clock() < end) {
         PyObject_Free(PyObject_Malloc(16 + random_below(490)));
     }
-    ck_assert_uint_le(small_arenas.ncurrent * ARENA_SIZE, (size_t)17 << 20);
-    ck_assert_uint_ge(small_arenas.ncurrent * ARENA_SIZE, (size_t)15 << 20);
-    ck_assert_int_eq(arenas_are_held, 0);
-    size_t bought = small_arenas.ntimes_allocated;
+    ck_assert_uint_le(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)17 << 20);
+    ck_assert_uint_ge(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)15 << 20);
+    ck_assert_uint_eq(main_heap.to_do & HEAP_HOLDS_ARENAS, 0);
+    size_t bought = main_heap.small_arenas.ntimes_allocated;
     peak(10000);
-    ck_assert_uint_eq(small_arenas.ntimes_allocated, bought);
+    ck_assert_uint_eq(main_heap.small_arenas.ntimes_allocated, bought);
 }
 END_TEST
 
@@ -119,9 +119,9 @@ END_TEST
 static void
 wait_for_end_of_hold(void)
 {
-    uint64_t ends = small_arenas.hold_ends;
-    size_t narenas = small_arenas.ncurrent;
-    while (small_arenas.hold_ends == ends && small_arenas.ncurrent == narenas) {
+    uint64_t ends = main_heap.small_arenas.hold_ends;
+    size_t narenas = main_heap.small_arenas.ncurrent;
+    while (main_heap.small_arenas.hold_ends == ends && main_heap.small_arenas.ncurrent == narenas) {
         PyObject_Free(PyObject_Malloc(16 + random_below(490)));
     }
 }
@@ -132,14 +132,14 @@ START_TEST(arenas_that_were_needed_meanwhile_are_held_anew)
     do {        /* on a machine that stands still the peak comes too late */
         peak(100000);
         wait_for_end_of_hold();
-        ends = small_arenas.hold_ends;
+        ends = main_heap.small_arenas.hold_ends;
         peak(100000);
     } while (virtual_clock() >= ends);
-    size_t narenas = small_arenas.ncurrent;
+    size_t narenas = main_heap.small_arenas.ncurrent;
     ck_assert_uint_gt(narenas, 40);
     wait_for_end_of_hold();
-    ck_assert_uint_eq(small_arenas.ncurrent, narenas);
-    ck_assert_uint_gt(small_arenas.hold_ends, ends);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, narenas);
+    ck_assert_uint_gt(main_heap.small_arenas.hold_ends, ends);
 }
 END_TEST
 
@@ -150,11 +150,11 @@ START_TEST(no_more_than_256_mib_are_held)
     for (int i = 0; i < N; i++) {
         many[i] = PyObject_Malloc(512);
     }
-    ck_assert_uint_gt(small_arenas.ncurrent * ARENA_SIZE, (size_t)390 << 20);
+    ck_assert_uint_gt(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)390 << 20);
     for (int i = 0; i < N; i++) {
         PyObject_Free(many[i]);
     }
-    ck_assert_uint_le(small_arenas.ncurrent * ARENA_SIZE, (size_t)273 << 20);
+    ck_assert_uint_le(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)273 << 20);
 }
 END_TEST
 
@@ -207,17 +207,17 @@ START_TEST(trim_returns_all_that_no_block_is_in)
     block *first = PyObject_Malloc(512);
     memset(first, 'x', 512);
     peak(50000);
-    size_t current = small_arenas.ncurrent;
+    size_t current = main_heap.small_arenas.ncurrent;
     size_t trimmed = PyMem_Trim();
-    ck_assert_uint_eq(small_arenas.ncurrent, 1);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 1);
     ck_assert_uint_eq(trimmed, (current - 1) * ARENA_SIZE
                                + (MAX_POOLS_IN_ARENA - 1) * POOL_SIZE);
     ck_assert(is_filled(first, 512, 'x'));
     PyObject_Free(first);
     ck_assert_uint_eq(PyMem_Trim(), ARENA_SIZE);
-    ck_assert_uint_eq(small_arenas.ncurrent, 0);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 0);
     peak(100);
-    ck_assert_uint_eq(small_arenas.ncurrent, 1);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 1);
 }
 END_TEST
 
@@ -241,7 +241,7 @@ START_TEST(arenas_that_are_not_to_be_had_cost_nothing)
         PyObject_Free(PyObject_Malloc(100));
     }
     ck_assert_uint_eq(source.nalloc, 2000);
-    ck_assert_uint_le(arena_bookkeeping.nchunks, 1);
+    ck_assert_uint_le(main_heap.nchunks, 1);
 }
 END_TEST
 
@@ -295,7 +295,7 @@ START_TEST(an_arena_beyond_the_map)
     memset(p, 1, 37);
     PyObject_Free(p);
     ck_assert_uint_eq(nfar, 0);
-    ck_assert_uint_eq(small_arenas.ncurrent, 0);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 0);
 }
 END_TEST
 
@@ -425,12 +425,12 @@ START_TEST(arenas_far_apart_are_all_known)
     uintptr_t next = ((uintptr_t)1 << 44) - ARENA_SIZE / 2;
     PyObjectArenaAllocator distant = {&next, distant_alloc, distant_free};
     PyObject_SetArenaAllocator(&distant);
-    while (small_arenas.ncurrent < 6) {
+    while (main_heap.small_arenas.ncurrent < 6) {
         blocks[nblocks] = PyObject_Malloc(512);
         fill_pattern(blocks[nblocks], 512, (unsigned)nblocks);
         nblocks++;
     }
-    ck_assert_uint_ge(arena_bookkeeping.nleaves, 6);
+    ck_assert_uint_ge(pool_map_nleaves, 6);
     size_t known = 0;
     while (known < nblocks && pool_of(blocks[known]) != NULL
            && has_pattern(blocks[known], 512, (unsigned)known))
@@ -442,7 +442,7 @@ START_TEST(arenas_far_apart_are_all_known)
     ck_assert_ptr_null(pool_of((void *)(next ^ ((uintptr_t)1 << 45))));
     free_blocks();
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
-    ck_assert_uint_eq(small_arenas.ncurrent, 1);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 1);
 }
 END_TEST
 #endif
@@ -489,7 +489,7 @@ START_TEST(without_arenas_blocks_come_from_the_raw_domain)
     recorder_remove(&raw);
     ck_assert_uint_ge(source.nalloc, 2);
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
-    ck_assert_uint_eq(small_arenas.ncurrent, 0);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, 0);
 }
 END_TEST
 
@@ -531,7 +531,7 @@ START_TEST(a_visit_ends_when_it_is_told)
     arena_source_install(&source);
     fill_arenas(5);
     int n = 0;
-    ck_assert_int_eq(arenas_visit(&small_arenas, count_arena, &n), 7);
+    ck_assert_int_eq(arenas_visit(&main_heap.small_arenas, count_arena, &n), 7);
     ck_assert_int_eq(n, 3);
 }
 END_TEST
@@ -541,13 +541,13 @@ START_TEST(more_arenas_than_one_chunk_of_objects_describes)
     enum { N = 700 };
     static void *p[N * 64];
     size_t n = 0;
-    while (small_arenas.ncurrent < N / 2) {
+    while (main_heap.small_arenas.ncurrent < N / 2) {
         p[n++] = PyObject_Malloc(512);
         for (unsigned i = 1; i < NUMBLOCKS(512); i++) {
             PyObject_Malloc(512);
         }
     }
-    ck_assert_uint_ge(arena_bookkeeping.nchunks, 2);
+    ck_assert_uint_ge(main_heap.nchunks, 2);
     for (size_t i = 0; i < n; i += 50) {
         ck_assert(arena_is_valid(pool_header_of(pool_of(p[i]))->arena));
     }

@@ -4,6 +4,10 @@
 #include "pycore_deadblocks.h"
 #include "pycore_pymem.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
 static void
 use_debug_hooks(void)
 {
@@ -144,6 +148,47 @@ START_TEST(an_installed_allocator_sees_each_free_at_once)
 }
 END_TEST
 
+/* A fork while another thread is in the ring of raw blocks: it is in the parent only. */
+
+static atomic_int stop;
+
+static void *
+free_raw_blocks(void *unused)
+{
+    while (!stop) {
+        PyMem_RawFree(PyMem_RawMalloc(900));
+    }
+    return unused;
+}
+
+static void
+write_after_free_at_the_end(void *unused)
+{
+    (void)unused;
+    alarm(20);
+    char *p = PyMem_RawMalloc(40);
+    PyMem_RawFree(p);
+    p[7] = 'x';
+    dead_blocks_check_all();
+}
+
+START_TEST(a_fork_leaves_no_ring_busy)
+{
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, free_raw_blocks, NULL), 0);
+    }
+    for (int i = 0; i < 50; i++) {
+        struct child child = run_child(write_after_free_at_the_end, NULL);
+        assert_fatal(child, "block was written to after free");
+    }
+    stop = 1;
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+}
+END_TEST
+
 int
 main(void)
 {
@@ -158,5 +203,11 @@ main(void)
     tcase_add_test(tc, dead_blocks_come_back_to_their_allocator);
     tcase_add_test(tc, a_free_gives_back_blocks_of_its_own_domain_only);
     tcase_add_loop_test(tc, an_installed_allocator_sees_each_free_at_once, 0, 3);
+    /* The sanitizers' own malloc is not fit for a child of several threads. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    tcase_add_test(tc, a_fork_leaves_no_ring_busy);
+#else
+    (void)a_fork_leaves_no_ring_busy;
+#endif
     return run_suite(suite);
 }

@@ -247,18 +247,19 @@ START_TEST(the_layout_leads_to_the_structures)
 {
     _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
     const PyMemHeapLayout *at = &_PyMem_HeapLayout;
-    ck_assert_mem_eq(at->cookie, "pymemhp1", 8);
+    ck_assert_mem_eq(at->cookie, "pymemhp2", 8);
     model_fill(512);
-    const char *small = at->small_arenas;
+    const char *heap = *(const char *const *)at->heaps;
+    const char *small = heap + at->heap_small_arenas;
     PyMemHeapFigures figures;
     PyMemHeap_GetFigures(&figures);
-    ck_assert_uint_eq(*(const size_t *)(const void *)(small + at->heap_ncurrent),
+    ck_assert_uint_eq(*(const size_t *)(const void *)(small + at->set_ncurrent),
                       figures.arenas_current);
-    ck_assert_uint_eq(*(const size_t *)(const void *)(small + at->heap_arena_size),
+    ck_assert_uint_eq(*(const size_t *)(const void *)(small + at->set_arena_size),
                       ARENA_SIZE);
-    const char *chunk = *(const char *const *)at->first_chunk;
+    const char *chunk = *(const char *const *)(const void *)(heap + at->heap_first_chunk);
     const char *arena = chunk + at->chunk_objects;
-    ck_assert_ptr_eq(*(void *const *)(const void *)(arena + at->arena_heap), small);
+    ck_assert_ptr_eq(*(void *const *)(const void *)(arena + at->arena_set), small);
     ck_assert_uint_eq(at->pool_overhead, POOL_OVERHEAD);
     ck_assert_uint_eq(at->threshold, SMALL_REQUEST_THRESHOLD);
 }

@@ -143,7 +143,7 @@ START_TEST(a_pool_that_is_empty_serves_another_class)
     enum { N = 2000 };
     static void *p[N];
     PyObject_Malloc(16);        /* so that the arena stays in use */
-    size_t bought = small_arenas.ntimes_allocated;
+    size_t bought = main_heap.small_arenas.ntimes_allocated;
     for (int round = 0; round < 40; round++) {
         size_t size = 16 + (size_t)(round % 32) * 16;
         for (int i = 0; i < N; i++) {
@@ -153,7 +153,7 @@ START_TEST(a_pool_that_is_empty_serves_another_class)
             PyObject_Free(p[(i * 7) % N]);
         }
     }
-    ck_assert_uint_le(small_arenas.ntimes_allocated - bought, 4);
+    ck_assert_uint_le(main_heap.small_arenas.ntimes_allocated - bought, 4);
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 1);
 }
 END_TEST
@@ -329,7 +329,7 @@ START_TEST(random_requests_agree_with_a_model)
     for (int step = 0; step < 150000; step++) {
         slot_step(&slots[random_below(SLOTS)]);
     }
-    arenas_visit(&small_arenas, check_arena, NULL);
+    arenas_visit(&main_heap.small_arenas, check_arena, NULL);
     Py_ssize_t live = 0;
     for (int i = 0; i < SLOTS; i++) {
         live += slots[i].ptr != NULL;
@@ -342,7 +342,7 @@ START_TEST(random_requests_agree_with_a_model)
         }
     }
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
-    arenas_visit(&small_arenas, check_arena, NULL);
+    arenas_visit(&main_heap.small_arenas, check_arena, NULL);
     ck_assert_uint_eq(source.bad_size, 0);
     if (_i > 0) {
         ck_assert_uint_ge(source.nalloc, 1);

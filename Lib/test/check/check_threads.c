@@ -1,11 +1,13 @@
 /* What threads may do: the raw domain from all of them at once, blocks that one
  * allocates and another frees, statistics meanwhile, forks in the middle, and
  * hooks that come and go while the others are idle.  The mem and object domains
- * are for whoever holds the GIL; or for all, once heap_share() was called. */
+ * are for whoever holds the GIL of an interpreter; here each thread stands for one. */
 
 #include "support.h"
 #include "pycore_pymem.h"
-#include "pycore_sharedheap.h"
+#ifdef WITH_PYMALLOC
+#  include "pycore_heap.h"
+#endif
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,6 +19,41 @@ enum { THREADS = 8, ROUNDS = 8000, SLOTS = 256 };
 
 static void *_Atomic slots[SLOTS];
 static atomic_int faults, stop;
+
+/* Each thread is an interpreter with a GIL of its own, so it has a heap of its own. */
+#ifdef WITH_PYMALLOC
+static pthread_t main_thread;
+static _Thread_local struct heap *own_heap;
+
+static struct heap *
+own_heap_of_thread(void)
+{
+    if (own_heap == NULL) {
+        own_heap = pthread_equal(pthread_self(), main_thread) ? &main_heap
+            : heap_new((int64_t)pthread_self());
+    }
+    return own_heap;
+}
+
+static void
+one_heap_a_thread(void)
+{
+    main_thread = pthread_self();
+    _PyMem_AskForHeap(own_heap_of_thread);
+}
+
+static void
+end_own_heap(void)
+{
+    if (own_heap != NULL) {
+        heap_end(own_heap);
+        own_heap = NULL;
+    }
+}
+#else
+static void one_heap_a_thread(void) {}
+static void end_own_heap(void) {}
+#endif
 
 /* A block says how long it is, so that whoever takes it can look at it all. */
 struct message {
@@ -78,6 +115,7 @@ worker(void *arg)
     for (int i = 0; i < ROUNDS; i++) {
         pass_messages(used, &state);
     }
+    end_own_heap();
     return NULL;
 }
 
@@ -107,14 +145,14 @@ join_threads(pthread_t *threads)
 }
 
 /* As it is, with debug hooks, and traced; and the same again with object blocks in
- * place of raw ones, in a heap that is shared. */
+ * place of raw ones, in heaps of the threads.  (Without pymalloc all of it is malloc's.) */
 enum { PLAIN, DEBUG, TRACED, NWAYS, NSHARED = 2 * NWAYS };
 
 static void
 prepare(int way)
 {
     if (way >= NWAYS) {
-        heap_share();
+        one_heap_a_thread();
         used = &families[PYMEM_DOMAIN_OBJ];
     }
     if (way % NWAYS == DEBUG) {
@@ -219,6 +257,7 @@ endless_worker(void *arg)
     while (!stop) {
         pass_messages(used, &state);
     }
+    end_own_heap();
     return NULL;
 }
 
@@ -283,8 +322,8 @@ counting_malloc(void *ctx, size_t size)
     return below.malloc(ctx, size);
 }
 
-/* A request that is not small goes on to the raw domain with the lock held, and a
- * hook there may come back. */
+/* A request that is not small goes on to the raw domain, and a hook there may come
+ * back. */
 static void *
 malloc_that_comes_back(void *ctx, size_t size)
 {
@@ -292,7 +331,7 @@ malloc_that_comes_back(void *ctx, size_t size)
     return below.malloc(ctx, size);
 }
 
-START_TEST(raw_hooks_may_use_a_shared_heap)
+START_TEST(raw_hooks_may_use_the_heap)
 {
     prepare(NWAYS + PLAIN);
     PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &below);
@@ -308,13 +347,13 @@ START_TEST(raw_hooks_may_use_a_shared_heap)
 }
 END_TEST
 
-START_TEST(a_shared_heap_is_the_same_allocator)
+START_TEST(several_heaps_are_the_same_allocator)
 {
     Py_ssize_t before = _Py_GetAllocatedBlocks();
     const char *name = _PyMem_GetCurrentAllocatorName();
     void *p = PyObject_Malloc(40);
-    heap_share();
-    heap_share();
+    one_heap_a_thread();
+    one_heap_a_thread();
     ck_assert_str_eq(_PyMem_GetCurrentAllocatorName(), name);
     void *q = PyMem_Calloc(10, 40);
     ck_assert(is_filled(q, 400, 0));
@@ -368,8 +407,8 @@ main(void)
     (void)fork_while_others_allocate;
 #endif
     tcase_add_test(tcase, hooks_swapped_while_idle);
-    tcase_add_test(tcase, raw_hooks_may_use_a_shared_heap);
-    tcase_add_test(tcase, a_shared_heap_is_the_same_allocator);
+    tcase_add_test(tcase, raw_hooks_may_use_the_heap);
+    tcase_add_test(tcase, several_heaps_are_the_same_allocator);
     suite_add_tcase(suite, tcase);
     return run_suite(suite);
 }

@@ -221,6 +221,74 @@ START_TEST(a_block_has_one_trace)
 }
 END_TEST
 
+/* A trace is found by the address that it was stored with, and by no other. */
+START_TEST(an_address_beside_a_block_has_no_trace)
+{
+    struct trace trace;
+#ifdef WITH_PYMALLOC
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+#endif
+    if (_i) {
+        PyMem_SetupDebugHooks();        /* below the tracer, with words in front */
+    }
+    start();
+    char *p = PyObject_Malloc(100), *q = PyObject_Malloc(100);
+    ck_assert_int_eq(tracer_find(0, (uintptr_t)p, &trace), 1);
+    ck_assert_uint_eq(trace.size, 100);
+    for (int i = 1; i < 120; i++) {
+        if (p + i != q) {
+            ck_assert_int_eq(tracer_find(0, (uintptr_t)(p + i), &trace), 0);
+        }
+    }
+    struct trace *traces;
+    size_t ntraces;
+    ck_assert_int_eq(tracer_snapshot(&traces, &ntraces), 0);
+    ck_assert_uint_eq(ntraces, 2);
+    ck_assert(traces[0].ptr == (uintptr_t)p || traces[1].ptr == (uintptr_t)p);
+    tracer_release(traces);
+    PyObject_Free(p);
+    PyObject_Free(q);
+    stop();
+}
+END_TEST
+
+#ifdef WITH_PYMALLOC
+/* What is left behind the last block of a pool has a place in no table. */
+START_TEST(an_address_behind_the_last_block_of_a_pool)
+{
+    struct trace trace;
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    start();
+    void *p[100];
+    for (int i = 0; i < 100; i++) {
+        p[i] = PyObject_Malloc(500);
+    }
+    uintptr_t pool = (uintptr_t)p[0] & ~(uintptr_t)POOL_SIZE_MASK;
+    uintptr_t tail = pool + POOL_OVERHEAD + NUMBLOCKS(512) * 512;
+    ck_assert_uint_lt(tail, pool + POOL_SIZE);
+    ck_assert_int_eq(tracer_find(0, tail, &trace), 0);
+    ck_assert_int_eq(PyTraceMalloc_Track(0, tail, 500), 0);
+    ck_assert_uint_eq(traced_now(), 101 * 500);
+    ck_assert_int_eq(tracer_find(0, tail, &trace), 1);
+    struct trace *traces;
+    size_t ntraces, ntail = 0;
+    ck_assert_int_eq(tracer_snapshot(&traces, &ntraces), 0);
+    for (size_t i = 0; i < ntraces; i++) {
+        ntail += traces[i].ptr == tail;
+    }
+    ck_assert_uint_eq(ntail, 1);
+    tracer_release(traces);
+    ck_assert_int_eq(PyTraceMalloc_Untrack(0, tail), 0);
+    ck_assert_int_eq(tracer_find(0, (uintptr_t)p[0], &trace), 1);
+    for (int i = 0; i < 100; i++) {
+        PyObject_Free(p[i]);
+    }
+    ck_assert_uint_eq(traced_now(), 0);
+    stop();
+}
+END_TEST
+#endif
+
 /* The tables hold what a list beside them holds, over thousands of steps. */
 START_TEST(traces_are_those_of_the_blocks_that_live)
 {
@@ -729,6 +797,10 @@ main(void)
     tcase_add_test(tc, a_block_from_before_has_no_trace);
     tcase_add_test(tc, the_peak_stays_until_it_is_reset);
     tcase_add_test(tc, a_block_has_one_trace);
+    tcase_add_loop_test(tc, an_address_beside_a_block_has_no_trace, 0, 2);
+#ifdef WITH_PYMALLOC
+    tcase_add_test(tc, an_address_behind_the_last_block_of_a_pool);
+#endif
     tcase_add_test(tc, traces_are_those_of_the_blocks_that_live);
     tcase_add_test(tc, the_dump_shows_where_a_block_is_from);
     tcase_add_test(tc, equal_stacks_are_kept_once);

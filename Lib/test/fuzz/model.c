@@ -483,8 +483,8 @@ model_end(void)
     model_fail(0, 0, 0);
     check_traces();
     check_walk();
-    arenas_visit(&small_arenas, check_arena, NULL);
-    arenas_visit(&medium_arenas, check_arena, NULL);
+    arenas_visit(&main_heap.small_arenas, check_arena, NULL);
+    arenas_visit(&heap_of_this_thread()->medium_arenas, check_arena, NULL);
     for (size_t i = 0; i < NBLOCKS; i++) {
         if (live[i].ptr != NULL) {
             release(i);
@@ -509,9 +509,9 @@ model_end(void)
     static unsigned nprograms;
     if (arenas_are_hooked || nprograms++ % 8 == 0) {
         PyMem_Trim();
-        must(was_ever_debugging || small_arenas.ncurrent == 0,
+        must(was_ever_debugging || main_heap.small_arenas.ncurrent == 0,
              "an arena is left");
-        must(was_ever_debugging || medium_arenas.ncurrent == 0,
+        must(was_ever_debugging || heap_of_this_thread()->medium_arenas.ncurrent == 0,
              "an arena of medium blocks is left");
     }
     if (arenas_are_hooked) {

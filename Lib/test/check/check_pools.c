@@ -2,7 +2,7 @@
 
 #include "support.h"
 #include "pycore_arenas.h"
-#include "pycore_mediumalloc.h"
+#include "pycore_pymalloc.h"
 #include "pycore_pymem.h"
 
 #define SMALLEST (SMALL_REQUEST_THRESHOLD + 1)
@@ -58,12 +58,12 @@ END_TEST
 START_TEST(they_count_as_blocks_and_as_no_arena)
 {
     Py_ssize_t before = _Py_GetAllocatedBlocks();
-    size_t arenas = small_arenas.ncurrent;
+    size_t arenas = main_heap.small_arenas.ncurrent;
     void *p = PyMem_Calloc(2, 1000);
     ck_assert(is_medium_block(p) && is_filled(p, 2000, 0));
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), before + 1);
-    ck_assert_uint_eq(small_arenas.ncurrent, arenas);
-    ck_assert_uint_eq(medium_arenas.ncurrent, 1);
+    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, arenas);
+    ck_assert_uint_eq(heap_of_this_thread()->medium_arenas.ncurrent, 1);
     PyMem_Free(p);
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), before);
 }
@@ -201,19 +201,19 @@ START_TEST(a_peak_goes_back)
     for (int i = 0; i < N; i++) {
         p[i] = PyMem_Malloc(8000);
     }
-    ck_assert_uint_ge(medium_arenas.ncurrent, 300);
+    ck_assert_uint_ge(heap_of_this_thread()->medium_arenas.ncurrent, 300);
     for (int i = 0; i < N; i++) {
         PyMem_Free(p[i]);
     }
-    ck_assert_uint_le(medium_arenas.ncurrent, 4 + 64 + 1);
+    ck_assert_uint_le(heap_of_this_thread()->medium_arenas.ncurrent, 4 + 64 + 1);
     uint64_t end = virtual_clock() + 900;
     while (virtual_clock() < end) {
         PyMem_Free(PyMem_Malloc(600 + random_below(30000)));
     }
     /* one pool of each class that was asked for may be kept */
-    ck_assert_uint_le(medium_arenas.ncurrent, 4 + 1 + NB_MEDIUM_SIZE_CLASSES / 8);
+    ck_assert_uint_le(heap_of_this_thread()->medium_arenas.ncurrent, 4 + 1 + NB_MEDIUM_SIZE_CLASSES / 8);
     PyMem_Trim();
-    ck_assert_uint_eq(medium_arenas.ncurrent, 0);
+    ck_assert_uint_eq(heap_of_this_thread()->medium_arenas.ncurrent, 0);
 }
 END_TEST
 
@@ -241,9 +241,9 @@ START_TEST(trim_keeps_what_is_in_use)
         PyMem_Free(p[i]);
     }
     ck_assert(intact);
-    ck_assert_int_eq(arenas_visit(&medium_arenas, check_arena, NULL), 0);
+    ck_assert_int_eq(arenas_visit(&heap_of_this_thread()->medium_arenas, check_arena, NULL), 0);
     PyMem_Trim();
-    ck_assert_uint_eq(medium_arenas.ncurrent, 0);
+    ck_assert_uint_eq(heap_of_this_thread()->medium_arenas.ncurrent, 0);
 }
 END_TEST
 
@@ -251,7 +251,7 @@ static void
 live_without_arenas(void *arg)
 {
     (void)arg;
-    medium_arenas.arena_size = (size_t)1 << 60;     /* no system has that */
+    heap_of_this_thread()->medium_arenas.arena_size = (size_t)1 << 60;     /* no system has that */
     char *p = PyMem_Malloc(2000);
     if (p == NULL || is_medium_block(p) || _Py_GetAllocatedBlocks() != 1) {
         abort();

@@ -1,0 +1,203 @@
+/* A heap: all that belongs to one owner, who works on it without a lock.
+ *
+ *   struct heap   rings of used pools, one for each size class
+ *                 arenas of small pools, arenas of medium pools
+ *                 blocks that others freed, until the owner takes them in
+ *                 counts
+ *
+ * Small requests are served by the heap of an interpreter.  Its owner is whoever
+ * holds the interpreter's GIL.  Requests over 512 bytes are served by the heap of
+ * the thread that asks: they need no GIL.
+ *
+ * With one interpreter all small requests go to main_heap, so each address in the
+ * fast path is a constant.  One for the process are the pool map, the arena
+ * allocator and the table of domains. */
+
+#ifndef Py_INTERNAL_HEAP_H
+#define Py_INTERNAL_HEAP_H
+
+#include "pycore_poolmap.h"
+#include "cpython/objimpl.h"
+
+#include <pthread.h>
+
+/* Arenas of one kind in one heap: of small pools, or of medium ones. */
+struct arena_set {
+    struct heap *heap;
+    int is_medium;
+    size_t arena_size;          /* in bytes, as pool_size */
+    size_t pool_size;
+    size_t kept_min;            /* in arenas, as all of these: empty ones that
+                                   stay for good, */
+    size_t held_max;            /* and for a moment; */
+    size_t populated_from;      /* the set's size from which a new one is put
+                                   into memory at once */
+    PyObjectArenaAllocator *allocator;
+
+    struct arena_object *usable[64 + 1];
+    uint64_t usable_mask;       /* bit n-1: usable[n] is not empty */
+    struct arena_object *empty;
+    size_t nempty;
+
+    int is_held;                /* more are empty than are to be kept */
+    uint64_t hold_ends;         /* in milliseconds: see arenas_tick() */
+    size_t least_empty;         /* since the hold began */
+
+    size_t ntimes_allocated;    /* arenas bought so far */
+    size_t ncurrent;            /* bought and not given back */
+    size_t nhighwater;          /* the most there were at a time */
+};
+
+/* Whom a heap belongs to. */
+enum heap_owner {
+    HEAP_UNUSED,                /* nobody, and nothing is in it */
+    HEAP_OF_INTERPRETER,
+    HEAP_OF_THREAD,
+    HEAP_LEFT,                  /* nobody; blocks may be in it: whoever holds the
+                                   lock of all heaps works on it */
+    HEAP_FROZEN,                /* a thread that a fork left behind, perhaps in the
+                                   middle of a change: nobody works on it again */
+};
+
+enum heap_to_do {
+    HEAP_HOLDS_ARENAS = 1,      /* look whether it is time to give some back */
+    HEAP_HAS_FREED = 2,         /* take in what others freed */
+    HEAP_INHERITS = 4,          /* main_heap: take over what interpreters left behind */
+};
+
+struct heap {
+    /* usedpools[class].next is the pool that the next block of a size class comes
+     * from.  The ring's own entry has no free block, so it needs no test apart. */
+    struct pool usedpools[NB_SIZE_CLASSES];
+
+    /* The leaf that the newest arena of small pools is in.  Nearly all others are
+     * in it, too, so that free() finds a record without waiting for a load from
+     * pool_map.  The owner's alone: it is written in two stores. */
+    struct pool_map_home {
+        size_t leaf;            /* SIZE_MAX before the first arena */
+        poolp pools;            /* pool_map[leaf]->small */
+    } home;
+
+    struct arena_set small_arenas;
+    struct arena_set medium_arenas;
+
+    /* What the owner has to do where it leaves its fast path: one test for all. */
+    atomic_uint to_do;          /* of enum heap_to_do */
+
+    struct arena_chunk *first_chunk;        /* of arena objects; they stay */
+    struct arena_chunk **last_chunk;
+    struct arena_object *unused_objects;
+    size_t nchunks;
+
+    /* Blocks that were asked of pymalloc and are not small.  The owner adds and
+     * subtracts what its own thread does; main_heap's is added to by those who
+     * have no heap, with an atomic instruction. */
+    _Atomic Py_ssize_t larger_blocks;
+
+    /* Blocks of this heap that others freed: a list through their first words.
+     * heap_free_from_outside() adds, heap_take_in() takes all. */
+    _Atomic(block *) freed_by_others;
+    atomic_size_t nfreed_by_others;
+
+    /* Held by who looks at the heap from outside, for as long as that takes; by
+     * the owner while it does what such a look can't bear: an arena comes or
+     * goes, the list above is taken in. */
+    pthread_mutex_t look_lock;
+
+    uint16_t number;            /* heaps[number] is this one */
+    _Atomic enum heap_owner owner;
+    int64_t interpreter;        /* its ID, 0 for the main one; -1: none */
+    uintptr_t thread;           /* the system's number of it; 0: none */
+    struct heap *next;          /* in a list of heaps that nobody has */
+};
+
+INTERNAL_DATA(struct heap) main_heap;
+
+/* All heaps by number; a heap stays where it is once it is there. */
+#define MAX_HEAPS (1u << 16)
+INTERNAL_DATA(struct heap *_Atomic) heaps[MAX_HEAPS];
+
+/* A heap that never has a block: it serves threads that have no interpreter, while
+ * interpreters have heaps of their own; and medium requests of a thread before it has a
+ * heap. */
+INTERNAL_DATA(struct heap) heap_of_nobody;
+#define HEAP_OF_NOBODY (MAX_HEAPS - 1)  /* its number; not in heaps[] */
+
+/* Whose heap serves a small request?  NULL: main_heap serves all.  Else it tells the
+ * heap of the thread's interpreter, or NULL where the thread has none. */
+typedef struct heap *(*heap_function)(void);
+INTERNAL_DATA(heap_function) heap_of_interpreter;
+
+static inline struct heap *
+heap_current(void)
+{
+    if (LIKELY(heap_of_interpreter == NULL)) {
+        return &main_heap;
+    }
+    struct heap *heap = heap_of_interpreter();
+    return LIKELY(heap != NULL) ? heap : &heap_of_nobody;
+}
+
+/* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */
+extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
+    struct heap *heap_of_thread;
+
+/* The same, which makes one; heap_of_nobody: no memory. */
+struct heap *heap_of_this_thread(void);
+
+/* Add to the count of blocks over the threshold: 1 or -1.  No atomic instruction for
+ * the thread whose count it is. */
+void heap_count_larger_of_nobody(Py_ssize_t n);
+static inline void
+heap_count_larger(struct heap *of_thread, Py_ssize_t n)
+{
+    if (UNLIKELY(of_thread == &heap_of_nobody)) {
+        heap_count_larger_of_nobody(n);
+        return;
+    }
+    Py_ssize_t count =
+        atomic_load_explicit(&of_thread->larger_blocks, memory_order_relaxed);
+    atomic_store_explicit(&of_thread->larger_blocks, count + n, memory_order_relaxed);
+}
+
+/* A heap for an interpreter; NULL: no memory.  From any thread. */
+struct heap *heap_new(int64_t interpreter);
+
+/* Its interpreter ends, and no thread is in it any more.  Without blocks its arenas go
+ * back; with some it goes to the main interpreter.  From any thread. */
+void heap_end(struct heap *heap);
+
+/* Take over what interpreters left behind: by main_heap's owner. */
+void heap_take_over(void);
+
+/* Free a block of a pool whose owner is another: from any thread. */
+void heap_free_from_outside(poolp pool, void *ptr);
+
+/* What others freed becomes free blocks of the pools: by the owner. */
+void heap_take_in(struct heap *heap);
+
+/* The same for the heaps of the calling thread. */
+void heaps_take_in_own(void);
+
+/* Do what is to do: by the owner, where it takes blocks and not where it frees. */
+void heap_do(struct heap *heap, unsigned to_do);
+static inline void
+heap_tick(struct heap *heap)
+{
+    unsigned to_do = atomic_load_explicit(&heap->to_do, memory_order_relaxed);
+    if (UNLIKELY(to_do != 0)) {
+        heap_do(heap, to_do);
+    }
+}
+
+/* Give back all memory that no block is in: of a heap, by its owner; of heaps that
+ * threads left, by anybody.  The number of bytes. */
+size_t heap_trim(struct heap *heap);
+size_t heaps_trim_left(void);
+
+/* Visit every heap that is used, by number, until visit() returns something else than
+ * 0; returns that, or 0.  From any thread; who does not own a heap sees what
+ * look_lock keeps whole. */
+int heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg);
+
+#endif /* !Py_INTERNAL_HEAP_H */

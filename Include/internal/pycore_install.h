@@ -1,0 +1,31 @@
+/* pymem under an interpreter that has a memory subsystem of its own: what is asked of
+ * the interpreter (Python/install.c), and which of its interpreters has which heap
+ * (Python/installheaps.c). */
+
+#ifndef Py_INTERNAL_INSTALL_H
+#define Py_INTERNAL_INSTALL_H
+
+#include "cpython/pymem.h"
+
+/* All public functions of CPython but the last, which is asked where it is there. */
+struct interpreter_functions {
+    const char *(*Py_GetVersion)(void);
+    int (*Py_IsInitialized)(void);
+    int (*PyGILState_Check)(void);
+    void (*PyMem_GetAllocator)(int domain, PyMemAllocatorEx *allocator);
+    void (*PyMem_SetAllocator)(int domain, PyMemAllocatorEx *allocator);
+    void (*PyMem_SetupDebugHooks)(void);
+    /* From 3.12 on; all or none. */
+    void *(*PyThreadState_GetUnchecked)(void);
+    void *(*PyThreadState_GetInterpreter)(void *tstate);
+    int64_t (*PyInterpreterState_GetID)(void *interp);
+    void *(*PyInterpreterState_Main)(void);
+    int (*_PyInterpreterState_HasFeature)(void *interp, unsigned long feature);
+};
+extern __attribute__((visibility("hidden"))) struct interpreter_functions interpreter;
+
+/* The interpreter's raw domain: what it was, with an eye on interpreters that begin and
+ * end, and on medium blocks. */
+PyMemAllocatorEx install_raw_domain(const PyMemAllocatorEx *raw);
+
+#endif /* !Py_INTERNAL_INSTALL_H */

@@ -1,0 +1,117 @@
+/* The pool machine: blocks of a heap, from 16 bytes to 32 KiB.
+ *
+ * What differs between small and medium blocks is in one table of size classes:
+ * how large a block is, how many there are in a pool, where the first one is, how
+ * much of a fresh pool is cut at a time.  All else is the same. */
+
+#ifndef Py_INTERNAL_POOLS_H
+#define Py_INTERNAL_POOLS_H
+
+#include "pycore_heap.h"
+
+struct size_class {
+    uint16_t blocksize;     /* in bytes */
+    uint16_t nblocks;       /* in a pool */
+    uint16_t first;         /* offset of the first block */
+    uint16_t cut_mask;      /* blocks are cut up to the next multiple of this and
+                               one: a page; or one block at a time */
+    uint32_t pool_size;
+};
+INTERNAL_DATA(const struct size_class) size_classes[NB_SIZE_CLASSES];
+
+/* The size class of a medium request.  What is left of a size without the header,
+ * less 1: its highest bit tells which doubling from 256 on, the three below which
+ * eighth of that.  The first class is the one of 513 bytes. */
+static inline unsigned
+medium_class(size_t nbytes)
+{
+    size_t n = nbytes - MEDIUM_HEADER - 1;
+    unsigned highest = highest_bit(n);
+    unsigned eighth = (unsigned)(n >> (highest - 3)) & 7;
+    return NB_SMALL_SIZE_CLASSES + (highest - 8) * 8 + eighth - MEDIUM_FIRST_EIGHTH;
+}
+
+static inline unsigned
+pool_class(const struct pool *pool)
+{
+    return pool_is_medium(pool) ? medium_class(pool->blocksize)
+        : SIZE_TO_INDEX(pool->blocksize);
+}
+
+/* Blocks allocated, whichever state the pool is in. */
+static inline unsigned
+pool_count_blocks(const struct pool *pool)
+{
+    return pool->next == NULL ? size_classes[pool_class(pool)].nblocks : pool->inuse;
+}
+
+/* Out of line, where the common case ends. */
+void *heap_take_block_slowly(struct heap *heap, unsigned szclass);
+void pool_reached_border(struct heap *heap, poolp pool);
+
+/* A block of a size class from the pool at hand; NULL when that has none, for
+ * heap_take_block_slowly() to go on.  Five loads and stores and one test. */
+static inline void *
+heap_take_block(struct heap *heap, unsigned szclass)
+{
+    poolp pool = heap->usedpools[szclass].next;
+    block *bp = pool->freeblock;
+    if (LIKELY(bp != NULL)) {
+        pool->freeblock = *(block **)bp;
+        pool->inuse++;
+    }
+    return bp;
+}
+
+/* Take back a block of a pool that the heap owns.  Four loads and stores, one
+ * test. */
+static inline void
+pool_free_block(struct heap *heap, poolp pool, void *ptr)
+{
+    *(block **)ptr = pool->freeblock;
+    pool->freeblock = ptr;
+    if (UNLIKELY(--pool->inuse == 0)) {
+        pool_reached_border(heap, pool);
+    }
+}
+
+/* pool_of() for the owner of a heap, who finds most in the leaf at hand.  The
+ * common case: two tests, and one load that depends on the address, of a line that
+ * free() needs anyway. */
+static inline poolp
+heap_pool_of(const struct heap *heap, const void *ptr)
+{
+    uintptr_t address = (uintptr_t)ptr;
+    size_t number = leaf_of(address);
+    poolp pools = heap->home.pools;
+    if (UNLIKELY(number != heap->home.leaf)) {
+        struct pool_leaf *leaf = pool_map_leaf(number);
+        if (leaf == NULL) {
+            return NULL;
+        }
+        pools = leaf->small;
+    }
+    poolp pool = &pools[frame_of(address)];
+    return LIKELY(pool->blocksize != 0) ? pool : NULL;
+}
+
+/* Empty pools that wait in their rings for the next request go to their arenas. */
+void heap_release_kept(struct heap *heap);
+
+/* A pool of a heap that has no owner any more becomes this one's. */
+void pool_change_owner(struct heap *heap, poolp pool);
+
+/* A pool as others see it, who do not own its heap: each number was right at some moment.
+ * nused is never more than ncut, nor that than the class has blocks. */
+struct pool_view {
+    const block *freeblock;
+    const struct size_class *class;     /* NULL: no pool */
+    unsigned szclass;
+    unsigned ncut, nused;
+};
+struct pool_view pool_look(const struct pool *pool);
+
+/* Does everything a pool says of itself hold? */
+int pool_is_valid(poolp pool);
+
+#endif /* !Py_INTERNAL_POOLS_H */

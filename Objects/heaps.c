@@ -1,0 +1,460 @@
+/* Heaps: made, numbered, handed on.
+ *
+ *   interpreter or thread begins        another frees a block of the heap
+ *          |                                    |
+ *          v                                    v
+ *      its heap  <--- heap_take_in() ---  list of freed blocks
+ *          |
+ *          | the owner ends
+ *          v
+ *   an interpreter's, blocks in it:  main_heap takes all over, pool by pool
+ *   a thread's:                      the next thread that needs one gets it whole
+ *   nothing in it:                   arenas go back, the next owner gets the heap
+ *
+ * A heap that is in heaps[] stays there, so its number leads to it at any time.
+ *
+ * Owns heaps[] and the lists of heaps that nobody has.  Calls pools.c, arenas.c and
+ * virtualmem.c. */
+
+#include "pycore_heap.h"
+#include "pycore_arenas.h"
+#include "pycore_pools.h"
+
+/* Rings of one. */
+#define RING(OF, i) [i] = {.next = &(OF).usedpools[i], .prev = &(OF).usedpools[i]}
+#define EIGHT(OF, i) RING(OF, i), RING(OF, (i) + 1), RING(OF, (i) + 2), \
+                     RING(OF, (i) + 3), RING(OF, (i) + 4), RING(OF, (i) + 5), \
+                     RING(OF, (i) + 6), RING(OF, (i) + 7)
+#define FORTY(OF, i) EIGHT(OF, i), EIGHT(OF, (i) + 8), EIGHT(OF, (i) + 16), \
+                     EIGHT(OF, (i) + 24), EIGHT(OF, (i) + 32)
+#if NB_SMALL_SIZE_CLASSES > 32
+#  define RINGS(OF) {FORTY(OF, 0), FORTY(OF, 40), EIGHT(OF, 80), EIGHT(OF, 88), \
+                     EIGHT(OF, 96), EIGHT(OF, 104), RING(OF, 112), RING(OF, 113)}
+_Static_assert(NB_SIZE_CLASSES == 114, "as many rings");
+#else
+#  define RINGS(OF) {FORTY(OF, 0), FORTY(OF, 40), RING(OF, 80), RING(OF, 81)}
+_Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
+#endif
+
+struct heap main_heap = {
+    .usedpools = RINGS(main_heap),
+    .home = {SIZE_MAX, NULL},
+    .small_arenas = SMALL_ARENA_SET(&main_heap, 16, 256),
+    .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 4, 64),
+    .last_chunk = &main_heap.first_chunk,
+    .look_lock = PTHREAD_MUTEX_INITIALIZER,
+    .owner = HEAP_OF_INTERPRETER,
+};
+
+struct heap *_Atomic heaps[MAX_HEAPS] = {&main_heap};
+static unsigned nheaps = 1;
+
+/* Without arenas: see pool_new(). */
+struct heap heap_of_nobody = {
+    .usedpools = RINGS(heap_of_nobody),
+    .home = {SIZE_MAX, NULL},
+    .small_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
+    .medium_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
+    .last_chunk = &heap_of_nobody.first_chunk,
+    .look_lock = PTHREAD_MUTEX_INITIALIZER,
+    .number = HEAP_OF_NOBODY,
+};
+
+heap_function heap_of_interpreter;
+FAST_THREAD_LOCAL struct heap *heap_of_thread = &heap_of_nobody;
+
+/* Held for heaps[], for the lists, and by who works on a heap in the second. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct heap *unused_heaps;       /* HEAP_UNUSED */
+static struct heap *left_heaps;         /* HEAP_LEFT, of threads */
+static struct heap *heaps_left_behind;  /* the same, of interpreters */
+
+/* Heaps that nobody has; lock held. */
+static void
+heap_push(struct heap **list, struct heap *heap, enum heap_owner owner)
+{
+    atomic_store_explicit(&heap->owner, owner, memory_order_relaxed);
+    heap->next = *list;
+    *list = heap;
+}
+
+/* Heaps are made. */
+
+/* What the first thread keeps for the next peak is what a process may keep.  All others
+ * keep little: nobody may come by for long to give it back. */
+static void
+heap_init(struct heap *heap, unsigned number)
+{
+    for (unsigned i = 0; i < NB_SIZE_CLASSES; i++) {
+        heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
+    }
+    heap->home.leaf = SIZE_MAX;
+    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 1, 64);
+    heap->medium_arenas = number == 1
+        ? (struct arena_set)MEDIUM_ARENA_SET(heap, 4, 64)
+        : (struct arena_set)MEDIUM_ARENA_SET(heap, 1, 8);
+    heap->last_chunk = &heap->first_chunk;
+    pthread_mutex_init(&heap->look_lock, NULL);
+    heap->number = (uint16_t)number;
+}
+
+/* One that nothing is in; lock held. */
+static struct heap *
+heap_unused(void)
+{
+    struct heap *heap = unused_heaps;
+    if (heap != NULL) {
+        unused_heaps = heap->next;
+    }
+    else if (nheaps < HEAP_OF_NOBODY
+             && (heap = virtual_alloc(sizeof(*heap), SYSTEM_PAGE_SIZE)) != NULL)
+    {
+        heap_init(heap, nheaps);
+        atomic_store_explicit(&heaps[nheaps++], heap, memory_order_release);
+    }
+    return heap;
+}
+
+static pthread_key_t thread_end;
+static void prepare(void);
+
+static void
+prepare_once(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, prepare);
+}
+
+struct heap *
+heap_new(int64_t interpreter)
+{
+    prepare_once();
+    pthread_mutex_lock(&lock);
+    struct heap *heap = heap_unused();
+    if (heap != NULL) {
+        heap->owner = HEAP_OF_INTERPRETER;
+        heap->interpreter = interpreter;
+        heap->thread = 0;
+    }
+    pthread_mutex_unlock(&lock);
+    return heap;
+}
+
+NOINLINE struct heap *
+heap_of_this_thread(void)
+{
+    if (heap_of_thread != &heap_of_nobody) {
+        return heap_of_thread;
+    }
+    prepare_once();
+    pthread_mutex_lock(&lock);
+    struct heap *heap = left_heaps;
+    if (heap != NULL) {
+        left_heaps = heap->next;
+    }
+    else {
+        heap = heap_unused();
+    }
+    if (heap != NULL && pthread_setspecific(thread_end, heap) != 0) {
+        heap_push(&left_heaps, heap, HEAP_LEFT);
+        heap = NULL;
+    }
+    if (heap != NULL) {
+        heap->owner = HEAP_OF_THREAD;
+        heap->interpreter = -1;
+        heap->thread = virtual_thread_number();
+        heap_of_thread = heap;
+    }
+    pthread_mutex_unlock(&lock);
+    return heap_of_thread;
+}
+
+void
+heap_count_larger_of_nobody(Py_ssize_t n)
+{
+    atomic_fetch_add_explicit(&main_heap.larger_blocks, n, memory_order_relaxed);
+}
+
+/* Blocks that others free.
+ *
+ * A pool may change its owner between the look at its number and the push, so that the
+ * block is in a list that nobody takes in any more.  heap_take_over() first writes all
+ * numbers and then takes the list; a push is followed by a second look at the number.
+ * Both are sequentially consistent, so one of the two sees the other. */
+
+static block *
+take_list(struct heap *heap)
+{
+    pthread_mutex_lock(&heap->look_lock);
+    block *first = atomic_exchange(&heap->freed_by_others, NULL);
+    pthread_mutex_unlock(&heap->look_lock);
+    return first;
+}
+
+static void heaps_tend_left(void);
+
+/* The bit is set after the push and cleared before the list is taken, so it is never
+ * clear for long while there is a list. */
+static void
+tell_owner(struct heap *heap, unsigned to_do)
+{
+    if ((atomic_load(&heap->to_do) & to_do) == 0) {
+        atomic_fetch_or(&heap->to_do, to_do);
+    }
+}
+
+/* The blocks of a list become free ones of the owner's pools, or go on to the heaps that
+ * have their pools now. */
+static void
+heap_take_in_for(struct heap *heap, const struct heap *owner)
+{
+    size_t n = 0;
+    for (block *bp = take_list(heap), *next; bp != NULL; bp = next, n++) {
+        next = *(block **)bp;
+        poolp pool = pool_of(bp);
+        if (pool == NULL) {
+            pool = medium_pool_of(bp);
+        }
+        if (owner != NULL && pool_owner(pool) == heap->number) {
+            pool_free_block(heap, pool, bp);
+        }
+        else {
+            heap_free_from_outside(pool, bp);
+        }
+    }
+    atomic_fetch_sub_explicit(&heap->nfreed_by_others, n, memory_order_relaxed);
+}
+
+void
+heap_free_from_outside(poolp pool, void *ptr)
+{
+    struct heap *heap = heaps[atomic_load(&pool->owner)];
+    atomic_fetch_add_explicit(&heap->nfreed_by_others, 1, memory_order_relaxed);
+    block *head = atomic_load_explicit(&heap->freed_by_others, memory_order_relaxed);
+    do {
+        *(block **)ptr = head;      /* seen by whoever takes the list: exchange */
+    } while (!atomic_compare_exchange_weak(&heap->freed_by_others, &head, ptr));
+    tell_owner(heap, HEAP_HAS_FREED);
+    if (UNLIKELY(atomic_load(&pool->owner) != heap->number)) {
+        heap_take_in_for(heap, NULL);
+    }
+    else if (UNLIKELY(atomic_load_explicit(&heap->owner, memory_order_relaxed)
+                      == HEAP_LEFT))
+    {
+        heaps_tend_left();
+    }
+}
+
+void
+heap_take_in(struct heap *heap)
+{
+    atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HAS_FREED);
+    heap_take_in_for(heap, heap);
+}
+
+void
+heaps_take_in_own(void)
+{
+    if (heap_of_interpreter != NULL) {
+        heap_take_in(heap_current());
+    }
+    heap_take_in(heap_of_thread);
+}
+
+COLD void
+heap_do(struct heap *heap, unsigned to_do)
+{
+    if (to_do & HEAP_HOLDS_ARENAS) {
+        arenas_hold_goes_on(heap);
+    }
+    if (to_do & HEAP_INHERITS) {
+        heap_take_over();
+    }
+    if (to_do & HEAP_HAS_FREED) {
+        heap_take_in(heap);
+    }
+}
+
+/* Whole heaps are handed on. */
+
+size_t
+heap_trim(struct heap *heap)
+{
+    heap_take_in(heap);
+    heap_release_kept(heap);
+    return arenas_trim(&heap->small_arenas) + arenas_trim(&heap->medium_arenas);
+}
+
+void
+heap_end(struct heap *heap)
+{
+    if (heap == &main_heap || heap->owner == HEAP_FROZEN) {
+        return;
+    }
+    heap_trim(heap);
+    pthread_mutex_lock(&lock);
+    if (heap->small_arenas.ncurrent == 0 && heap->medium_arenas.ncurrent == 0) {
+        heap_push(&unused_heaps, heap, HEAP_UNUSED);
+    }
+    else {
+        heap_push(&heaps_left_behind, heap, HEAP_LEFT);
+        tell_owner(&main_heap, HEAP_INHERITS);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static int
+take_over_pools(const struct arena_object *arena, void *unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        poolp pool = arena_pool(arena, i);
+        if (pool->blocksize != 0) {
+            pool_change_owner(&main_heap, pool);
+        }
+    }
+    return 0;
+}
+
+static void
+take_over(struct heap *heap)
+{
+    pthread_mutex_lock(&heap->look_lock);
+    pthread_mutex_lock(&main_heap.look_lock);
+    arenas_visit(&heap->small_arenas, take_over_pools, NULL);
+    arenas_visit(&heap->medium_arenas, take_over_pools, NULL);
+    arenas_change_owner(heap, &main_heap);
+    pthread_mutex_unlock(&main_heap.look_lock);
+    pthread_mutex_unlock(&heap->look_lock);
+    heap_take_in_for(heap, NULL);
+}
+
+COLD void
+heap_take_over(void)
+{
+    atomic_fetch_and(&main_heap.to_do, ~(unsigned)HEAP_INHERITS);
+    pthread_mutex_lock(&lock);
+    while (heaps_left_behind != NULL) {
+        struct heap *heap = heaps_left_behind;
+        heaps_left_behind = heap->next;
+        take_over(heap);
+        heap_push(&unused_heaps, heap, HEAP_UNUSED);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* A few heaps wait for the next threads as they are; of more only what is in use
+ * stays. */
+static void
+thread_ended(void *heap_of_it)
+{
+    enum { NREADY = 8 };
+    struct heap *heap = heap_of_it;
+    heap_of_thread = &heap_of_nobody;
+    heap_take_in(heap);
+    pthread_mutex_lock(&lock);
+    unsigned nleft = 0;
+    for (struct heap *other = left_heaps; other != NULL; other = other->next) {
+        nleft++;
+    }
+    if (nleft >= NREADY) {
+        heap_release_kept(heap);
+    }
+    arenas_return_empty(&heap->medium_arenas, nleft < NREADY ? 1 : 0);
+    heap_push(&left_heaps, heap, HEAP_LEFT);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Blocks of a heap that no thread has are freed.  Nobody comes by to take them in, so
+ * whoever freed the last few dozen does. */
+static COLD void
+heaps_tend_left(void)
+{
+    enum { AT_A_TIME = 64 };
+    static atomic_uint nfreed;
+    if (atomic_fetch_add(&nfreed, 1) % AT_A_TIME != 0
+        || pthread_mutex_trylock(&lock) != 0)
+    {
+        return;
+    }
+    for (struct heap *heap = left_heaps; heap != NULL; heap = heap->next) {
+        if (heap->freed_by_others != NULL) {
+            heap_take_in(heap);
+            heap_release_kept(heap);
+            arenas_return_empty(&heap->medium_arenas, 0);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+size_t
+heaps_trim_left(void)
+{
+    size_t nbytes = 0;
+    pthread_mutex_lock(&lock);
+    for (struct heap *heap = left_heaps; heap != NULL; heap = heap->next) {
+        nbytes += heap_trim(heap);
+    }
+    pthread_mutex_unlock(&lock);
+    return nbytes;
+}
+
+int
+heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg)
+{
+    int result = 0;
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; result == 0 && i < nheaps; i++) {
+        struct heap *heap = heaps[i];
+        if (heap->owner != HEAP_UNUSED) {
+            pthread_mutex_lock(&heap->look_lock);
+            result = visit(heap, arg);
+            pthread_mutex_unlock(&heap->look_lock);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+/* Forks.  Of other threads only the heaps are in the child, perhaps in the middle of a
+ * change: they are frozen, and their blocks live on.  What nobody had is whole. */
+
+static void
+lock_before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+    pool_map_lock();
+}
+
+static void
+unlock_after_fork(void)
+{
+    pool_map_unlock();
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+freeze_others_in_child(void)
+{
+    struct heap *current = heap_current();
+    for (unsigned i = 0; i < nheaps; i++) {
+        struct heap *heap = heaps[i];
+        pthread_mutex_init(&heap->look_lock, NULL);
+        if (heap != &main_heap && heap != current && heap != heap_of_thread
+            && (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD))
+        {
+            heap->owner = HEAP_FROZEN;
+        }
+    }
+    if (heap_of_thread != &heap_of_nobody) {
+        heap_of_thread->thread = virtual_thread_number();
+    }
+    unlock_after_fork();
+}
+
+static void
+prepare(void)
+{
+    pthread_key_create(&thread_end, thread_ended);
+    pthread_atfork(lock_before_fork, unlock_after_fork, freeze_others_in_child);
+}

@@ -1,0 +1,64 @@
+/* The pool map's leaves: made when an arena is the first one in 4 GiB, and kept.
+ *
+ * Owns pool_map[] and the lock under which it grows.  Calls virtualmem.c. */
+
+#include "pycore_poolmap.h"
+#include "pycore_virtualmem.h"
+
+#include <pthread.h>
+
+struct pool_leaf *_Atomic pool_map[POOL_MAP_LEAVES];
+atomic_size_t pool_map_nleaves;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+_Static_assert(sizeof(struct pool_leaf) <= LEAF_ALIGNMENT, "a leaf fits");
+_Static_assert(sizeof(struct pool_header) <= POOL_OVERHEAD, "a header fits");
+#if UINTPTR_MAX > 0xFFFFFFFFu
+_Static_assert(sizeof(struct pool) == 32, "two records are a cache line");
+_Static_assert(sizeof(struct medium_record) == 64, "a cache line");
+#endif
+
+void
+pool_map_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void
+pool_map_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+/* The few bytes of a leaf that are not zeros are written before others see it. */
+static int
+leaf_new(size_t number)
+{
+    size_t size = (sizeof(struct pool_leaf) + SYSTEM_PAGE_SIZE - 1)
+        & ~(size_t)(SYSTEM_PAGE_SIZE - 1);
+    struct pool_leaf *leaf = virtual_alloc(
+        size, POOL_MAP_LEAVES > 1 ? LEAF_ALIGNMENT : SYSTEM_PAGE_SIZE);
+    if (leaf == NULL) {
+        return -1;
+    }
+    leaf->number = number;
+    atomic_store_explicit(&pool_map[number], leaf, memory_order_release);
+    pool_map_nleaves++;
+    return 0;
+}
+
+int
+pool_map_cover(uintptr_t address)
+{
+    size_t number = leaf_of(address);
+    if (number >= POOL_MAP_LEAVES) {
+        return -1;
+    }
+    if (pool_map_leaf(number) != NULL) {
+        return 0;
+    }
+    pool_map_lock();
+    int result = pool_map_leaf(number) != NULL ? 0 : leaf_new(number);
+    pool_map_unlock();
+    return result;
+}

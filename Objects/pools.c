@@ -1,0 +1,401 @@
+/* The pool machine: blocks of every size class, small and medium.
+ *
+ *   arena (1 MiB)                    pool (16 KiB, or 128)
+ *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
+ *   | pool | pool |         |        | header | block | block |         |
+ *   +------+------+-- ... --+        +--------+-------+-------+-- ... --+
+ *
+ * Life of a pool:
+ *
+ *              +-----------------------------------------------+
+ *              v                                               | its last block
+ *   arena --> used --- malloc finds no block in it --> full    | is freed
+ *              |  <--- its first block is freed -------        |
+ *              +-----------------------------------------------+
+ *
+ * There is a class for each 16 bytes up to 512, and from there on eight for each
+ * doubling, with room in each for the header of an object whose contents are a power
+ * of two:
+ *
+ *   16 32 48 ... 512   544  576    640  704 ... 1088    1216  1344 ...    32832
+ *
+ * Why are medium ones not left to malloc?  It looks for the place that fits best,
+ * merges neighbours, and gives the end of its heap back to the system to buy it again;
+ * a list of free blocks of the right size needs none of it.
+ *
+ * The fast paths are in pycore_pools.h; here is what happens when a pool reaches a
+ * border.  Owns size_classes[].  Calls arenas.c for pools, heaps.c for what others
+ * freed. */
+
+#include "pycore_pools.h"
+#include "pycore_arenas.h"
+#include "pycore_host.h"
+#include "pycore_valgrind.h"
+
+/* The table: eight rows a line. */
+#define SMALL(i) [i] = { \
+    INDEX_TO_SIZE(i), NUMBLOCKS(INDEX_TO_SIZE(i)), POOL_OVERHEAD, \
+    SYSTEM_PAGE_SIZE - 1, POOL_SIZE}
+#define MEDIUM_SIZE(i) \
+    ((((i) % 8u + 9u) << ((i) / 8u + 5u)) + MEDIUM_HEADER)
+#define MEDIUM(i) [NB_SMALL_SIZE_CLASSES + (i) - MEDIUM_FIRST_EIGHTH] = { \
+    MEDIUM_SIZE(i), MEDIUM_POOL_SIZE / MEDIUM_SIZE(i), 0, 0, MEDIUM_POOL_SIZE}
+#define EIGHT(ROW, i) ROW(i), ROW((i) + 1), ROW((i) + 2), ROW((i) + 3), \
+                      ROW((i) + 4), ROW((i) + 5), ROW((i) + 6), ROW((i) + 7)
+#define THIRTY_TWO(ROW, i) EIGHT(ROW, i), EIGHT(ROW, (i) + 8), \
+                           EIGHT(ROW, (i) + 16), EIGHT(ROW, (i) + 24)
+
+const struct size_class size_classes[NB_SIZE_CLASSES] = {
+    THIRTY_TWO(SMALL, 0),
+#if NB_SMALL_SIZE_CLASSES > 32
+    THIRTY_TWO(SMALL, 32),
+#endif
+    MEDIUM(6), MEDIUM(7),
+    THIRTY_TWO(MEDIUM, 8), EIGHT(MEDIUM, 40), EIGHT(MEDIUM, 48),
+};
+
+/* What must hold for a pool that is used or full. */
+int
+pool_is_valid(poolp pool)
+{
+    const struct size_class *class = &size_classes[pool_class(pool)];
+    size_t end = (size_t)pool->nextoffset * ALIGNMENT;
+    unsigned cut = (unsigned)(end - class->first) / class->blocksize;
+    unsigned nfree = 0;
+    for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
+        size_t offset = (size_t)(bp - pool_address(pool));
+        if (offset < class->first || offset >= end
+            || (offset - class->first) % class->blocksize != 0
+            || ++nfree > cut)
+        {
+            return 0;
+        }
+    }
+    return pool->blocksize == class->blocksize
+        && pool_header_of(pool)->pool == pool
+        && cut <= class->nblocks
+        && pool_count_blocks(pool) == cut - nfree
+        && (pool->next == NULL
+            || (pool->next->prev == pool && pool->prev->next == pool));
+}
+
+/* A pool comes in last.  While it waits for its turn more of its blocks are
+ * freed, so that malloc finds several in it: with the first place it would find
+ * one, and every other call would move a pool out of the ring or back. */
+static void
+pool_link(poolp ring, poolp pool)
+{
+    pool->next = ring;
+    pool->prev = ring->prev;
+    ring->prev->next = pool;
+    ring->prev = pool;
+}
+
+static void
+pool_unlink(poolp pool)
+{
+    pool->prev->next = pool->next;
+    pool->next->prev = pool->prev;
+}
+
+/* Is there memory in a pool that was never cut into blocks?  There is in one
+ * pool of a ring, as another is got only when the ring is empty; and in those that
+ * came from a heap that ended. */
+static int
+pool_is_uncut(const struct pool *pool, const struct size_class *class)
+{
+    return (size_t)pool->nextoffset * ALIGNMENT + class->blocksize
+        <= class->pool_size;
+}
+
+/* Cut the rest of the current page into free blocks, lowest address first; of medium
+ * blocks, each of which is many cache lines, one.  There is a block to cut, and no
+ * free one. */
+static void
+pool_cut_blocks(poolp pool, const struct size_class *class)
+{
+    size_t size = class->blocksize;
+    size_t offset = (size_t)pool->nextoffset * ALIGNMENT;
+    size_t end = (offset | class->cut_mask) + 1;
+    block *bp = pool_address(pool) + offset;
+    pool->freeblock = bp;
+    for (offset += size;
+         offset < end && offset + size <= class->pool_size;
+         offset += size)
+    {
+        *(block **)bp = bp + size;
+        bp += size;
+    }
+    *(block **)bp = NULL;
+    pool->nextoffset = (uint16_t)(offset / ALIGNMENT);
+}
+
+static void
+pool_became_full(poolp pool)
+{
+    DEBUG_ASSERT(pool->inuse == size_classes[pool_class(pool)].nblocks);
+    pool_unlink(pool);
+    pool->next = NULL;
+    pool->inuse = 1;
+    DEBUG_ASSERT(pool_is_valid(pool));
+}
+
+static void
+pool_became_used_again(struct heap *heap, poolp pool)
+{
+    unsigned szclass = pool_class(pool);
+    pool->inuse = (uint16_t)(size_classes[szclass].nblocks - 1);
+    pool_link(&heap->usedpools[szclass], pool);
+    DEBUG_ASSERT(pool_is_valid(pool));
+}
+
+/* Pools that are kept though they are empty. */
+
+static void
+pool_release(poolp pool)
+{
+    struct pool_header *header = pool_header_of(pool);
+    struct arena_object *arena = header->arena;
+    uintptr_t address = (uintptr_t)pool_address(pool);
+    DEBUG_ASSERT(pool->inuse == 0 && pool_is_valid(pool));
+    if (header->kept) {
+        header->kept = 0;
+        arena->nkeptpools--;
+    }
+    pool_unlink(pool);
+    pool->blocksize = 0;
+    arena_release_pool(arena, address);
+}
+
+/* A kept pool was alone in its ring when it became empty, and others are linked
+ * in behind it. */
+static void
+release_kept_of_classes(struct heap *heap, unsigned first, unsigned end)
+{
+    for (unsigned i = first; i < end; i++) {
+        poolp pool = heap->usedpools[i].next;
+        if (pool != &heap->usedpools[i] && pool->inuse == 0) {
+            pool_release(pool);
+        }
+    }
+}
+
+void
+heap_release_kept(struct heap *heap)
+{
+    release_kept_of_classes(heap, 0, NB_SIZE_CLASSES);
+}
+
+/* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
+ * pools that came into use again too, which malloc does not notice. */
+static int
+arena_may_be_empty(const struct arena_object *arena)
+{
+    return arena->nfreepools + arena->nkeptpools == arena->ntotalpools;
+}
+
+/* Find out: release the kept pools of an arena that are still empty. */
+static COLD void
+arena_release_kept(struct arena_object *arena)
+{
+    for (unsigned i = 0; i < arena->ntotalpools && arena->nkeptpools > 0; i++) {
+        poolp pool = arena_pool(arena, i);
+        if (pool->blocksize == 0 || !pool_header_of(pool)->kept) {
+            continue;
+        }
+        if (pool->inuse == 0) {
+            pool_release(pool);
+        }
+        else {
+            pool_header_of(pool)->kept = 0;
+            arena->nkeptpools--;
+        }
+    }
+}
+
+/* A program that takes and frees one block again and again must not get and
+ * release a pool each time, so the last pool of a class stays, unless an
+ * arena could become empty by it. */
+static void
+small_pool_became_empty(poolp pool)
+{
+    struct pool_header *header = pool_header_of(pool);
+    struct arena_object *arena = header->arena;
+    int is_new = !header->kept;
+    if (pool->next != pool->prev) {
+        pool_release(pool);
+    }
+    else if (is_new) {
+        header->kept = 1;
+        arena->nkeptpools++;
+    }
+    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
+        return;
+    }
+    if (!arena_is_last_in_use(arena)) {
+        arena_release_kept(arena);
+    }
+    else if (is_new) {
+        arenas_return_surplus(arena->set);
+    }
+}
+
+/* An arena of medium pools has so few that it often could be empty but for a kept one:
+ * there that stays until an arena would be bought. */
+static void
+medium_pool_became_empty(poolp pool)
+{
+    if (pool->next != pool->prev) {
+        pool_release(pool);
+    }
+}
+
+/* free() counted inuse down to 0. */
+void
+pool_reached_border(struct heap *heap, poolp pool)
+{
+    if (pool->next == NULL) {
+        pool_became_used_again(heap, pool);
+        return;
+    }
+    arenas_tick(heap);
+    if (pool_is_medium(pool)) {
+        medium_pool_became_empty(pool);
+    }
+    else {
+        small_pool_became_empty(pool);
+    }
+}
+
+void
+pool_change_owner(struct heap *heap, poolp pool)
+{
+    atomic_store(&pool->owner, heap->number);
+    if (pool->next != NULL) {
+        pool_unlink(pool);
+        pool_link(&heap->usedpools[pool_class(pool)], pool);
+    }
+}
+
+/* Fields are read once each: with those that are read twice a pool that goes would be
+ * taken for one of another class. */
+READS_WHILE_OTHERS_WRITE struct pool_view
+pool_look(const struct pool *pool)
+{
+    const volatile struct pool *now = pool;
+    struct pool copy = {.blocksize = now->blocksize};
+    struct pool_view view = {NULL, NULL, 0, 0, 0};
+    if (copy.blocksize == 0) {
+        return view;
+    }
+    view.szclass = pool_class(&copy);
+    view.class = &size_classes[view.szclass];
+    view.freeblock = now->freeblock;
+    unsigned end = now->nextoffset * ALIGNMENT;
+    view.ncut = end < view.class->first ? 0
+        : (end - view.class->first) / view.class->blocksize;
+    unsigned nused = now->inuse;
+    view.nused = now->next == NULL ? view.class->nblocks : nused;
+    if (view.ncut > view.class->nblocks) {
+        view.ncut = view.class->nblocks;
+    }
+    if (view.nused > view.ncut) {
+        view.nused = view.ncut;
+    }
+    return view;
+}
+
+/* PYTHONMALLOCSTATS: show the state before each arena of small blocks that is
+ * bought. */
+static void
+print_statistics_if_asked(void)
+{
+    static atomic_int asked = -1;
+    if (asked < 0) {
+        const char *value = Py_GETENV("PYTHONMALLOCSTATS");
+        asked = value != NULL && *value != '\0';
+    }
+    if (asked) {
+        _PyObject_DebugMallocStats(stderr);
+    }
+}
+
+/* An arena is about to be bought: first all that waits for another use goes into it. */
+static void
+heap_make_room(struct heap *heap, struct arena_set *set)
+{
+    release_kept_of_classes(heap, set->is_medium ? NB_SMALL_SIZE_CLASSES : 0,
+                            set->is_medium ? NB_SIZE_CLASSES : NB_SMALL_SIZE_CLASSES);
+    if (!set->is_medium && !arenas_have_free_pool(set)) {
+        print_statistics_if_asked();
+    }
+}
+
+/* Under Valgrind no pool is ever made, so that every block comes from malloc. */
+static COLD poolp
+pool_new(struct heap *heap, unsigned szclass)
+{
+
+    const struct size_class *class = &size_classes[szclass];
+    int is_medium = szclass >= NB_SMALL_SIZE_CLASSES;
+    struct arena_set *set = is_medium ? &heap->medium_arenas : &heap->small_arenas;
+    if (set->arena_size == 0 || running_on_valgrind()) {
+        return NULL;            /* heap_of_nobody's, or see above */
+    }
+    if (!arenas_have_free_pool(set)) {
+        heap_make_room(heap, set);
+    }
+    uintptr_t address;
+    struct arena_object *arena = arenas_take_pool(set, &address);
+    if (arena == NULL) {
+        return NULL;
+    }
+    poolp pool = pool_record(address, is_medium);
+    pool->freeblock = NULL;
+    pool->inuse = 0;
+    pool->blocksize = class->blocksize;
+    pool->nextoffset = class->first / ALIGNMENT;
+    atomic_store_explicit(&pool->owner, heap->number, memory_order_relaxed);
+    struct pool_header *header = pool_header_of(pool);
+    header->arena = arena;
+    header->pool = pool;
+    header->kept = 0;
+    pool_link(&heap->usedpools[szclass], pool);
+    return pool;
+}
+
+/* The pool that malloc looked at has no free block.  The next one in its ring has
+ * some, or more is cut from one, or an arena gives another: blocks that were freed,
+ * by others too, come before memory that nobody used.  NULL when the arena allocator
+ * has no more. */
+NOINLINE void *
+heap_take_block_slowly(struct heap *heap, unsigned szclass)
+{
+    const struct size_class *class = &size_classes[szclass];
+    poolp ring = &heap->usedpools[szclass], put_behind = NULL;
+    heap_tick(heap);
+    for (;;) {
+        poolp pool = ring->next;
+        if (pool == ring && (pool = pool_new(heap, szclass)) == NULL) {
+            return NULL;
+        }
+        if (pool->freeblock == NULL) {
+            if (!pool_is_uncut(pool, class)) {
+                pool_became_full(pool);
+                continue;
+            }
+            if (pool->next != ring && pool != put_behind) {
+                put_behind = put_behind == NULL ? pool : put_behind;
+                pool_unlink(pool);
+                pool_link(ring, pool);
+                continue;
+            }
+            pool_cut_blocks(pool, class);
+        }
+        block *bp = pool->freeblock;
+        pool->freeblock = *(block **)bp;
+        pool->inuse++;
+        DEBUG_ASSERT(pool_is_valid(pool));
+        return bp;
+    }
+}

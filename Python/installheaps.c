@@ -1,0 +1,233 @@
+/* Heaps under pymem-run and pymem_install(): one for each interpreter.
+ *
+ *   PyObject_Malloc() in a thread
+ *         |  its interpreter, as the interpreter's own functions tell
+ *         v
+ *   the answer of the last call in this thread, if it still holds, else a look
+ *         v
+ *   main_heap, or the heap that has the interpreter's ID
+ *
+ * From 3.12 on a process may have interpreters with a GIL each.  The state of a new one
+ * is by far the largest block that the interpreter asks calloc() of the raw domain for,
+ * so it is seen there; and its end where that block is freed.  A block that only looks
+ * like one does no harm.
+ *
+ * Owns the table of interpreters.  Calls heaps.c, and pymalloc.c for medium blocks. */
+
+#define _GNU_SOURCE
+#include "pycore_install.h"
+#include "pycore_pymalloc.h"
+#include "pycore_pymem.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INTERPRETER_STATE_MIN ((size_t)64 * 1024)
+
+/* Py_RTFLAGS_USE_MAIN_OBMALLOC, of those CPythons that export HasFeature. */
+#define USE_MAIN_OBMALLOC (1ul << 5)
+
+static PyMemAllocatorEx raw_below;
+
+/* Interpreters with a heap of their own. */
+static struct state {
+    struct state *next;
+    const char *block;          /* the interpreter's state */
+    struct heap *heap;
+} *states;
+
+/* A bit for each page of 64 that a state begins in: nearly every block that is freed
+ * begins in none of them. */
+static _Atomic uint64_t state_pages;
+
+static uint64_t
+page_bit(const void *ptr)
+{
+    return (uint64_t)1 << ((uintptr_t)ptr >> 12 & 63);
+}
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* How many interpreters began or ended: an answer of before may be wrong. */
+static atomic_ulong nchanges;
+
+/* Of this thread: the last block that may be an interpreter's state, and the last
+ * answer. */
+static _Thread_local struct { const char *start; size_t size; } last_large;
+static FAST_THREAD_LOCAL struct {
+    const void *interp;
+    unsigned long nchanges;
+    struct heap *heap;
+} known;
+
+static int
+uses_main_heap(void *interp)
+{
+    return interp == interpreter.PyInterpreterState_Main()
+        || (interpreter._PyInterpreterState_HasFeature != NULL
+            && interpreter._PyInterpreterState_HasFeature(interp, USE_MAIN_OBMALLOC));
+}
+
+static struct heap *
+heap_with_id(int64_t id)
+{
+    for (struct state *state = states; state != NULL; state = state->next) {
+        if (state->heap->interpreter == id) {
+            return state->heap;
+        }
+    }
+    return NULL;
+}
+
+/* The interpreter's first request comes from the thread that made it.  NULL: no memory. */
+static struct heap *
+heap_begin(const char *interp, int64_t id)
+{
+    struct state *state = malloc(sizeof(*state));
+    struct heap *heap = state != NULL ? heap_new(id) : NULL;
+    if (heap == NULL) {
+        free(state);
+        return NULL;
+    }
+    int is_known = interp >= last_large.start
+        && interp < last_large.start + last_large.size;
+    *state = (struct state){states, is_known ? last_large.start : interp, heap};
+    states = state;
+    state_pages |= page_bit(state->block);
+    return heap;
+}
+
+static COLD struct heap *
+heap_look_up(void *interp, unsigned long changes)
+{
+    struct heap *heap = &main_heap;
+    if (!uses_main_heap(interp)) {
+        int64_t id = interpreter.PyInterpreterState_GetID(interp);
+        pthread_mutex_lock(&lock);
+        heap = heap_with_id(id);
+        if (heap == NULL) {
+            heap = heap_begin(interp, id);
+        }
+        pthread_mutex_unlock(&lock);
+    }
+    known.interp = interp;
+    known.nchanges = changes;
+    known.heap = heap;
+    return heap;
+}
+
+/* An address is an interpreter's again only after its block was freed and another was
+ * got, which both are changes. */
+static struct heap *
+heap_of_their_interpreter(void)
+{
+    void *tstate = interpreter.PyThreadState_GetUnchecked();
+    if (tstate == NULL) {
+        return NULL;
+    }
+    void *interp = interpreter.PyThreadState_GetInterpreter(tstate);
+    unsigned long changes = atomic_load_explicit(&nchanges, memory_order_acquire);
+    return LIKELY(interp == known.interp && changes == known.nchanges) ? known.heap
+        : heap_look_up(interp, changes);
+}
+
+/* The raw domain. */
+
+static void *
+watching_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    void *ptr = raw_below.calloc(raw_below.ctx, nelem, elsize);
+    if (ptr != NULL && nelem * elsize >= INTERPRETER_STATE_MIN
+        && interpreter.PyThreadState_GetUnchecked != NULL
+        && interpreter.Py_IsInitialized())
+    {
+        last_large.start = ptr;
+        last_large.size = nelem * elsize;
+        nchanges++;
+        if (heap_of_interpreter == NULL) {
+            _PyMem_AskForHeap(heap_of_their_interpreter);
+        }
+    }
+    return ptr;
+}
+
+/* Perhaps the state of an interpreter is freed: then it has ended. */
+static COLD void
+look_for_end(const void *ptr)
+{
+    struct heap *heap = NULL;
+    uint64_t pages = 0;
+    pthread_mutex_lock(&lock);
+    for (struct state **link = &states; *link != NULL;) {
+        struct state *state = *link;
+        if (state->block == ptr) {
+            heap = state->heap;
+            *link = state->next;
+            free(state);
+            nchanges++;
+            continue;
+        }
+        pages |= page_bit(state->block);
+        link = &state->next;
+    }
+    state_pages = pages;
+    pthread_mutex_unlock(&lock);
+    if (heap != NULL) {
+        heap_end(heap);
+    }
+}
+
+static void
+watching_free(void *ctx, void *ptr)
+{
+    (void)ctx;
+    if (UNLIKELY((atomic_load_explicit(&state_pages, memory_order_relaxed)
+                  & page_bit(ptr)) != 0))
+    {
+        look_for_end(ptr);
+    }
+    if (UNLIKELY(pymalloc_has_medium(ptr)) && pymalloc_free_medium(ptr)) {
+        return;
+    }
+    raw_below.free(raw_below.ctx, ptr);
+}
+
+static void *
+watching_realloc(void *ctx, void *ptr, size_t size)
+{
+    (void)ctx;
+    size_t old_size = pymalloc_has_medium(ptr) ? pymalloc_medium_size(ptr) : 0;
+    if (LIKELY(old_size == 0)) {
+        return raw_below.realloc(raw_below.ctx, ptr, size);
+    }
+    void *moved = raw_below.malloc(raw_below.ctx, size);
+    if (moved != NULL) {
+        memcpy(moved, ptr, size < old_size ? size : old_size);
+        pymalloc_free_medium(ptr);
+    }
+    return moved;
+}
+
+static void
+lock_before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void
+unlock_after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+PyMemAllocatorEx
+install_raw_domain(const PyMemAllocatorEx *raw)
+{
+    raw_below = *raw;
+    pthread_atfork(lock_before_fork, unlock_after_fork, unlock_after_fork);
+    return (PyMemAllocatorEx){raw->ctx, raw->malloc, watching_calloc, watching_realloc,
+                              watching_free};
+}
