@@ -1,4 +1,5 @@
-/* Objects/mediumalloc.c: 513 bytes to 32 KiB while nobody hooked the raw domain. */
+/* Objects/pools.c: blocks of 513 bytes to 32 KiB while nobody hooked the raw domain.
+ * Small ones are tested in check_pymalloc.c. */
 
 #include "support.h"
 #include "pycore_arenas.h"
@@ -269,7 +270,7 @@ END_TEST
 int
 main(void)
 {
-    Suite *suite = suite_create("mediumalloc");
+    Suite *suite = suite_create("pools");
     TCase *tc = tcase_create("medium blocks");
     tcase_add_checked_fixture(tc, use_pymalloc, NULL);
     tcase_set_timeout(tc, 60);

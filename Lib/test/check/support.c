@@ -231,6 +231,7 @@ random_below(unsigned n)
 int
 run_suite(Suite *suite)
 {
+    setenv("PYMEM_MEDIUM", "pools", 0);     /* also where configure chose malloc */
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);
