@@ -114,6 +114,7 @@ arena_object_new(struct heap *heap)
         for (size_t i = CHUNK_OBJECTS; i > 0; i--) {
             arena_link(&heap->unused_objects, &chunk->objects[i - 1]);
         }
+        atomic_store_explicit(&heaps[heap->number], heap, memory_order_release);
         pthread_mutex_lock(&heap->look_lock);
         *heap->last_chunk = chunk;
         heap->last_chunk = &chunk->next;

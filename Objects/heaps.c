@@ -46,7 +46,9 @@ struct heap main_heap = {
     .owner = HEAP_OF_INTERPRETER,
 };
 
-struct heap *_Atomic heaps[MAX_HEAPS] = {&main_heap};
+/* heaps[0] is written with main_heap's first arena: a table that is all zeros takes no
+ * memory. */
+struct heap *_Atomic heaps[MAX_HEAPS];
 static unsigned nheaps = 1;
 
 /* Without arenas: see pool_new(). */
@@ -405,7 +407,7 @@ heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg)
     int result = 0;
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; result == 0 && i < nheaps; i++) {
-        struct heap *heap = heaps[i];
+        struct heap *heap = i == 0 ? &main_heap : heaps[i];
         if (heap->owner != HEAP_UNUSED) {
             pthread_mutex_lock(&heap->look_lock);
             result = visit(heap, arg);
@@ -438,7 +440,7 @@ freeze_others_in_child(void)
 {
     struct heap *current = heap_current();
     for (unsigned i = 0; i < nheaps; i++) {
-        struct heap *heap = heaps[i];
+        struct heap *heap = i == 0 ? &main_heap : heaps[i];
         pthread_mutex_init(&heap->look_lock, NULL);
         if (heap != &main_heap && heap != current && heap != heap_of_thread
             && (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD))
