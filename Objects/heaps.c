@@ -46,8 +46,8 @@ struct heap main_heap = {
     .owner = HEAP_OF_INTERPRETER,
 };
 
-/* heaps[0] is written with main_heap's first arena: a table that is all zeros takes no
- * memory. */
+/* heaps[0] is written with main_heap's first arena, and before there is another heap: a
+ * table that is all zeros takes no memory. */
 struct heap *_Atomic heaps[MAX_HEAPS];
 static unsigned nheaps = 1;
 
@@ -457,6 +457,7 @@ freeze_others_in_child(void)
 static void
 prepare(void)
 {
+    atomic_store_explicit(&heaps[0], &main_heap, memory_order_release);
     pthread_key_create(&thread_end, thread_ended);
     pthread_atfork(lock_before_fork, unlock_after_fork, freeze_others_in_child);
 }
