@@ -126,7 +126,7 @@ def build(source, folder, supported, prefix=None, configure=None, jobs=None):
 def check(python):
     """Is the memory subsystem that answers ours?"""
     result = subprocess.run([python, "-I", "-c", "import sys, tracemalloc; "
-                             "tracemalloc.start(); sys._debugmallocstats()"], text=True,
+                             "sys._debugmallocstats(); tracemalloc.start()"], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if "# pool map leaves" not in result.stderr:
         raise SourceError(f"{python} does not have this memory subsystem: "
