@@ -101,18 +101,16 @@ request_overflows(size_t nelem, size_t elsize)
 }
 
 /* Is a domain pymalloc itself, and main_heap the only heap?  Then its functions go
- * straight into it.  Kept for each domain, as it is asked in each call. */
+ * straight into it.  Kept for each domain, as it is asked in each call.  A host that has
+ * a table of its own begins with none. */
 #ifdef WITH_PYMALLOC
+WEAK int _PyMem_ServesDirectly[NB_DOMAINS] = BORN_SERVES_DIRECTLY;
 #  ifdef Py_DEBUG
-static int serves_directly[NB_DOMAINS];
 size_t medium_span;
 #  else
-static int serves_directly[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_MEM] = 1, [PYMEM_DOMAIN_OBJ] = 1
-};
 size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  endif
-#  define IS_PYMALLOC(domain) LIKELY(serves_directly[domain])
+#  define IS_PYMALLOC(domain) LIKELY(_PyMem_ServesDirectly[domain])
 #else
 #  define IS_PYMALLOC(domain) 0
 #  define pymalloc_malloc(heap, size) NULL
@@ -384,7 +382,7 @@ choose_paths(void)
 {
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
         const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
-        serves_directly[domain] = heap_of_interpreter == NULL
+        _PyMem_ServesDirectly[domain] = heap_of_interpreter == NULL
             && alloc->malloc == _PyObject_Malloc
             && alloc->calloc == _PyObject_Calloc
             && alloc->realloc == _PyObject_Realloc

@@ -207,6 +207,7 @@ PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
     FIRST_ALLOC(PYMEM_DOMAIN_RAW), FIRST_ALLOC(PYMEM_DOMAIN_MEM),
     FIRST_ALLOC(PYMEM_DOMAIN_OBJ),
 };
+int _PyMem_ServesDirectly[NB_DOMAINS];      /* none passes these by */
 
 __attribute__((constructor)) static void
 before_main(void)
@@ -218,10 +219,12 @@ void
 _PyMem_BeforeFirstUse(void)
 {
     static const PyMemAllocatorEx born[NB_DOMAINS] = BORN_ALLOCS;
+    static const int directly[NB_DOMAINS] = BORN_SERVES_DIRECTLY;
     static int is_done;
     if (!is_done) {
         is_done = 1;
         memcpy(_PyMem_Allocators, born, sizeof(born));
+        memcpy(_PyMem_ServesDirectly, directly, sizeof(directly));
         setup_from_environment();
     }
 }

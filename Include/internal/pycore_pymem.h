@@ -14,6 +14,10 @@
 /* The allocator of each domain, by PyMemAllocatorDomain. */
 INTERNAL_DATA(PyMemAllocatorEx) _PyMem_Allocators[NB_DOMAINS];
 
+/* Is the allocator of a domain pymalloc with one heap?  Requests pass the table by
+ * then. */
+INTERNAL_DATA(int) _PyMem_ServesDirectly[NB_DOMAINS];
+
 /* malloc as an allocator (Objects/rawalloc.c).  A request for 0 bytes becomes
  * one for 1. */
 void *_PyMem_RawMalloc(void *ctx, size_t size);
@@ -115,6 +119,11 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
                        DEBUG_ALLOC(PYMEM_DOMAIN_OBJ)}
 #else
 #  define BORN_ALLOCS {RAW_ALLOC, SMALL_ALLOC, SMALL_ALLOC}
+#endif
+#if defined(WITH_PYMALLOC) && !defined(Py_DEBUG)
+#  define BORN_SERVES_DIRECTLY {[PYMEM_DOMAIN_MEM] = 1, [PYMEM_DOMAIN_OBJ] = 1}
+#else
+#  define BORN_SERVES_DIRECTLY {0}
 #endif
 
 /* Where the host decides about the allocators (Python/host.c): to be called before
