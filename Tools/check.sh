@@ -29,7 +29,7 @@ esac
 . "$(dirname "$0")/setup.sh"
 
 need_packages $build_packages check python3-pytest python3-pytest-xdist python3-venv g++ \
-    cmake gdb python3-hypothesis
+    cmake gdb git python3-hypothesis
 need_python
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $(readlink -f "$(command -v "$python")") in

@@ -22,6 +22,11 @@
 #define _PyMem_DebugRawMalloc pymem__PyMem_DebugRawMalloc
 #define _PyMem_DebugRawRealloc pymem__PyMem_DebugRawRealloc
 #define _PyMem_DebugRealloc pymem__PyMem_DebugRealloc
+#define _PyMem_DefaultRawCalloc pymem__PyMem_DefaultRawCalloc
+#define _PyMem_DefaultRawFree pymem__PyMem_DefaultRawFree
+#define _PyMem_DefaultRawMalloc pymem__PyMem_DefaultRawMalloc
+#define _PyMem_DefaultRawRealloc pymem__PyMem_DefaultRawRealloc
+#define _PyMem_DefaultRawWcsdup pymem__PyMem_DefaultRawWcsdup
 #define _PyMem_DumpTraceback pymem__PyMem_DumpTraceback
 #define PyMem_Free pymem_PyMem_Free
 #define PyMem_GetAllocator pymem_PyMem_GetAllocator

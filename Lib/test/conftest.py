@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def masked(text):
     the thread, which is the program's."""
     text = re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
     return re.sub(r"(?<=hread 0x\.\.\.) \[[^]\n]*\]", "", text)
+
+
+def embed_flags():
+    """What a program that embeds this Python is compiled with."""
+    return [f"-I{sysconfig.get_path('include')}", f"-lpython{VERSION}"]
 
 
 def first_difference(data, expected):

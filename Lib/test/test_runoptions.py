@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, pythons, run
+from conftest import BUILD, TOP, clean_environment, embed_flags, pythons, run
 from test_run import pymem_run, preloaded, statistics      # noqa: F401 (a fixture)
 
 PRELOAD = BUILD / ".libs" / "pymem-preload.so"
@@ -83,7 +83,8 @@ def test_options_of_a_script_count(tmp_path):
     "/usr/bin/env -S -u HOME -C / python3", "/usr/bin/env  python3", "/usr/bin/env -S VAR=1 python3 -u",
     "/usr/bin/env -Spython3 -u", "/usr/bin/env -S sh -c 'exec python3 \"$0\"'",
     "/usr/bin/env -S ${SHELL} -c 'exec python3 \"$0\"'"])
-def test_a_script_by_env(tmp_path, line):
+def test_a_script_by_env(tmp_path, line, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/sh")
     script = tmp_path / "script"
     script.write_text(f"#!{line}\n{HERE}\n")
     script.chmod(0o755)
@@ -99,7 +100,7 @@ def test_a_script_by_env(tmp_path, line):
 def embedder(tmp_path):
     """A program that runs Python with a configuration of its own."""
     def build(configure):
-        flags = run("python3-config", "--embed", "--cflags", "--ldflags").stdout.split()
+        flags = embed_flags()
         (tmp_path / "embed.c").write_text("""
 #include <Python.h>
 int main(int argc, char **argv)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from conftest import clean_environment, pythons, run
+from conftest import clean_environment, embed_flags, pythons, run
 from test_run import PYMEM_RUN
 
 PEAK = """
@@ -134,7 +134,7 @@ int main(void)
 
 def test_before_and_after_an_interpreter(tmp_path):
     """And in each of its cycles."""
-    flags = run("python3-config", "--embed", "--cflags", "--ldflags").stdout.split()
+    flags = embed_flags()
     (tmp_path / "embed.c").write_text(EMBEDDER)
     if run("cc", tmp_path / "embed.c", "-o", tmp_path / "embed", *flags).returncode != 0:
         pytest.skip("no libpython to embed here")
