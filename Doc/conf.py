@@ -22,5 +22,5 @@ html_static_path = ["static"]
 html_css_files = ["pymem.css"]
 nitpicky = True
 nitpick_ignore = [("c:identifier", name) for name in
-                  ("size_t", "uint16_t", "uintptr_t", "wchar_t", "FILE", "Py_ssize_t",
+                  ("size_t", "uint16_t", "int64_t", "uintptr_t", "wchar_t", "FILE", "Py_ssize_t",
                    "Py_uintptr_t")]
