@@ -107,9 +107,11 @@ need_python() {
         fail "there is no program $python; PYTHON takes the path of a CPython 3.10 to 3.15"
     packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
     need_packages $packages
-    # What its archive lacks is known only now.
-    packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
-    need_packages $packages
+    # What an archive lacks that was installed just now is known only now.
+    if [ -n "$missing" ]; then
+        packages=$("$top/Tools/relink" --with-python="$python" --packages) || exit 1
+        need_packages $packages
+    fi
 }
 
 # Run a command quietly; show what it printed when it fails.
