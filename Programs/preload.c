@@ -10,9 +10,9 @@
 
 #define _GNU_SOURCE
 #include "pymeminstall.h"
-#include "pymemheap.h"
 #include "pythonoptions.h"
 #include "trimming.h"
+#include "pycore_poolmap.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
 #include "cpython/objimpl.h"
@@ -44,13 +44,12 @@ has_flag(char flag)
 
 /* At the end. */
 
+/* Every heap begins with an arena, and the first arena with a leaf.  Before a fork the
+ * heaps may be locked already: this takes no lock. */
 static int
 nothing_was_served(void)
 {
-    PyMemHeapFigures figures;
-    PyMemHeap_GetFigures(&figures);
-    return figures.arenas_allocated == 0 && figures.medium_arenas_allocated == 0
-        && figures.larger_blocks == 0;
+    return pool_map_nleaves == 0;
 }
 
 /* Another allocator in our place is a reason; an interpreter that never began is not.

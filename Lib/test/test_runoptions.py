@@ -175,6 +175,22 @@ const char name[] = "\\0libpython3";
                              "program when it began\n")
 
 
+@pytest.mark.parametrize("python", pythons(3, 8))
+def test_a_fork_where_other_hooks_are_installed(python):
+    """What is asked before a fork is asked while the heaps are locked for it."""
+    result = pymem_run(python, "-W", "ignore", "-c", """
+import os, threading, tracemalloc
+threading.Thread(target=lambda: bytearray(2000)).start()
+tracemalloc.start()
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(len(bytearray(1000)) - 1000)
+    assert os.waitpid(child, 0)[1] == 0
+""")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_an_interpreter_that_never_began_is_no_reason():
     result = pymem_run(sys.executable, "--version")
     assert (result.stdout[:7], result.stderr) == ("Python ", "")
