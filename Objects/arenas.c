@@ -7,34 +7,22 @@
  *        2: ( )            the next pool comes from A: the fullest arena that
  *        3: ( C )          has one, so that the emptiest can become empty
  *       ...
- *   empty        ( D, E )   all pools free: kept for the next peak, or given
- *                           back
+ *   empty        ( D )      all pools free: kept for the next peak
+ *   lazily_empty ( E )      the same, and the system may take their memory
  *
  * An arena whose pools are all in use is in no list.
  *
- * Giving an arena back and buying it again costs a page fault for each of its
- * pages, a hundred times more than all the bookkeeping here.  So some empty
- * arenas are kept, and more are held for a moment: see arenas_to_keep() and
- * set_hold_goes_on().
+ * Which empty arenas stay, and for how long, is keeping.c's matter.
  *
  * The owner of the heap works here.  It holds the heap's look_lock while an arena
  * comes or goes, never while an arena allocator is called.
  *
- * Owns arena objects.  Calls the arena allocators, poolmap.c and virtualmem.c. */
+ * Owns arena objects.  Calls the arena allocators, keeping.c, poolmap.c and
+ * virtualmem.c. */
 
 #include "pycore_arenas.h"
 #include "pycore_probes.h"
 #include "pycore_virtualmem.h"
-
-/* Empty arenas that stay: 16 MiB of small blocks, what a program of the size of
- * a compiler pass builds up and drops again and again, and one for every eight
- * in use.  Up to 256 MiB more are held for a while, in case the next peak comes
- * soon.  A set of 32 MiB will fill the next arena, too: it is put in place at
- * once.  Medium blocks take a lesser part of a program's memory, and pools of
- * them are not always filled to their ends.  The numbers are main_heap's; see
- * heaps.c. */
-#define KEPT_SHARE 8
-#define HELD_MILLISECONDS 200
 
 PyObjectArenaAllocator medium_arena_allocator = {
     NULL, _PyMem_ArenaAlloc, _PyMem_ArenaFree
@@ -74,6 +62,7 @@ arena_file(struct arena_object *arena)
     struct arena_set *set = arena->set;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
+        arena->is_lent = 0;
         arena_link(&set->empty, arena);
         set->nempty++;
     }
@@ -90,7 +79,8 @@ arena_unfile(struct arena_object *arena)
     struct arena_set *set = arena->set;
     unsigned n = arena->nfreepools;
     if (n == arena->ntotalpools) {
-        arena_unlink(&set->empty, arena);
+        arena_unlink(arena->is_lent ? &set->lazily_empty : &set->empty, arena);
+        set->nlazy -= arena->is_lent;
         set->nempty--;
     }
     else if (n > 0) {
@@ -160,8 +150,7 @@ arena_set_memory(struct arena_object *arena, struct arena_set *set,
     return 0;
 }
 
-/* Give an empty arena back. */
-static COLD void
+COLD void
 arena_return(struct arena_object *arena)
 {
     struct arena_set *set = arena->set;
@@ -178,50 +167,29 @@ arena_return(struct arena_object *arena)
     set->allocator->free(set->allocator->ctx, memory, set->arena_size);
 }
 
-static size_t
-arenas_in_use(const struct arena_set *set)
+COLD int
+arena_lend(struct arena_object *arena)
 {
-    return set->ncurrent - set->nempty;
-}
-
-static int
-is_default_allocator(const struct arena_set *set)
-{
-    return set->allocator->alloc == _PyMem_ArenaAlloc;
-}
-
-/* How many empty arenas may stay.  An arena allocator that somebody installed
- * sees CPython's rule: an empty arena goes back at once, unless it is the only
- * one with a free pool. */
-static size_t
-arenas_to_keep(const struct arena_set *set)
-{
-    if (!is_default_allocator(set)) {
-        return set->usable_mask == 0 ? 1 : 0;
+    struct arena_set *set = arena->set;
+    if (virtual_lend((void *)arena->address, set->arena_size) < 0) {
+        return 0;
     }
-    return set->kept_min + arenas_in_use(set) / KEPT_SHARE;
+    arena_unlink(&set->empty, arena);
+    arena_link(&set->lazily_empty, arena);
+    arena->is_lent = 1;
+    set->nlazy++;
+    return 1;
 }
 
-static void
-hold_begin(struct arena_set *set)
+struct arena_object *
+arenas_oldest_empty(const struct arena_set *set)
 {
-    set->is_held = 1;
-    atomic_fetch_or(&set->heap->to_do, HEAP_HOLDS_ARENAS);
-    set->hold_ends = virtual_clock() + HELD_MILLISECONDS;
-    set->least_empty = set->nempty;
-}
-
-void
-arenas_return_surplus(struct arena_set *set)
-{
-    size_t keep = arenas_to_keep(set);
-    size_t most = keep + (is_default_allocator(set) ? set->held_max : 0);
-    while (set->nempty > most) {
-        arena_return(set->empty);
+    struct arena_object *arena =
+        set->lazily_empty != NULL ? set->lazily_empty : set->empty;
+    while (arena->nextarena != NULL) {
+        arena = arena->nextarena;
     }
-    if (set->nempty > keep && !set->is_held) {
-        hold_begin(set);
-    }
+    return arena;
 }
 
 /* Give back the memory of the free pools of an arena, and count it. */
@@ -242,7 +210,7 @@ arenas_return_empty(struct arena_set *set, size_t nkept)
 {
     size_t nbytes = 0;
     while (set->nempty > nkept) {
-        arena_return(set->empty);
+        arena_return(set->lazily_empty != NULL ? set->lazily_empty : set->empty);
         nbytes += set->arena_size;
     }
     return nbytes;
@@ -253,41 +221,11 @@ size_t
 arenas_trim(struct arena_set *set)
 {
     size_t nbytes = arenas_return_empty(set, 0);
-    if (is_default_allocator(set)) {
+    set->earned = 0;
+    if (set->allocator->alloc == _PyMem_ArenaAlloc) {
         arenas_visit(set, arena_purge_pools, &nbytes);
     }
     return nbytes;
-}
-
-/* At the end of each hold those arenas go back that were not needed in all of
- * it, some at a time, and what is left is held anew. */
-static void
-set_hold_goes_on(struct arena_set *set)
-{
-    enum { AT_A_TIME = 16 };
-    if (!set->is_held || virtual_clock() < set->hold_ends) {
-        return;
-    }
-    size_t keep = arenas_to_keep(set);
-    for (int i = 0; i < AT_A_TIME; i++) {
-        if (set->least_empty <= keep || set->nempty <= keep) {
-            set->is_held = 0;
-            arenas_return_surplus(set);
-            return;
-        }
-        arena_return(set->empty);
-        set->least_empty--;
-    }
-}
-
-void
-arenas_hold_goes_on(struct heap *heap)
-{
-    set_hold_goes_on(&heap->small_arenas);
-    set_hold_goes_on(&heap->medium_arenas);
-    if (!heap->small_arenas.is_held && !heap->medium_arenas.is_held) {
-        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
-    }
 }
 
 static COLD struct arena_object *
@@ -307,7 +245,7 @@ arena_buy(struct arena_set *set)
         arena_link(&set->heap->unused_objects, arena);
         return NULL;
     }
-    if (set->ncurrent >= set->populated_from && is_default_allocator(set)) {
+    if (set->ncurrent >= set->populated_from && allocator->alloc == _PyMem_ArenaAlloc) {
         virtual_populate(memory, set->arena_size);
     }
     PROBE2(arena__new, arena->address, set->arena_size);
@@ -319,6 +257,7 @@ arena_buy(struct arena_set *set)
         set->nhighwater = set->ncurrent;
     }
     pthread_mutex_unlock(&set->heap->look_lock);
+    arenas_bought_one(set);
     return arena;
 }
 
@@ -327,7 +266,7 @@ arena_buy(struct arena_set *set)
 int
 arenas_have_free_pool(const struct arena_set *set)
 {
-    return set->usable_mask != 0 || set->empty != NULL;
+    return set->usable_mask != 0 || set->nempty != 0;
 }
 
 struct arena_object *
@@ -337,8 +276,8 @@ arenas_take_pool(struct arena_set *set, uintptr_t *address)
     if (set->usable_mask != 0) {
         arena = set->usable[lowest_bit(set->usable_mask) + 1];
     }
-    else if (set->empty != NULL) {
-        arena = set->empty;
+    else if (set->nempty != 0) {
+        arena = set->empty != NULL ? set->empty : set->lazily_empty;
     }
     else if ((arena = arena_buy(set)) == NULL) {
         return NULL;
@@ -367,7 +306,7 @@ arena_release_pool(struct arena_object *arena, uintptr_t address)
     arena_file(arena);
     DEBUG_ASSERT(arena_is_valid(arena));
     if (arena->nfreepools == arena->ntotalpools) {
-        arenas_return_surplus(arena->set);
+        arenas_became_empty(arena->set);
     }
 }
 
@@ -409,7 +348,7 @@ arena_set_change_owner(struct arena_set *from, struct arena_set *to)
         to->nhighwater = to->ncurrent;
     }
     from->ntimes_allocated = from->ncurrent = from->nhighwater = 0;
-    from->is_held = 0;
+    from->is_watched = 0;
 }
 
 void
@@ -430,7 +369,7 @@ arenas_change_owner(struct heap *from, struct heap *to)
     from->first_chunk = NULL;
     from->last_chunk = &from->first_chunk;
     from->nchunks = 0;
-    atomic_fetch_and(&from->to_do, ~(unsigned)HEAP_HOLDS_ARENAS);
+    atomic_fetch_and(&from->to_do, ~(unsigned)HEAP_KEEPS_ARENAS);
 }
 
 int

@@ -18,6 +18,7 @@
 
 #include "pycore_heap.h"
 #include "pycore_arenas.h"
+#include "pycore_host.h"
 #include "pycore_pools.h"
 
 /* Rings of one. */
@@ -39,7 +40,7 @@ _Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
 struct heap main_heap = {
     .usedpools = RINGS(main_heap),
     .home = {SIZE_MAX, NULL},
-    .small_arenas = SMALL_ARENA_SET(&main_heap, 16, 256),
+    .small_arenas = SMALL_ARENA_SET(&main_heap, 12, 256),
     .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 4, 64),
     .last_chunk = &main_heap.first_chunk,
     .look_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -91,10 +92,10 @@ heap_init(struct heap *heap, unsigned number)
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
     heap->home.leaf = SIZE_MAX;
-    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 1, 64);
+    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 2, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 4, 64)
-        : (struct arena_set)MEDIUM_ARENA_SET(heap, 1, 8);
+        : (struct arena_set)MEDIUM_ARENA_SET(heap, 2, 8);
     heap->last_chunk = &heap->first_chunk;
     pthread_mutex_init(&heap->look_lock, NULL);
     heap->number = (uint16_t)number;
@@ -263,17 +264,23 @@ heaps_take_in_own(void)
     heap_take_in(heap_of_thread);
 }
 
+static size_t heap_give_back(struct heap *heap);
+
 COLD void
 heap_do(struct heap *heap, unsigned to_do)
 {
-    if (to_do & HEAP_HOLDS_ARENAS) {
-        arenas_hold_goes_on(heap);
+    if (to_do & HEAP_KEEPS_ARENAS) {
+        arenas_windows_go_on(heap);
     }
     if (to_do & HEAP_INHERITS) {
         heap_take_over();
     }
     if (to_do & HEAP_HAS_FREED) {
         heap_take_in(heap);
+    }
+    if (to_do & HEAP_GIVES_BACK) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_GIVES_BACK);
+        heap_give_back(heap);
     }
 }
 
@@ -399,6 +406,50 @@ heaps_trim_left(void)
     }
     pthread_mutex_unlock(&lock);
     return nbytes;
+}
+
+static size_t
+heap_give_back(struct heap *heap)
+{
+    heap_take_in(heap);
+    heap_release_kept(heap);
+    return arenas_return_empty(&heap->small_arenas, 0)
+        + arenas_return_empty(&heap->medium_arenas, 0);
+}
+
+/* Whoever holds the lock may be the caller, or in need of memory: then it is left out. */
+static size_t
+heaps_give_back_of_others(const struct heap *own, const struct heap *of_thread)
+{
+    size_t nbytes = 0;
+    if (pthread_mutex_trylock(&lock) != 0) {
+        return 0;
+    }
+    for (struct heap *heap = left_heaps; heap != NULL; heap = heap->next) {
+        nbytes += heap_give_back(heap);
+    }
+    for (unsigned i = 0; i < nheaps; i++) {
+        struct heap *heap = i == 0 ? &main_heap : heaps[i];
+        if (heap != own && heap != of_thread
+            && (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD))
+        {
+            tell_owner(heap, HEAP_GIVES_BACK);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return nbytes;
+}
+
+COLD size_t
+heaps_give_back(void)
+{
+    struct heap *own = _PyMem_HoldsGIL() ? heap_current() : &heap_of_nobody;
+    struct heap *of_thread = heap_of_thread;
+    size_t nbytes = heap_give_back(own);
+    if (of_thread != own) {
+        nbytes += heap_give_back(of_thread);
+    }
+    return nbytes + heaps_give_back_of_others(own, of_thread);
 }
 
 int

@@ -236,7 +236,7 @@ small_pool_became_empty(poolp pool)
         arena_release_kept(arena);
     }
     else if (is_new) {
-        arenas_return_surplus(arena->set);
+        arenas_became_empty(arena->set);
     }
 }
 
@@ -347,6 +347,9 @@ pool_new(struct heap *heap, unsigned szclass)
     }
     uintptr_t address;
     struct arena_object *arena = arenas_take_pool(set, &address);
+    if (arena == NULL && heaps_give_back() > 0) {
+        arena = arenas_take_pool(set, &address);
+    }
     if (arena == NULL) {
         return NULL;
     }

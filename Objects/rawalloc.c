@@ -42,26 +42,43 @@ move_medium(void *ptr, size_t size, void *moved)
 #  define pymalloc_free_medium(ptr) ((void)0)
 #endif
 
+/* What failed is tried again when that gave memory back which was only kept. */
+#ifdef WITH_PYMALLOC
+#  define TWICE(block, again) \
+    (LIKELY((block) != NULL) || pymalloc_give_back() == 0 ? (block) : (again))
+#else
+#  define TWICE(block, again) (block)
+#endif
+
 void *
 _PyMem_RawMalloc(void *ctx, size_t size)
 {
     (void)ctx;
-    return malloc(size != 0 ? size : 1);
+    size_t at_least_1 = size != 0 ? size : 1;
+    void *ptr = malloc(at_least_1);
+    return TWICE(ptr, malloc(at_least_1));
 }
 
 void *
 _PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
-    return nelem != 0 && elsize != 0 ? calloc(nelem, elsize) : calloc(1, 1);
+    if (nelem == 0 || elsize == 0) {
+        nelem = elsize = 1;
+    }
+    void *ptr = calloc(nelem, elsize);
+    return TWICE(ptr, calloc(nelem, elsize));
 }
 
 void *
 _PyMem_RawRealloc(void *ctx, void *ptr, size_t size)
 {
+    if (is_medium(ptr)) {
+        return move_medium(ptr, size, _PyMem_RawMalloc(ctx, size));
+    }
     size_t at_least_1 = size != 0 ? size : 1;
-    return is_medium(ptr) ? move_medium(ptr, size, _PyMem_RawMalloc(ctx, size))
-        : realloc(ptr, at_least_1);
+    void *moved = realloc(ptr, at_least_1);
+    return TWICE(moved, realloc(ptr, at_least_1));
 }
 
 void
@@ -229,7 +246,8 @@ void *
 _PyMem_MiMalloc(void *ctx, size_t size)
 {
     (void)ctx;
-    return mimalloc.malloc(at_least_16(size));
+    void *ptr = mimalloc.malloc(at_least_16(size));
+    return TWICE(ptr, mimalloc.malloc(at_least_16(size)));
 }
 
 void *
@@ -237,14 +255,22 @@ _PyMem_MiCalloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
     int is_tiny = elsize == 0 || nelem <= 16 / elsize;
-    return is_tiny ? mimalloc.calloc(1, 16) : mimalloc.calloc(nelem, elsize);
+    if (is_tiny) {
+        nelem = 1;
+        elsize = 16;
+    }
+    void *ptr = mimalloc.calloc(nelem, elsize);
+    return TWICE(ptr, mimalloc.calloc(nelem, elsize));
 }
 
 void *
 _PyMem_MiRealloc(void *ctx, void *ptr, size_t size)
 {
-    return is_medium(ptr) ? move_medium(ptr, size, _PyMem_MiMalloc(ctx, size))
-        : mimalloc.realloc(ptr, at_least_16(size));
+    if (is_medium(ptr)) {
+        return move_medium(ptr, size, _PyMem_MiMalloc(ctx, size));
+    }
+    void *moved = mimalloc.realloc(ptr, at_least_16(size));
+    return TWICE(moved, mimalloc.realloc(ptr, at_least_16(size)));
 }
 
 void

@@ -57,6 +57,7 @@ virtual_confine(void)
 #include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #ifdef __linux__
 #  include <sys/prctl.h>
@@ -133,6 +134,18 @@ virtual_purge(void *ptr, size_t size)
     }
 }
 
+int
+virtual_lend(void *ptr, size_t size)
+{
+#ifdef MADV_FREE
+    return virtual_is_confined() ? -1 : madvise(ptr, size, MADV_FREE);
+#else
+    (void)ptr;
+    (void)size;
+    return -1;
+#endif
+}
+
 void
 virtual_name(void *ptr, size_t size)
 {
@@ -167,6 +180,17 @@ virtual_clock(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t
+virtual_count_waits(void)
+{
+    static _Atomic uint64_t nobody_knows;
+    struct rusage usage;
+    if (virtual_is_confined() || getrusage(RUSAGE_SELF, &usage) < 0) {
+        return nobody_knows++;
+    }
+    return (uint64_t)usage.ru_nvcsw;
 }
 
 uintptr_t
@@ -274,6 +298,14 @@ virtual_purge(void *ptr, size_t size)
     memset(ptr, 0, size);
 }
 
+int
+virtual_lend(void *ptr, size_t size)
+{
+    (void)ptr;
+    (void)size;
+    return -1;
+}
+
 void
 virtual_name(void *ptr, size_t size)
 {
@@ -292,6 +324,13 @@ uint64_t
 virtual_clock(void)
 {
     return (uint64_t)time(NULL) * 1000;
+}
+
+uint64_t
+virtual_count_waits(void)
+{
+    static uint64_t nobody_knows;
+    return nobody_knows++;
 }
 
 uintptr_t

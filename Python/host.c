@@ -73,6 +73,12 @@ PyGILState_Check(void)
     return gil_depth > 0 || !atomic_load(&gil_was_used);
 }
 
+int
+_PyMem_HoldsGIL(void)
+{
+    return PyGILState_Check();
+}
+
 /* The environment. */
 
 char *

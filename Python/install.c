@@ -37,7 +37,8 @@ static const struct {
     FUNCTION(Py_GetVersion, 8), FUNCTION(Py_IsInitialized, 8),
     FUNCTION(PyGILState_Check, 8), FUNCTION(PyMem_GetAllocator, 8),
     FUNCTION(PyMem_SetAllocator, 8), FUNCTION(PyMem_SetupDebugHooks, 8),
-    FUNCTION(PyThreadState_GetUnchecked, 13), FUNCTION(PyThreadState_GetInterpreter, 12),
+    FUNCTION(PyThreadState_GetUnchecked, 8), FUNCTION(PyGILState_GetThisThreadState, 8),
+    FUNCTION(PyThreadState_GetInterpreter, 12),
     FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
     FUNCTION(_PyInterpreterState_HasFeature, 0),
 };
@@ -48,6 +49,16 @@ int
 PyGILState_Check(void)
 {
     return interpreter.PyGILState_Check();
+}
+
+/* Up to 3.11 the current state is one for the process, from 3.12 on one for the thread,
+ * and where there are interpreters with a GIL each no other is a thread's own. */
+int
+_PyMem_HoldsGIL(void)
+{
+    void *current = interpreter.PyThreadState_GetUnchecked();
+    return current != NULL && (interpreter.PyThreadState_GetInterpreter != NULL
+                               || current == interpreter.PyGILState_GetThisThreadState());
 }
 
 void

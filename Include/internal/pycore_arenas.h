@@ -15,7 +15,8 @@ struct arena_object {
     uint64_t freepools;         /* bit i: pool i is free; nfreepools bits */
     unsigned nfreepools;
     unsigned ntotalpools;       /* one less than fit, if address is unaligned */
-    unsigned nkeptpools;        /* at least as many as are kept: pymalloc.c */
+    unsigned nkeptpools;        /* at least as many as are kept: pools.c */
+    unsigned is_lent;           /* empty, and the system may take its memory */
     struct arena_object *nextarena;     /* in the list of arenas with as many */
     struct arena_object *prevarena;     /* free pools, or of unused objects */
 };
@@ -32,21 +33,21 @@ struct arena_chunk {
 /* The arena sets of a heap, as they are before the first arena.  The main heap may
  * keep more than others, which may stand still for long. */
 INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
-#define SMALL_ARENA_SET(OF, KEPT_MIB, HELD_MIB) { \
+#define SMALL_ARENA_SET(OF, SIXTEENTHS, EARNED_MIB) { \
     .heap = (OF), \
     .arena_size = ARENA_SIZE, \
     .pool_size = POOL_SIZE, \
-    .kept_min = ((size_t)(KEPT_MIB) << 20) / ARENA_SIZE, \
-    .held_max = ((size_t)(HELD_MIB) << 20) / ARENA_SIZE, \
+    .kept_sixteenths = (SIXTEENTHS), \
+    .earned_max = ((size_t)(EARNED_MIB) << 20) / ARENA_SIZE, \
     .populated_from = ((size_t)32 << 20) / ARENA_SIZE, \
     .allocator = &_PyObject_Arena}
-#define MEDIUM_ARENA_SET(OF, KEPT_MIB, HELD_MIB) { \
+#define MEDIUM_ARENA_SET(OF, SIXTEENTHS, EARNED_MIB) { \
     .heap = (OF), \
     .is_medium = 1, \
     .arena_size = MEDIUM_ARENA_SIZE, \
     .pool_size = MEDIUM_POOL_SIZE, \
-    .kept_min = ((size_t)(KEPT_MIB) << 20) / MEDIUM_ARENA_SIZE, \
-    .held_max = ((size_t)(HELD_MIB) << 20) / MEDIUM_ARENA_SIZE, \
+    .kept_sixteenths = (SIXTEENTHS), \
+    .earned_max = ((size_t)(EARNED_MIB) << 20) / MEDIUM_ARENA_SIZE, \
     .populated_from = SIZE_MAX, \
     .allocator = &medium_arena_allocator}
 
@@ -62,8 +63,15 @@ struct arena_object *arenas_take_pool(struct arena_set *set,
 /* Give a pool back.  Its record says already that it is none. */
 void arena_release_pool(struct arena_object *arena, uintptr_t address);
 
-/* Give back the empty arenas that are more than may stay. */
-void arenas_return_surplus(struct arena_set *set);
+/* The end of an empty arena: it goes back to the arena allocator. */
+void arena_return(struct arena_object *arena);
+
+/* The system may have the memory of an empty arena from now on, until that is written to.
+ * 0: the system knows no such thing. */
+int arena_lend(struct arena_object *arena);
+
+/* The empty arena that is least worth to be kept; there is one. */
+struct arena_object *arenas_oldest_empty(const struct arena_set *set);
 
 /* Give back empty arenas, but so many; the number of bytes. */
 size_t arenas_return_empty(struct arena_set *set, size_t nkept);
@@ -71,16 +79,25 @@ size_t arenas_return_empty(struct arena_set *set, size_t nkept);
 /* Give back all that no block is in; the number of bytes. */
 size_t arenas_trim(struct arena_set *set);
 
+/* keeping.c.  An arena became empty, and those that may not stay go back. */
+void arenas_became_empty(struct arena_set *set);
+
+/* An arena was bought. */
+void arenas_bought_one(struct arena_set *set);
+
+/* Bytes as PYMEM_KEEP says them, "16M"; SIZE_MAX: it is no number. */
+size_t keeping_parse(const char *text);
+
 /* Time passes: to be called now and then, where it does not matter that it
- * takes a few nanoseconds while arenas are held. */
-void arenas_hold_goes_on(struct heap *heap);
+ * takes a few nanoseconds while arenas are kept. */
+void arenas_windows_go_on(struct heap *heap);
 static inline void
 arenas_tick(struct heap *heap)
 {
     if (UNLIKELY(atomic_load_explicit(&heap->to_do, memory_order_relaxed)
-                 & HEAP_HOLDS_ARENAS))
+                 & HEAP_KEEPS_ARENAS))
     {
-        arenas_hold_goes_on(heap);
+        arenas_windows_go_on(heap);
     }
 }
 

@@ -27,21 +27,28 @@ struct arena_set {
     int is_medium;
     size_t arena_size;          /* in bytes, as pool_size */
     size_t pool_size;
-    size_t kept_min;            /* in arenas, as all of these: empty ones that
-                                   stay for good, */
-    size_t held_max;            /* and for a moment; */
+    unsigned kept_sixteenths;   /* of what may be kept unearned: keeping.c */
+    size_t earned_max;          /* in arenas, as all of these */
     size_t populated_from;      /* the set's size from which a new one is put
                                    into memory at once */
     PyObjectArenaAllocator *allocator;
 
     struct arena_object *usable[64 + 1];
     uint64_t usable_mask;       /* bit n-1: usable[n] is not empty */
-    struct arena_object *empty;
-    size_t nempty;
+    struct arena_object *empty;         /* newest first */
+    struct arena_object *lazily_empty;  /* the system may have taken their memory */
+    size_t nempty;              /* both together */
+    size_t nlazy;
 
-    int is_held;                /* more are empty than are to be kept */
-    uint64_t hold_ends;         /* in milliseconds: see arenas_tick() */
-    size_t least_empty;         /* since the hold began */
+    size_t earned;              /* that may stay, besides what is kept unearned */
+    size_t nreturned;           /* given back, and not bought again */
+    uint64_t returned_at;       /* the last of them, by virtual_clock(), */
+    uint64_t nwaits;            /* and virtual_count_waits() then */
+    size_t nregretted;          /* bought again at once, so far */
+
+    int is_watched;             /* a window of time goes on */
+    uint64_t window_ends;       /* by virtual_clock() */
+    size_t least_empty;         /* since the window began */
 
     size_t ntimes_allocated;    /* arenas bought so far */
     size_t ncurrent;            /* bought and not given back */
@@ -60,9 +67,10 @@ enum heap_owner {
 };
 
 enum heap_to_do {
-    HEAP_HOLDS_ARENAS = 1,      /* look whether it is time to give some back */
+    HEAP_KEEPS_ARENAS = 1,      /* look whether it is time to give some back */
     HEAP_HAS_FREED = 2,         /* take in what others freed */
     HEAP_INHERITS = 4,          /* main_heap: take over what interpreters left behind */
+    HEAP_GIVES_BACK = 8,        /* somebody's request failed: keep nothing */
 };
 
 struct heap {
@@ -194,6 +202,11 @@ heap_tick(struct heap *heap)
  * threads left, by anybody.  The number of bytes. */
 size_t heap_trim(struct heap *heap);
 size_t heaps_trim_left(void);
+
+/* A request failed: give back all arenas that are only kept, of the heaps that the calling
+ * thread may work on, and tell the others' owners.  The number of bytes.  From any
+ * thread. */
+size_t heaps_give_back(void);
 
 /* Visit every heap that is used, by number, until visit() returns something else than
  * 0; returns that, or 0.  From any thread; who does not own a heap sees what

@@ -1,7 +1,8 @@
 /* The host: what the memory subsystem asks of the program around it.
  *
  * Five functions, by the names CPython gives them.  Linked into a CPython they
- * are CPython's own; in the standalone library they are in Python/host.c.
+ * are CPython's own; in the standalone library they are in Python/host.c.  And one
+ * that no CPython has: Objects/abi/ has it for those, Python/install.c for pymem-run.
  * Nothing else is called upward. */
 
 #ifndef Py_INTERNAL_HOST_H
@@ -11,6 +12,11 @@
 
 /* 1 if the calling thread may use the mem and object domains. */
 PyAPI_FUNC(int) PyGILState_Check(void);
+
+/* 1 if the calling thread holds the GIL of its interpreter, so that it owns a heap of
+ * small blocks.  PyGILState_Check() says 1 to all where an interpreter other than the
+ * main one was made; this says 0 where it can't know. */
+int _PyMem_HoldsGIL(void);
 
 /* An environment variable; NULL where it is not set or the environment is to
  * be ignored (python -E). */

@@ -15,8 +15,9 @@ struct interpreter_functions {
     void (*PyMem_GetAllocator)(int domain, PyMemAllocatorEx *allocator);
     void (*PyMem_SetAllocator)(int domain, PyMemAllocatorEx *allocator);
     void (*PyMem_SetupDebugHooks)(void);
+    void *(*PyThreadState_GetUnchecked)(void);      /* of any version: install.c */
+    void *(*PyGILState_GetThisThreadState)(void);
     /* From 3.12 on; all or none. */
-    void *(*PyThreadState_GetUnchecked)(void);
     void *(*PyThreadState_GetInterpreter)(void *tstate);
     int64_t (*PyInterpreterState_GetID)(void *interp);
     void *(*PyInterpreterState_Main)(void);

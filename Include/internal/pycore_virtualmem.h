@@ -17,6 +17,10 @@ void virtual_populate(void *ptr, size_t size);
 /* Forget the contents: memory that is touched again is zeroed. */
 void virtual_purge(void *ptr, size_t size);
 
+/* The system may take the memory when it is short of it, until that is written to:
+ * what is read there until then is the old contents or zeros.  -1: it can't. */
+int virtual_lend(void *ptr, size_t size);
+
 /* Call it [anon:pymalloc] in /proc/PID/maps, where the system has names. */
 void virtual_name(void *ptr, size_t size);
 
@@ -36,6 +40,10 @@ void virtual_yield(void);
 
 /* Milliseconds since some moment; cheap, and exact to a few of them. */
 uint64_t virtual_clock(void);
+
+/* A number that is another one if this process waited for something meanwhile, or if
+ * nobody can tell. */
+uint64_t virtual_count_waits(void);
 
 /* The system's number of the calling thread. */
 uintptr_t virtual_thread_number(void);

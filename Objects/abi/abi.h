@@ -27,6 +27,9 @@ extern const struct trace_source python_frames;
  * tracing, max_nframe (1 unless the tracer is told otherwise). */
 struct _PyTraceMalloc_Config *python_tracemalloc_config(void);
 
+/* For the library: see pycore_host.h. */
+extern int _PyMem_HoldsGIL(void);
+
 /* How many bytes of a block are in front of an object of this type. */
 size_t python_header_size(PyTypeObject *type);
 

@@ -10,6 +10,13 @@ python_tracemalloc_config(void)
 }
 
 int
+_PyMem_HoldsGIL(void)
+{
+    PyThreadState *current = _PyThreadState_UncheckedGet();
+    return current != NULL && current->thread_id == PyThread_get_thread_ident();
+}
+
+int
 python_trace_references(int on)
 {
     (void)on;       /* the interpreter looks at the variable itself */

@@ -51,6 +51,12 @@ python_heap(void)
     return heap != NULL ? heap : heap_begin(tstate->interp);
 }
 
+int
+_PyMem_HoldsGIL(void)
+{
+    return _PyThreadState_GET() != NULL;
+}
+
 static void
 python_has_other_heaps(void)
 {
