@@ -172,6 +172,7 @@ arenas_became_empty(struct arena_set *set)
 void
 arenas_bought_one(struct arena_set *set)
 {
+    keeping_bytes();            /* a value that is wrong is refused now */
     if (set->nreturned == 0) {
         return;
     }

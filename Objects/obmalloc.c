@@ -160,7 +160,8 @@ domain_free(PyMemAllocatorDomain domain, void *ptr)
 
 /* The raw domain.  Where nobody hooked it there is nothing between a request
  * and the C library, but for the look whether a block is the mem domain's: requests
- * over 512 bytes are malloc's in CPython, so programs free them here too. */
+ * over 512 bytes are malloc's in CPython, so programs free them here too.  What the C
+ * library can't serve is asked of the allocator, which has something to give back. */
 
 #ifndef WITH_PYMALLOC
 #  define pymalloc_has_medium(ptr) 0
@@ -173,7 +174,10 @@ PyMem_RawMalloc(size_t size)
         return NULL;
     }
     void *ptr = LIKELY(RAW->malloc == _PyMem_RawMalloc)
-        ? malloc(size != 0 ? size : 1) : RAW->malloc(RAW->ctx, size);
+        ? malloc(size != 0 ? size : 1) : NULL;
+    if (UNLIKELY(ptr == NULL)) {
+        ptr = RAW->malloc(RAW->ctx, size);
+    }
     PROBE3(alloc, PYMEM_DOMAIN_RAW, size, ptr);
     return ptr;
 }
@@ -190,8 +194,10 @@ void *
 _PyMem_RawReallocOwn(void *ptr, size_t new_size)
 {
     void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
-        ? realloc(ptr, new_size != 0 ? new_size : 1)
-        : RAW->realloc(RAW->ctx, ptr, new_size);
+        ? realloc(ptr, new_size != 0 ? new_size : 1) : NULL;
+    if (UNLIKELY(moved == NULL)) {
+        moved = RAW->realloc(RAW->ctx, ptr, new_size);
+    }
     PROBE4(realloc, PYMEM_DOMAIN_RAW, ptr, new_size, moved);
     return moved;
 }

@@ -89,119 +89,6 @@ peak(size_t n)
     free_blocks();
 }
 
-START_TEST(a_peak_that_comes_again_finds_its_arenas)
-{
-    peak(100000);
-    size_t bought = main_heap.small_arenas.ntimes_allocated;
-    ck_assert_uint_ge(bought, 100000 * 512 / ARENA_SIZE);
-    peak(100000);
-    ck_assert_uint_eq(main_heap.small_arenas.ntimes_allocated, bought);
-}
-END_TEST
-
-START_TEST(a_peak_that_does_not_goes_back_within_a_second)
-{
-    peak(100000);
-    uint64_t end = virtual_clock() + 900;
-    while (virtual_clock() < end) {
-        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
-    }
-    ck_assert_uint_le(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)17 << 20);
-    ck_assert_uint_ge(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)15 << 20);
-    ck_assert_uint_eq(main_heap.to_do & HEAP_HOLDS_ARENAS, 0);
-    size_t bought = main_heap.small_arenas.ntimes_allocated;
-    peak(10000);
-    ck_assert_uint_eq(main_heap.small_arenas.ntimes_allocated, bought);
-}
-END_TEST
-
-/* Allocate and free until the hold ends or arenas go. */
-static void
-wait_for_end_of_hold(void)
-{
-    uint64_t ends = main_heap.small_arenas.hold_ends;
-    size_t narenas = main_heap.small_arenas.ncurrent;
-    while (main_heap.small_arenas.hold_ends == ends && main_heap.small_arenas.ncurrent == narenas) {
-        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
-    }
-}
-
-START_TEST(arenas_that_were_needed_meanwhile_are_held_anew)
-{
-    uint64_t ends;
-    do {        /* on a machine that stands still the peak comes too late */
-        peak(100000);
-        wait_for_end_of_hold();
-        ends = main_heap.small_arenas.hold_ends;
-        peak(100000);
-    } while (virtual_clock() >= ends);
-    size_t narenas = main_heap.small_arenas.ncurrent;
-    ck_assert_uint_gt(narenas, 40);
-    wait_for_end_of_hold();
-    ck_assert_uint_eq(main_heap.small_arenas.ncurrent, narenas);
-    ck_assert_uint_gt(main_heap.small_arenas.hold_ends, ends);
-}
-END_TEST
-
-START_TEST(no_more_than_256_mib_are_held)
-{
-    enum { N = 800000 };
-    static void *many[N];
-    for (int i = 0; i < N; i++) {
-        many[i] = PyObject_Malloc(512);
-    }
-    ck_assert_uint_gt(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)390 << 20);
-    for (int i = 0; i < N; i++) {
-        PyObject_Free(many[i]);
-    }
-    ck_assert_uint_le(main_heap.small_arenas.ncurrent * ARENA_SIZE, (size_t)273 << 20);
-}
-END_TEST
-
-/* 2 GiB, or a quarter of the memory of a machine that has less than 8. */
-static size_t
-large_peak(void)
-{
-    size_t pages = (size_t)sysconf(_SC_PHYS_PAGES);
-    size_t quarter = pages / 4 * (size_t)sysconf(_SC_PAGESIZE);
-    size_t two_gib = (size_t)1 << 31;
-    return quarter < two_gib ? quarter : two_gib;
-}
-
-static size_t
-resident_bytes(void)
-{
-    size_t total = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    ck_assert_int_eq(fscanf(file, "%zu %zu", &total, &resident), 2);
-    fclose(file);
-    return resident * (size_t)sysconf(_SC_PAGESIZE);
-}
-
-START_TEST(after_a_peak_of_gibibytes_little_stays)
-{
-    void **last = NULL;
-    size_t peak_size = large_peak();
-    for (size_t n = 0; n < peak_size; n += 512) {
-        void **p = PyObject_Malloc(512);
-        *p = last;
-        last = p;
-    }
-    size_t at_peak = resident_bytes();
-    ck_assert_uint_ge(at_peak, peak_size);
-    while (last != NULL) {
-        void **p = last;
-        last = *p;
-        PyObject_Free(p);
-    }
-    uint64_t end = virtual_clock() + 900;
-    while (virtual_clock() < end) {
-        PyObject_Free(PyObject_Malloc(16 + random_below(490)));
-    }
-    ck_assert_uint_lt(resident_bytes(), at_peak / 20);
-}
-END_TEST
-
 START_TEST(trim_returns_all_that_no_block_is_in)
 {
     block *first = PyObject_Malloc(512);
@@ -565,11 +452,6 @@ main(void)
     tcase_add_test(tc, an_installed_allocator_is_asked_for_arenas_of_one_size);
     tcase_add_test(tc, an_installed_allocator_gets_all_arenas_back_but_one);
     tcase_add_test(tc, kept_pools_hold_no_arena);
-    tcase_add_test(tc, a_peak_that_comes_again_finds_its_arenas);
-    tcase_add_test(tc, a_peak_that_does_not_goes_back_within_a_second);
-    tcase_add_test(tc, arenas_that_were_needed_meanwhile_are_held_anew);
-    tcase_add_test(tc, no_more_than_256_mib_are_held);
-    tcase_add_test(tc, after_a_peak_of_gibibytes_little_stays);
     tcase_add_test(tc, trim_returns_all_that_no_block_is_in);
     tcase_add_test(tc, trim_leaves_the_memory_of_others_alone);
     tcase_add_test(tc, arenas_that_are_not_to_be_had_cost_nothing);
