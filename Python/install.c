@@ -28,19 +28,21 @@
 
 struct interpreter_functions interpreter;
 
+enum { FIRST = 0, MAYBE = 99 };
 #define FUNCTION(name, since) {#name, offsetof(struct interpreter_functions, name), since}
 static const struct {
     const char *name;
     size_t offset;
-    int since;                  /* 3.N; 0: it may be missing */
+    int since;                  /* 3.N; FIRST: any, and looked for before the version is
+                                   known; MAYBE: it may be missing */
 } functions[] = {
-    FUNCTION(Py_GetVersion, 8), FUNCTION(Py_IsInitialized, 8),
-    FUNCTION(PyGILState_Check, 8), FUNCTION(PyMem_GetAllocator, 8),
-    FUNCTION(PyMem_SetAllocator, 8), FUNCTION(PyMem_SetupDebugHooks, 8),
+    FUNCTION(Py_GetVersion, FIRST), FUNCTION(Py_IsInitialized, FIRST),
+    FUNCTION(PyGILState_Check, FIRST), FUNCTION(PyMem_GetAllocator, FIRST),
+    FUNCTION(PyMem_SetAllocator, FIRST), FUNCTION(PyMem_SetupDebugHooks, FIRST),
     FUNCTION(PyThreadState_GetUnchecked, 8), FUNCTION(PyGILState_GetThisThreadState, 8),
     FUNCTION(PyThreadState_GetInterpreter, 12),
     FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
-    FUNCTION(_PyInterpreterState_HasFeature, 0),
+    FUNCTION(_PyInterpreterState_HasFeature, MAYBE),
 };
 
 /* The host. */
@@ -102,16 +104,19 @@ find_function(const char *name)
         ? dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet") : address;
 }
 
-/* Those that every version has; later the others. */
+/* Those to begin with, minor 0; later the others that a version has. */
 static int
-find_functions(int is_always_there, char *error, size_t size)
+find_functions(int minor, char *error, size_t size)
 {
     for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
-        if ((functions[i].since == 8) != is_always_there) {
+        int since = functions[i].since;
+        int is_asked = minor == 0 ? since == FIRST
+            : since != FIRST && (since <= minor || (since == MAYBE && minor >= 12));
+        if (!is_asked) {
             continue;
         }
         void *address = find_function(functions[i].name);
-        if (address == NULL && functions[i].since != 0) {
+        if (address == NULL && since != MAYBE) {
             return refuse(error, size, "there is no CPython in this program: it "
                           "exports no %s", functions[i].name);
         }
@@ -155,7 +160,7 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     if (is_installed) {
         return refuse(error, error_size, "pymem is installed already");
     }
-    if (find_functions(1, error, error_size) < 0) {
+    if (find_functions(0, error, error_size) < 0) {
         return -1;
     }
     const char *version = interpreter.Py_GetVersion();
@@ -173,7 +178,7 @@ pymem_install(unsigned flags, char *error, size_t error_size)
                       "blocks of its own allocator");
     }
     if (check_allocators(error, error_size) < 0
-        || (minor >= 12 && find_functions(0, error, error_size) < 0))
+        || find_functions(minor, error, error_size) < 0)
     {
         return -1;
     }
