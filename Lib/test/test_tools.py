@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,23 @@ def test_regrtest_names_a_test_that_differs(two_pythons):
     assert "test_bool: passed on ours, passed on stock" in result.stdout
     assert "only on ours: test.test_bool.BoolTest.test_blocked passed" in result.stdout
     assert "BoolTest.test_int" not in result.stdout
+
+
+@pytest.mark.parametrize("printed, returncode, state", [
+    ("1 test OK.", 0, "passed"), ("All 9 tests OK.", 0, "passed"),
+    ("1 test altered the execution environment (env changed):\n    x", 0, "passed"),
+    ("1 test skipped:\n    x\n\nNo tests ran", 0, "skipped"),
+    ("1 test skipped:\n    x\n\n8 tests OK.", 0, "passed"),
+    ("2 tests skipped:\n    x y", 0, "skipped"), ("No tests ran", 0, "skipped"),
+    ("1 test run no tests:\n    x", 0, "run no tests"),
+    ("1 test failed:\n    x", 2, "failed"), ("7 tests OK.\n\n2 tests failed:", 2, "failed"),
+    ("2 tests failed:\n    x\n\n7 tests OK.", 2, "failed"),
+    ("Timeout (0:05:00)!", 1, "timed out"), ("", -9, "timed out"),
+    ("0:00:03 [7/9] test_io.test_signals", -11, "crashed")])
+def test_regrtest_reads_what_became_of_a_file(printed, returncode, state):
+    """Also of a folder of files that stands under one name (test_io, from 3.15 on)."""
+    tool = runpy.run_path(str(TOOLS / "regrtest"))
+    assert tool["state_of"](f"== Tests result ==\n\n{printed}\n", returncode) == state
 
 
 def test_regrtest_goes_on_after_an_interruption(two_pythons):
