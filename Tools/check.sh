@@ -139,6 +139,11 @@ c_tests_in_huge_pages() (
     c_tests "$@"
 )
 
+# One after the other: both write the tarball.
+distribution() {
+    make -s -C "$top/build" distcheck && "$top/Tools/check-dist.sh" "$top/build"
+}
+
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 part "C tests: default" c_tests default
 if [ -z "$quick" ]; then
@@ -159,7 +164,7 @@ if [ -z "$quick" ]; then
         "$top/build/extras"
     part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
     part_beside "static analysis" "$top/Tools/check-analyzers"
-    part_beside "make distcheck" make -s -C "$top/build" distcheck
+    part_beside "make distcheck, and the tarball without autotools" distribution
     join_parts
 fi
 # A file of tests at a time on each processor: some measure shares of one.
