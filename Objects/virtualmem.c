@@ -23,24 +23,25 @@
 
 static atomic_int mmap_only = -1, huge_pages = -1;     /* -1: not known yet */
 
-/* A variable is on where it is a number other than 0, as CPython reads its own. */
+/* A variable is off where it is empty or the number 0.  Another number is on, and so
+ * is a text that is no number: CPython reads its own flags like this. */
 static int
-variable_is_on(const char *name, int otherwise)
+variable_is_on(const char *name)
 {
     const char *value = Py_GETENV(name);
     if (value == NULL || *value == '\0') {
-        return otherwise;
+        return 0;
     }
     char *end;
     long number = strtol(value, &end, 10);
-    return *end == '\0' ? number != 0 : otherwise;
+    return *end != '\0' || number != 0;
 }
 
 int
 virtual_is_confined(void)
 {
     if (UNLIKELY(mmap_only < 0)) {
-        mmap_only = variable_is_on("PYTHON_PYMALLOC_MMAP_ONLY", 0);
+        mmap_only = variable_is_on("PYTHON_PYMALLOC_MMAP_ONLY");
     }
     return mmap_only;
 }
@@ -354,21 +355,21 @@ virtual_yield(void)
 #endif
 
 /* Huge pages: the processor then looks up 2 MiB at a time, not 4 KiB.  Worth it
- * for large heaps, and waste in small ones, so they are asked for by configure
- * or by the user. */
+ * for large heaps, and waste in small ones, so the user asks for them.  configure
+ * says whether the environment may. */
 #define HUGE_PAGE_SIZE ((size_t)1 << 21)
 #ifdef PYMALLOC_USE_HUGEPAGES
-#  define HUGE_PAGES_BY_CONFIGURE 1
+#  define HUGE_PAGES_IN_ENVIRONMENT 1
 #else
-#  define HUGE_PAGES_BY_CONFIGURE 0
+#  define HUGE_PAGES_IN_ENVIRONMENT 0
 #endif
 
 static int
 huge_pages_are_wanted(void)
 {
     if (huge_pages < 0) {
-        huge_pages = variable_is_on("PYTHON_PYMALLOC_HUGEPAGES",
-                                    HUGE_PAGES_BY_CONFIGURE);
+        huge_pages = HUGE_PAGES_IN_ENVIRONMENT
+            && variable_is_on("PYTHON_PYMALLOC_HUGEPAGES");
     }
     return huge_pages;
 }

@@ -133,6 +133,17 @@ c_tests() {
     ! grep 'warning:' "$directory/make.log"
 }
 
+# c_tests_in_huge_pages DIR OPTION...: the same with every arena in them.
+c_tests_in_huge_pages() (
+    export PYTHON_PYMALLOC_HUGEPAGES=1
+    c_tests "$@"
+)
+
+# One after the other: both write the tarball.
+distribution() {
+    make -s -C "$top/build" distcheck && "$top/Tools/check-dist.sh" "$top/build"
+}
+
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 part "C tests: default" c_tests default
 if [ -z "$quick" ]; then
@@ -143,9 +154,9 @@ if [ -z "$quick" ]; then
     part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
         --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
     part "C tests: clang, without mimalloc" c_tests clang \
-        CC=clang --without-mimalloc
-    part "C tests: mimalloc in the raw domain, huge pages" c_tests raw-mimalloc \
-        --with-raw-allocator=mimalloc --with-pymalloc-hugepages
+        CC=clang --without-mimalloc --without-pymalloc-hugepages
+    part "C tests: mimalloc in the raw domain, huge pages" \
+        c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc
     if [ -n "$multilib" ]; then
         part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
     fi
@@ -153,7 +164,7 @@ if [ -z "$quick" ]; then
         "$top/build/extras"
     part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
     part_beside "static analysis" "$top/Tools/check-analyzers"
-    part_beside "make distcheck" make -s -C "$top/build" distcheck
+    part_beside "make distcheck, and the tarball without autotools" distribution
     join_parts
 fi
 # A file of tests at a time on each processor: some measure shares of one.

@@ -57,7 +57,9 @@ PYMEM_BUILD=$PWD /usr/bin/python3 -m pytest -q "$top/Lib/test" --ignore="$top/Li
 collect
 build pydebug --with-pydebug
 collect
-build raw-mimalloc --with-raw-allocator=mimalloc --with-pymalloc-hugepages
+PYTHON_PYMALLOC_HUGEPAGES=1
+export PYTHON_PYMALLOC_HUGEPAGES
+build raw-mimalloc --with-raw-allocator=mimalloc
 collect
 
 cd "$home"

@@ -93,8 +93,13 @@ def test_where_a_call_is_deadly_a_variable_confines_us(products, tmp_path, varia
 
 
 @pytest.mark.parametrize("options, value", [("-E", "1"), ("-I", "1"), ("-u", "0"),
-                                            ("-u", ""), ("-u", "yes")])
+                                            ("-u", ""), ("-u", " 00")])
 def test_the_variable_is_read_as_the_interpreters_are(products, tmp_path, options, value):
-    """Not where the environment is ignored; a number other than 0."""
+    """Not where the environment is ignored, and not where it is the number 0."""
     assert sandboxed(tmp_path, KILL, products / "python", options,
                      PYTHON_PYMALLOC_MMAP_ONLY=value).returncode == -31
+
+
+def test_a_text_that_is_no_number_is_on(products, tmp_path):
+    assert sandboxed(tmp_path, KILL, products / "python",
+                     PYTHON_PYMALLOC_MMAP_ONLY="yes").stdout == "survived\n"

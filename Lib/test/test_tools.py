@@ -1,8 +1,10 @@
 """try.sh and its neighbours: options, folders, what they say."""
 
+import json
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -144,6 +146,23 @@ def test_regrtest_names_a_test_that_differs(two_pythons):
     assert "BoolTest.test_int" not in result.stdout
 
 
+@pytest.mark.parametrize("printed, returncode, state", [
+    ("1 test OK.", 0, "passed"), ("All 9 tests OK.", 0, "passed"),
+    ("1 test altered the execution environment (env changed):\n    x", 0, "passed"),
+    ("1 test skipped:\n    x\n\nNo tests ran", 0, "skipped"),
+    ("1 test skipped:\n    x\n\n8 tests OK.", 0, "passed"),
+    ("2 tests skipped:\n    x y", 0, "skipped"), ("No tests ran", 0, "skipped"),
+    ("1 test run no tests:\n    x", 0, "run no tests"),
+    ("1 test failed:\n    x", 2, "failed"), ("7 tests OK.\n\n2 tests failed:", 2, "failed"),
+    ("2 tests failed:\n    x\n\n7 tests OK.", 2, "failed"),
+    ("Timeout (0:05:00)!", 1, "timed out"), ("", -9, "timed out"),
+    ("0:00:03 [7/9] test_io.test_signals", -11, "crashed")])
+def test_regrtest_reads_what_became_of_a_file(printed, returncode, state):
+    """Also of a folder of files that stands under one name (test_io, from 3.15 on)."""
+    tool = runpy.run_path(str(TOOLS / "regrtest"))
+    assert tool["state_of"](f"== Tests result ==\n\n{printed}\n", returncode) == state
+
+
 def test_regrtest_goes_on_after_an_interruption(two_pythons):
     folder = two_pythons(f'exec {BUILD}/python-stock "$@"')
     kept = folder / "regrtest" / "python-stock" / "test_bool.json"
@@ -224,6 +243,46 @@ def test_what_is_no_allocator_is_refused(tmp_path, source, reason):
     result = check_library(tmp_path, "none.so", source, "-DCALLOC(n,m)=calloc(n,m)")
     assert result.returncode == 1
     assert reason in result.stderr
+
+
+OTHER_RUN = {
+    "test_free_none": {"CPython 3.9.1": {"passed": [""]}, "good.so": {"failed": [""]},
+                       "CPython 3.10.0": {"skipped": ["there is none"]}}}
+
+
+def test_a_table_takes_in_what_ran_on_another_system(tmp_path):
+    """Versions are in the order of numbers; of an implementation that ran in both the
+    worse counts."""
+    source = tmp_path / "allocator.c"
+    source.write_text(ALLOCATOR)
+    assert run("cc", "-shared", "-fPIC", "-DCALLOC(n,m)=(n&&m?calloc(n,m):calloc(1,1))",
+               source, "-o", tmp_path / "good.so").returncode == 0
+    (tmp_path / "other.json").write_text(json.dumps(OTHER_RUN))
+    result = run(TOOLS / "check-oracle", f"--implementation={tmp_path}/good.so",
+                 f"--build={BUILD}", f"--table={tmp_path}/table.rst",
+                 f"--add={tmp_path}/other.json")
+    assert result.returncode == 0, result.stdout
+    rows = [re.split("  +", line)
+            for line in (tmp_path / "table.rst").read_text().splitlines()]
+    assert rows[1] == ["promise", "CPython 3.9.1", "CPython 3.10.0", "good.so"]
+    assert ["free none", "yes", "not provided (1)", "**failed**"] in rows
+    assert ["1. there is none"] in rows
+    assert ["zero bytes are distinct blocks", "yes"] in rows
+
+
+@pytest.mark.parametrize("text, reason", [
+    (None, "can't be read: No such file"), ("[1]", "is not what check-oracle leaves"),
+    ("{", "is not what check-oracle leaves"), ('{"a": {"b": 1}}', "is not what"),
+    ('{"a": {"b": {"passed": "x"}}}', "reasons are not lists")])
+def test_results_that_are_none_are_refused(tmp_path, text, reason):
+    path = tmp_path / "other.json"
+    if text is not None:
+        path.write_text(text)
+    result = run(TOOLS / "check-oracle", f"--build={BUILD}", f"--table={tmp_path}/t.rst",
+                 f"--add={path}", "/bin/true")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"check-oracle: {path} ") and reason in result.stderr
+    assert not (tmp_path / "t.rst").exists()
 
 
 def test_an_oracle_that_is_no_python_is_refused(tmp_path):
