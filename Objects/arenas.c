@@ -222,7 +222,7 @@ arenas_trim(struct arena_set *set)
 {
     size_t nbytes = arenas_return_empty(set, 0);
     set->earned = 0;
-    if (set->allocator->alloc == _PyMem_ArenaAlloc) {
+    if (arenas_are_the_systems(set)) {
         arenas_visit(set, arena_purge_pools, &nbytes);
     }
     return nbytes;
@@ -245,7 +245,7 @@ arena_buy(struct arena_set *set)
         arena_link(&set->heap->unused_objects, arena);
         return NULL;
     }
-    if (set->ncurrent >= set->populated_from && allocator->alloc == _PyMem_ArenaAlloc) {
+    if (set->ncurrent >= set->populated_from && arenas_are_the_systems(set)) {
         virtual_populate(memory, set->arena_size);
     }
     PROBE2(arena__new, arena->address, set->arena_size);

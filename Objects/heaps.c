@@ -264,7 +264,15 @@ heaps_take_in_own(void)
     heap_take_in(heap_of_thread);
 }
 
-static size_t heap_give_back(struct heap *heap);
+/* Arenas that are only kept: by the owner.  The number of bytes. */
+static size_t
+heap_give_back(struct heap *heap)
+{
+    heap_take_in(heap);
+    heap_release_kept(heap);
+    return arenas_return_empty(&heap->small_arenas, 0)
+        + arenas_return_empty(&heap->medium_arenas, 0);
+}
 
 COLD void
 heap_do(struct heap *heap, unsigned to_do)
@@ -406,15 +414,6 @@ heaps_trim_left(void)
     }
     pthread_mutex_unlock(&lock);
     return nbytes;
-}
-
-static size_t
-heap_give_back(struct heap *heap)
-{
-    heap_take_in(heap);
-    heap_release_kept(heap);
-    return arenas_return_empty(&heap->small_arenas, 0)
-        + arenas_return_empty(&heap->medium_arenas, 0);
 }
 
 /* Whoever holds the lock may be the caller, or in need of memory: then it is left out. */

@@ -34,9 +34,6 @@
 
 #define WINDOW_MILLISECONDS 200
 
-/* So many arenas that were bought again earn one. */
-#define PRICE 1
-
 /* PYMEM_KEEP: bytes that may stay without being earned, of all heaps with the main one's
  * small blocks together about so many. */
 #define KEEP_BY_DEFAULT ((size_t)8 << 20)
@@ -77,18 +74,12 @@ keeping_bytes(void)
     return known;
 }
 
-static int
-is_default_allocator(const struct arena_set *set)
-{
-    return set->allocator->alloc == _PyMem_ArenaAlloc;
-}
-
 /* CPython's rule: an empty arena goes back at once, unless it is the only one with a free
  * pool. */
 static int
 has_cpythons_rule(const struct arena_set *set)
 {
-    return !is_default_allocator(set) || keeping_bytes() == 0;
+    return !arenas_are_the_systems(set) || keeping_bytes() == 0;
 }
 
 /* In arenas. */
@@ -182,7 +173,7 @@ arenas_bought_one(struct arena_set *set)
     {
         set->nreturned = 0;
     }
-    else if (++set->nregretted % PRICE == 0 && set->earned < earned_most(set)) {
+    else if (set->earned < earned_most(set)) {
         set->earned++;
     }
 }

@@ -42,14 +42,6 @@ move_medium(void *ptr, size_t size, void *moved)
 #  define pymalloc_free_medium(ptr) ((void)0)
 #endif
 
-/* What failed is tried again when that gave memory back which was only kept. */
-#ifdef WITH_PYMALLOC
-#  define TWICE(block, again) \
-    (LIKELY((block) != NULL) || pymalloc_give_back() == 0 ? (block) : (again))
-#else
-#  define TWICE(block, again) (block)
-#endif
-
 void *
 _PyMem_RawMalloc(void *ctx, size_t size)
 {

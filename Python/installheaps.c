@@ -135,38 +135,20 @@ heap_of_their_interpreter(void)
 
 /* The raw domain. */
 
-/* What fails is tried again when that gave memory back which was only kept. */
-
 static void *
 watching_malloc(void *ctx, size_t size)
 {
     (void)ctx;
     void *ptr = raw_below.malloc(raw_below.ctx, size);
-    return LIKELY(ptr != NULL) || pymalloc_give_back() == 0 ? ptr
-        : raw_below.malloc(raw_below.ctx, size);
-}
-
-static void *
-realloc_below(void *ptr, size_t size)
-{
-    void *moved = raw_below.realloc(raw_below.ctx, ptr, size);
-    return LIKELY(moved != NULL) || pymalloc_give_back() == 0 ? moved
-        : raw_below.realloc(raw_below.ctx, ptr, size);
-}
-
-static void *
-calloc_below(size_t nelem, size_t elsize)
-{
-    void *ptr = raw_below.calloc(raw_below.ctx, nelem, elsize);
-    return LIKELY(ptr != NULL) || pymalloc_give_back() == 0 ? ptr
-        : raw_below.calloc(raw_below.ctx, nelem, elsize);
+    return TWICE(ptr, raw_below.malloc(raw_below.ctx, size));
 }
 
 static void *
 watching_calloc(void *ctx, size_t nelem, size_t elsize)
 {
     (void)ctx;
-    void *ptr = calloc_below(nelem, elsize);
+    void *ptr = raw_below.calloc(raw_below.ctx, nelem, elsize);
+    ptr = TWICE(ptr, raw_below.calloc(raw_below.ctx, nelem, elsize));
     if (ptr != NULL && nelem * elsize >= INTERPRETER_STATE_MIN
         && interpreter.PyThreadState_GetInterpreter != NULL
         && interpreter.Py_IsInitialized())
@@ -228,7 +210,8 @@ watching_realloc(void *ctx, void *ptr, size_t size)
     (void)ctx;
     size_t old_size = pymalloc_has_medium(ptr) ? pymalloc_medium_size(ptr) : 0;
     if (LIKELY(old_size == 0)) {
-        return realloc_below(ptr, size);
+        void *resized = raw_below.realloc(raw_below.ctx, ptr, size);
+        return TWICE(resized, raw_below.realloc(raw_below.ctx, ptr, size));
     }
     void *moved = watching_malloc(NULL, size);
     if (moved != NULL) {

@@ -51,6 +51,14 @@ INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
     .populated_from = SIZE_MAX, \
     .allocator = &medium_arena_allocator}
 
+/* Do arenas come straight from the system?  An arena allocator that somebody installed
+ * sees CPython's rule, and its memory is nobody else's to purge. */
+static inline int
+arenas_are_the_systems(const struct arena_set *set)
+{
+    return set->allocator->alloc == _PyMem_ArenaAlloc;
+}
+
 /* Is there a free pool in an arena that is here already? */
 int arenas_have_free_pool(const struct arena_set *set);
 

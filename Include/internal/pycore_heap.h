@@ -30,7 +30,7 @@ struct arena_set {
     unsigned kept_sixteenths;   /* of what may be kept unearned: keeping.c */
     size_t earned_max;          /* in arenas, as all of these */
     size_t populated_from;      /* the set's size from which a new one is put
-                                   into memory at once */
+                                   into memory at once: it will be filled, too */
     PyObjectArenaAllocator *allocator;
 
     struct arena_object *usable[64 + 1];
@@ -44,7 +44,6 @@ struct arena_set {
     size_t nreturned;           /* given back, and not bought again */
     uint64_t returned_at;       /* the last of them, by virtual_clock(), */
     uint64_t nwaits;            /* and virtual_count_waits() then */
-    size_t nregretted;          /* bought again at once, so far */
 
     int is_watched;             /* a window of time goes on */
     uint64_t window_ends;       /* by virtual_clock() */

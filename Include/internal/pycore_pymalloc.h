@@ -72,11 +72,4 @@ int pymalloc_choose_medium(void);
 /* Give back all memory that no block is in; the number of bytes. */
 size_t pymalloc_trim(void);
 
-/* The same of arenas that are only kept, for a request that failed.  From any thread. */
-static inline size_t
-pymalloc_give_back(void)
-{
-    return heaps_give_back();
-}
-
 #endif /* !Py_INTERNAL_PYMALLOC_H */

@@ -28,6 +28,15 @@ size_t _PyMem_RawTrim(void);     /* malloc_trim(), where there is one */
 #define MALLOC_ALLOC \
     {NULL, _PyMem_RawMalloc, _PyMem_RawCalloc, _PyMem_RawRealloc, _PyMem_RawFree}
 
+/* A block of the raw domain, or if that is NULL the one of a second request, after arenas
+ * that were only kept went back.  The first is a variable, the second a call. */
+#ifdef WITH_PYMALLOC
+#  define TWICE(block, again) \
+    (LIKELY((block) != NULL) || heaps_give_back() == 0 ? (block) : (again))
+#else
+#  define TWICE(block, again) (block)
+#endif
+
 /* pymalloc as one, and what the mem and object domains start with. */
 #ifdef WITH_PYMALLOC
 #  include "pycore_pymalloc.h"

@@ -20,14 +20,24 @@ use_pymalloc(void)
     ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
 }
 
+/* Of the process, in bytes. */
+struct size { size_t total, resident; };
+
+static struct size
+process_size(void)
+{
+    struct size pages;
+    FILE *file = fopen("/proc/self/statm", "r");
+    ck_assert_int_eq(fscanf(file, "%zu %zu", &pages.total, &pages.resident), 2);
+    fclose(file);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (struct size){pages.total * page, pages.resident * page};
+}
+
 static size_t
 resident_bytes(void)
 {
-    size_t total = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    ck_assert_int_eq(fscanf(file, "%zu %zu", &total, &resident), 2);
-    fclose(file);
-    return resident * (size_t)sysconf(_SC_PAGESIZE);
+    return process_size().resident;
 }
 
 /* A list of blocks, through their first words, so that the test itself has none.  (An
@@ -62,6 +72,15 @@ static void
 peak(size_t nbytes)
 {
     drop(build(nbytes, 512));
+}
+
+/* How many arenas a peak buys. */
+static size_t
+peak_buys(size_t nbytes)
+{
+    size_t bought = SMALL->ntimes_allocated;
+    peak(nbytes);
+    return SMALL->ntimes_allocated - bought;
 }
 
 static void
@@ -113,9 +132,7 @@ END_TEST
 START_TEST(a_small_peak_that_comes_again_finds_its_arenas)
 {
     peak(5 * MIB);
-    size_t bought = SMALL->ntimes_allocated;
-    peak(5 * MIB);
-    ck_assert_uint_eq(SMALL->ntimes_allocated, bought);
+    ck_assert_uint_eq(peak_buys(5 * MIB), 0);
 }
 END_TEST
 
@@ -123,9 +140,7 @@ END_TEST
 START_TEST(a_large_one_finds_them_once_it_earned_them)
 {
     for (int i = 0; i < 20; i++) {      /* on a busy machine it may have to wait */
-        size_t bought = SMALL->ntimes_allocated;
-        peak(50 * MIB);
-        if (SMALL->ntimes_allocated == bought) {
+        if (peak_buys(50 * MIB) == 0) {
             return;
         }
     }
@@ -167,13 +182,8 @@ START_TEST(what_is_needed_now_and_then_stays)
 {
     earn(100 * MIB);
     for (int i = 0; i < 10; i++) {
-        uint64_t end = virtual_clock() + 60;
-        while (virtual_clock() < end) {
-            PyObject_Free(PyObject_Malloc(100));
-        }
-        size_t bought = SMALL->ntimes_allocated;
-        peak(100 * MIB);
-        if (SMALL->ntimes_allocated == bought) {
+        work_for(60);
+        if (peak_buys(100 * MIB) == 0) {
             return;
         }
     }
@@ -221,11 +231,7 @@ END_TEST
 static void
 limit_address_space(size_t bytes_more)
 {
-    size_t total = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    ck_assert_int_eq(fscanf(file, "%zu", &total), 1);
-    fclose(file);
-    rlim_t limit = (rlim_t)(total * (size_t)sysconf(_SC_PAGESIZE) + bytes_more);
+    rlim_t limit = (rlim_t)(process_size().total + bytes_more);
     ck_assert_int_eq(setrlimit(RLIMIT_AS, &(struct rlimit){limit, RLIM_INFINITY}), 0);
 }
 
