@@ -39,9 +39,11 @@ except ImportError:
 
 
 def clean_environment(**variables):
-    """The environment without what would change an allocator."""
+    """The environment without what would change an allocator.  PYTHON is no variable of
+    an interpreter: it tells Tools/setup.sh which one the build is of, and without it
+    try.sh would configure the build anew, for another, while tests use it."""
     environment = {name: value for name, value in os.environ.items()
-                   if not name.startswith("PYTHON")}
+                   if name == "PYTHON" or not name.startswith("PYTHON")}
     environment.update(variables)
     return environment
 
