@@ -1,6 +1,8 @@
-"""What came with CPython 3.14: scripts that are sent to a process (PEP 768), and the JIT.
+"""What came with CPython 3.14: scripts that are sent to a process (PEP 768), and the JIT;
+and what 3.14 broke.
 
-Each runs on the linked python and under pymem-run, and must give what stock gives.
+The first two run on the linked python and under pymem-run, and must give
+what stock gives.
 """
 
 import re
@@ -104,6 +106,34 @@ def test_a_script_is_sent_from_a_python_with_pymem(ours, tmp_path):
     if expected is None:
         pytest.skip(f"no script can be sent to a process here: {reason}")
     assert remote_exec(with_pymem, with_pymem, script)[0] == expected
+
+
+# The tracer: its names of files must not be objects of an interpreter.
+
+ENDED = """
+import tracemalloc
+import _interpreters
+tracemalloc.start(5)
+for _ in range(20):
+    interpreter = _interpreters.create("isolated")
+    _interpreters.run_string(interpreter, '''if True:
+        import collections, json
+        left = [str(i) for i in range(1000)]
+    ''')
+    _interpreters.destroy(interpreter)
+for _ in range(3):
+    snapshot = tracemalloc.take_snapshot()
+    assert snapshot.statistics("traceback")
+print("fine")
+"""
+
+
+def test_traces_of_interpreters_that_have_ended(products):
+    """Here CPython 3.14 crashes."""
+    if run(products / "python", "-c", "import _interpreters").returncode != 0:
+        pytest.skip("CPython has _interpreters since 3.13")
+    result = run(products / "python", "-c", ENDED)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "fine\n", "")
 
 
 # The JIT: its code allocates and frees by the functions that it was compiled with.
