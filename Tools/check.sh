@@ -40,7 +40,8 @@ if [ -z "$quick" ]; then
     case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
     need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
         python3-sphinx python3-rich python3-matplotlib python3-selenium python3-pil \
-        chromium chromium-driver $multilib
+        chromium chromium-driver $multilib \
+        gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3
 fi
 build_default
 
