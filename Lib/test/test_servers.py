@@ -57,5 +57,6 @@ def test_idle_after_a_load(figures):
 
 
 def test_later_after_small_requests(figures):
+    assert all(run["fewest_small"] > 0 for run in figures)
     stock, ours = (run["later"]["rss"] for run in figures)
     assert ours <= stock + LATER_OVER_STOCK

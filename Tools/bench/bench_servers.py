@@ -102,7 +102,7 @@ def main():
         sys.exit("bench: none of the servers is here")
     try:
         runs = measure(names, options.allocators, options.rounds, options.seconds)
-    except ServerFailed as error:
+    except (ServerFailed, OSError) as error:
         sys.exit(f"bench: {error}")
     results = {name: {allocator: medians(figures) for allocator, figures
                       in by_allocator.items()} for name, by_allocator in runs.items()}

@@ -172,12 +172,14 @@ def load(port, seconds):
 
 
 def ask_small_requests(port):
-    """As many as SMALL_REQUESTS, spread over SMALL_SECONDS."""
+    """As many as SMALL_REQUESTS, spread over SMALL_SECONDS; Counter of the answers."""
+    answers = Counter()
     start = time.monotonic()
     for number in range(1, SMALL_REQUESTS + 1):
-        ask(port, "/small")
+        answers[ask(port, "/small")[0]] += 1
         time.sleep(max(0, start + number * SMALL_SECONDS / SMALL_REQUESTS
                        - time.monotonic()))
+    return answers
 
 
 # Figures of a process.
@@ -315,9 +317,11 @@ def run_server(name, allocator, load_seconds, idle_seconds):
         spent = server.processor_time() - before
         time.sleep(idle_seconds)
         idle = server.memory()
-        ask_small_requests(server.port)
+        small = ask_small_requests(server.port)
         later = server.memory()
         peak = max(map(peak_of, server.workers))
         server.check_allocator()
     return {"peak": peak, "idle": idle, "later": later,
-            "requests": answers.total(), "processor": spent * 1000 / answers.total()}
+            "requests": answers.total(),
+            "fewest_small": min(small[pid] for pid in server.workers),
+            "processor": spent * 1000 / answers.total()}
