@@ -69,6 +69,7 @@ arena_file(struct arena_object *arena)
     else if (n > 0) {
         arena_link(&set->usable[n], arena);
         set->usable_mask |= (uint64_t)1 << (n - 1);
+        set->nresting += arena->nresting;
     }
 }
 
@@ -84,6 +85,7 @@ arena_unfile(struct arena_object *arena)
         set->nempty--;
     }
     else if (n > 0) {
+        set->nresting -= arena->nresting;
         arena_unlink(&set->usable[n], arena);
         if (set->usable[n] == NULL) {
             set->usable_mask &= ~((uint64_t)1 << (n - 1));
@@ -144,7 +146,9 @@ arena_set_memory(struct arena_object *arena, struct arena_set *set,
     arena->address = address;
     arena->pool_address = first;
     arena->freepools = ~(uint64_t)0 >> (64 - npools);
+    arena->unbackedpools = arena->freepools;
     arena->nfreepools = arena->ntotalpools = npools;
+    arena->nresting = 0;
     arena->nkeptpools = 0;
     pthread_mutex_unlock(&set->heap->look_lock);
     return 0;
@@ -192,17 +196,43 @@ arenas_oldest_empty(const struct arena_set *set)
     return arena;
 }
 
-/* Give back the memory of the free pools of an arena, and count it. */
-static int
-arena_purge_pools(const struct arena_object *arena, void *arg)
+/* Give back the memory of the free pools of an arena, neighbours at once. */
+static void
+arena_purge_resting(struct arena_object *arena)
 {
-    for (unsigned i = 0; i < arena->ntotalpools; i++) {
-        if (arena->freepools >> i & 1) {
-            virtual_purge(arena_pool_address(arena, i), arena->set->pool_size);
-            *(size_t *)arg += arena->set->pool_size;
+    if (!arena->is_the_systems) {
+        return;
+    }
+    uint64_t resting = arena->freepools & ~arena->unbackedpools;
+    while (resting != 0) {
+        unsigned first = lowest_bit(resting), end = first;
+        while (end < 64 && (resting >> end & 1) != 0) {
+            resting &= ~((uint64_t)1 << end++);
+        }
+        virtual_purge(arena_pool_address(arena, first),
+                      (end - first) * arena->set->pool_size);
+    }
+    arena->unbackedpools = arena->freepools;
+    arena->set->nresting -= arena->nresting;
+    arena->nresting = 0;
+}
+
+size_t
+arenas_purge_resting(struct arena_set *set, size_t npools)
+{
+    size_t before = set->nresting;
+    for (uint64_t sizes = set->usable_mask;
+         sizes != 0 && before - set->nresting < npools;
+         sizes &= ~((uint64_t)1 << highest_bit(sizes)))
+    {
+        for (struct arena_object *arena = set->usable[highest_bit(sizes) + 1];
+             arena != NULL && before - set->nresting < npools;
+             arena = arena->nextarena)
+        {
+            arena_purge_resting(arena);
         }
     }
-    return 0;
+    return before - set->nresting;
 }
 
 size_t
@@ -223,7 +253,7 @@ arenas_trim(struct arena_set *set)
     size_t nbytes = arenas_return_empty(set, 0);
     set->earned = 0;
     if (arenas_are_the_systems(set)) {
-        arenas_visit(set, arena_purge_pools, &nbytes);
+        nbytes += arenas_purge_resting(set, SIZE_MAX) * set->pool_size;
     }
     return nbytes;
 }
@@ -245,8 +275,11 @@ arena_buy(struct arena_set *set)
         arena_link(&set->heap->unused_objects, arena);
         return NULL;
     }
-    if (set->ncurrent >= set->populated_from && arenas_are_the_systems(set)) {
+    arena->is_the_systems = (uint16_t)arenas_are_the_systems(set);
+    if (set->ncurrent >= set->populated_from && arena->is_the_systems) {
         virtual_populate(memory, set->arena_size);
+        arena->unbackedpools = 0;
+        arena->nresting = arena->nfreepools;
     }
     PROBE2(arena__new, arena->address, set->arena_size);
     arena_file(arena);
@@ -257,7 +290,7 @@ arena_buy(struct arena_set *set)
         set->nhighwater = set->ncurrent;
     }
     pthread_mutex_unlock(&set->heap->look_lock);
-    arenas_bought_one(set);
+    arenas_lacked(set, arena->nresting);
     return arena;
 }
 
@@ -283,15 +316,26 @@ arenas_take_pool(struct arena_set *set, uintptr_t *address)
         return NULL;
     }
     arena_unfile(arena);
+    uint64_t resting = arena->freepools & ~arena->unbackedpools;
+    unsigned i = lowest_bit(resting != 0 ? resting : arena->freepools);
+    uint64_t bit = (uint64_t)1 << i;
+    int is_backed = resting != 0;
+    arena->freepools &= ~bit;
+    arena->unbackedpools &= ~bit;
+    arena->nfreepools--;
+    arena->nresting -= (unsigned)is_backed;
+    arena_file(arena);
     if (set->nempty < set->least_empty) {
         set->least_empty = set->nempty;
     }
-    unsigned i = lowest_bit(arena->freepools);
-    arena->freepools &= arena->freepools - 1;
-    arena->nfreepools--;
-    arena_file(arena);
+    if (set->nresting < set->least_resting) {
+        set->least_resting = set->nresting;
+    }
     *address = (uintptr_t)arena_pool_address(arena, i);
     DEBUG_ASSERT(arena_is_valid(arena));
+    if (!is_backed) {
+        arenas_lacked(set, 1);
+    }
     return arena;
 }
 
@@ -303,10 +347,14 @@ arena_release_pool(struct arena_object *arena, uintptr_t address)
     arena_unfile(arena);
     arena->freepools |= (uint64_t)1 << i;
     arena->nfreepools++;
+    arena->nresting++;
     arena_file(arena);
     DEBUG_ASSERT(arena_is_valid(arena));
     if (arena->nfreepools == arena->ntotalpools) {
         arenas_became_empty(arena->set);
+    }
+    else {
+        arenas_pool_rests(arena->set);
     }
 }
 
@@ -349,6 +397,7 @@ arena_set_change_owner(struct arena_set *from, struct arena_set *to)
     }
     from->ntimes_allocated = from->ncurrent = from->nhighwater = 0;
     from->is_watched = 0;
+    from->nkept = 0;
 }
 
 void
@@ -375,10 +424,11 @@ arenas_change_owner(struct heap *from, struct heap *to)
 int
 arena_is_valid(const struct arena_object *arena)
 {
-    unsigned nfree = 0;
+    unsigned nfree = 0, nresting = 0;
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         if (arena->freepools >> i & 1) {
             nfree++;
+            nresting += (arena->unbackedpools >> i & 1) == 0;
             if (arena_pool(arena, i)->blocksize != 0) {
                 return 0;
             }
@@ -387,6 +437,8 @@ arena_is_valid(const struct arena_object *arena)
     return arena->address <= arena->pool_address
         && arena->pool_address - arena->address < arena->set->pool_size
         && arena->nfreepools == nfree
+        && arena->nresting == nresting
+        && (arena->unbackedpools & ~arena->freepools) == 0
         && (arena->ntotalpools == 64
             || arena->freepools >> arena->ntotalpools == 0);
 }

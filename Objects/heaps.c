@@ -280,6 +280,10 @@ heap_do(struct heap *heap, unsigned to_do)
     if (to_do & HEAP_KEEPS_ARENAS) {
         arenas_windows_go_on(heap);
     }
+    if (to_do & HEAP_RELEASES_KEPT) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_RELEASES_KEPT);
+        heap_release_kept_medium(heap);
+    }
     if (to_do & HEAP_INHERITS) {
         heap_take_over();
     }

@@ -24,15 +24,21 @@
  *
  * An arena allocator that somebody installed sees CPython's rule.
  *
- * Works on the sets of arenas.c for it.  Calls arenas.c and virtualmem.c. */
+ * Works on the sets of arenas.c for it.  Calls arenas.c, virtualmem.c, and pools.c for
+ * lookouts. */
 
 #include "pycore_arenas.h"
 #include "pycore_host.h"
+#include "pycore_pools.h"
 #include "pycore_virtualmem.h"
 
 #include <stdlib.h>
 
 #define WINDOW_MILLISECONDS 200
+
+/* A heap that was never larger earns nothing: what it gives back is soon bought again, and
+ * a server that has no time to wait between two requests would keep it when it has. */
+#define EARNS_FROM ((size_t)64 << 20)
 
 /* PYMEM_KEEP: bytes that may stay without being earned, of all heaps with the main one's
  * small blocks together about so many. */
@@ -75,33 +81,45 @@ keeping_bytes(void)
 }
 
 /* CPython's rule: an empty arena goes back at once, unless it is the only one with a free
- * pool. */
+ * pool; free pools stay as they are. */
 static int
 has_cpythons_rule(const struct arena_set *set)
 {
     return !arenas_are_the_systems(set) || keeping_bytes() == 0;
 }
 
-/* In arenas. */
 static size_t
-keeping_most(const struct arena_set *set)
+pools_in_arena(const struct arena_set *set)
 {
-    return set->kept_sixteenths * (keeping_bytes() / 16) / set->arena_size;
+    return set->arena_size / set->pool_size;
+}
+
+/* All that rests with memory behind it. */
+static size_t
+resting_pools(const struct arena_set *set)
+{
+    return set->nresting + set->nempty * pools_in_arena(set);
 }
 
 static size_t
-earned_most(const struct arena_set *set)
+may_rest(const struct arena_set *set)
 {
-    return has_cpythons_rule(set) ? 0 : set->earned_max;
+    return set->kept_sixteenths * (keeping_bytes() / 16) / set->pool_size + set->earned;
 }
 
+/* So many stay however long they are not needed. */
 static size_t
-may_stay(const struct arena_set *set)
+stay_for_good(const struct arena_set *set)
 {
-    if (has_cpythons_rule(set)) {
-        return set->usable_mask == 0 ? 1 : 0;
-    }
-    return keeping_most(set) + set->earned;
+    return set->is_medium ? 1 : pools_in_arena(set);
+}
+
+/* An arena that may stay though it is empty. */
+static int
+one_more_may_stay(const struct arena_set *set)
+{
+    return has_cpythons_rule(set) ? set->nempty == 1 && set->usable_mask == 0
+        : resting_pools(set) <= may_rest(set);
 }
 
 /* What has earned to stay and is much is lent to the system, the arenas that were empty
@@ -131,50 +149,146 @@ window_begin(struct arena_set *set)
     atomic_fetch_or(&set->heap->to_do, HEAP_KEEPS_ARENAS);
     set->window_ends = virtual_clock() + WINDOW_MILLISECONDS;
     set->least_empty = set->nempty;
+    set->least_resting = set->nresting;
+    if (!set->is_medium) {
+        heap_post_lookouts(set->heap);
+    }
 }
 
-/* So many stay however long they are not needed. */
-static size_t
-stay_for_good(const struct arena_set *set)
+static void
+watch(struct arena_set *set)
 {
-    return has_cpythons_rule(set) ? may_stay(set) : set->is_medium ? 0 : 1;
+    if (!set->is_watched && !has_cpythons_rule(set)) {
+        window_begin(set);
+    }
+}
+
+/* Has the program waited since this was asked last?  Who waits may wait for long the next
+ * time, and has earned nothing. */
+static int
+has_waited(struct arena_set *set)
+{
+    uint64_t nwaits = virtual_count_waits();
+    if (nwaits == set->nwaits) {
+        return 0;
+    }
+    set->nwaits = nwaits;
+    set->earned = set->nreturned = 0;
+    return 1;
+}
+
+/* What went back may turn out to have been needed. */
+static void
+count_returned(struct arena_set *set, size_t npools)
+{
+    has_waited(set);
+    set->nreturned += npools;
+    set->returned_at = virtual_clock();
+}
+
+static void
+return_too_many(struct arena_set *set)
+{
+    size_t before = set->ncurrent;
+    while (set->nempty > 0 && !one_more_may_stay(set)) {
+        arena_return(arenas_oldest_empty(set));
+    }
+    if (set->ncurrent < before) {
+        count_returned(set, (before - set->ncurrent) * pools_in_arena(set));
+    }
 }
 
 void
 arenas_became_empty(struct arena_set *set)
 {
-    size_t most = may_stay(set);
-    if (set->nempty > most) {
-        set->nwaits = virtual_count_waits();
-        set->returned_at = virtual_clock();
-        do {
-            arena_return(arenas_oldest_empty(set));
-            set->nreturned++;
-        } while (set->nempty > most);
+    if (set->earned > 0) {
+        has_waited(set);
     }
+    return_too_many(set);
     lend_oldest(set);
-    if (!set->is_watched && set->nempty > stay_for_good(set)) {
-        window_begin(set);
+    if (resting_pools(set) > stay_for_good(set)) {
+        watch(set);
     }
 }
 
-/* Would an arena that was given back have served?  Only if the program worked all the
- * time since. */
+/* As may_rest(), of free pools in arenas that are in use: to give them back costs a call
+ * for each few of them.  CPython keeps them all. */
+static size_t
+may_rest_in_use(const struct arena_set *set)
+{
+    size_t most = may_rest(set) * 4 / 3;
+    size_t quarter = set->ncurrent * pools_in_arena(set) / 4;
+    return most > quarter ? most : quarter;
+}
+
 void
-arenas_bought_one(struct arena_set *set)
+arenas_pool_rests(struct arena_set *set)
+{
+    if (LIKELY(set->nresting <= stay_for_good(set))) {
+        return;
+    }
+    watch(set);
+    return_too_many(set);
+    size_t most = may_rest_in_use(set);
+    if (set->nresting > most && !has_cpythons_rule(set)) {
+        count_returned(set, arenas_purge_resting(set, set->nresting - most / 4 * 3));
+    }
+}
+
+void
+arenas_pool_is_kept(struct arena_set *set)
+{
+    if (++set->nkept > pools_in_arena(set)) {
+        watch(set);
+    }
+}
+
+/* Would memory that was given back have served?  Only if the program worked all the time
+ * since.  That is asked once for each arena. */
+static int
+would_have_served(struct arena_set *set, size_t npools)
+{
+    if (set->nreturned % pools_in_arena(set) >= npools) {
+        return 1;
+    }
+    return !has_waited(set) && virtual_clock() - set->returned_at <= WINDOW_MILLISECONDS;
+}
+
+void
+arenas_lacked(struct arena_set *set, size_t npools)
 {
     keeping_bytes();            /* a value that is wrong is refused now */
     if (set->nreturned == 0) {
         return;
     }
-    set->nreturned--;
-    if (virtual_clock() - set->returned_at > WINDOW_MILLISECONDS
-        || virtual_count_waits() != set->nwaits)
-    {
+    if (!would_have_served(set, npools)) {
         set->nreturned = 0;
+        return;
     }
-    else if (set->earned < earned_most(set)) {
-        set->earned++;
+    size_t n = npools < set->nreturned ? npools : set->nreturned;
+    set->nreturned -= n;
+    if (set->nhighwater * set->arena_size > EARNS_FROM && !has_cpythons_rule(set)
+        && set->earned + n <= set->earned_max)
+    {
+        set->earned += n;
+    }
+}
+
+/* Not needed all the time of the window: it goes, but for what stays for good. */
+static void
+return_unused(struct arena_set *set)
+{
+    size_t in_arena = pools_in_arena(set), stay = stay_for_good(set);
+    size_t resting = set->least_resting, arenas = set->least_empty;
+    while (arenas > 0 && set->nempty > 0
+           && resting_pools(set) >= stay + in_arena)
+    {
+        arena_return(arenas_oldest_empty(set));
+        arenas--;
+    }
+    if (resting > 0 && resting_pools(set) > stay) {
+        size_t surplus = resting_pools(set) - stay;
+        arenas_purge_resting(set, resting < surplus ? resting : surplus);
     }
 }
 
@@ -184,12 +298,18 @@ window_goes_on(struct arena_set *set)
     if (!set->is_watched || virtual_clock() < set->window_ends) {
         return;
     }
-    size_t unused = set->least_empty;
-    set->earned -= unused < set->earned ? unused : set->earned;
-    for (size_t stay = stay_for_good(set); unused > stay && set->nempty > stay; unused--) {
-        arena_return(arenas_oldest_empty(set));
+    if (has_cpythons_rule(set)) {
+        set->is_watched = 0;
+        return;
     }
-    if (set->nempty > stay_for_good(set) || set->earned > 0) {
+    size_t unused = set->least_empty * pools_in_arena(set) + set->least_resting;
+    set->earned -= unused < set->earned ? unused : set->earned;
+    return_unused(set);
+    if (set->is_medium) {
+        set->nkept = 0;
+        atomic_fetch_or(&set->heap->to_do, HEAP_RELEASES_KEPT);
+    }
+    if (resting_pools(set) > stay_for_good(set) || set->earned > 0) {
         window_begin(set);
     }
     else {

@@ -167,14 +167,54 @@ pool_release(poolp pool)
     arena_release_pool(arena, address);
 }
 
+/* Lookouts.  inuse counts the turns that are left; it is 0 in a ring's own entry, where
+ * blocksize is 0, too. */
+
+static int
+is_lookout(const struct pool *pool)
+{
+    return pool->blocksize == 0 && pool->inuse > 0;
+}
+
+static void
+lookout_post(struct heap *heap, unsigned szclass)
+{
+    poolp ring = &heap->usedpools[szclass], lookout = &heap->lookouts[szclass];
+    lookout->prev = ring;
+    lookout->next = ring->next;
+    ring->next->prev = lookout;
+    ring->next = lookout;
+}
+
+void
+heap_post_lookouts(struct heap *heap)
+{
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        heap->lookouts[i].inuse = LOOKOUT_TURNS;
+        if (heap->lookouts[i].next == NULL) {
+            lookout_post(heap, i);
+        }
+    }
+}
+
+static void
+lookout_leave(poolp lookout)
+{
+    pool_unlink(lookout);
+    lookout->next = NULL;
+}
+
 /* A kept pool was alone in its ring when it became empty, and others are linked
  * in behind it. */
 static void
 release_kept_of_classes(struct heap *heap, unsigned first, unsigned end)
 {
     for (unsigned i = first; i < end; i++) {
-        poolp pool = heap->usedpools[i].next;
-        if (pool != &heap->usedpools[i] && pool->inuse == 0) {
+        poolp ring = &heap->usedpools[i], pool = ring->next;
+        if (pool != ring && is_lookout(pool)) {
+            pool = pool->next;
+        }
+        if (pool != ring && pool->inuse == 0) {
             pool_release(pool);
         }
     }
@@ -184,6 +224,12 @@ void
 heap_release_kept(struct heap *heap)
 {
     release_kept_of_classes(heap, 0, NB_SIZE_CLASSES);
+}
+
+void
+heap_release_kept_medium(struct heap *heap)
+{
+    release_kept_of_classes(heap, NB_SMALL_SIZE_CLASSES, NB_SIZE_CLASSES);
 }
 
 /* Could all of an arena's pools be free, but for kept ones?  nkeptpools counts
@@ -241,12 +287,18 @@ small_pool_became_empty(poolp pool)
 }
 
 /* An arena of medium pools has so few that it often could be empty but for a kept one:
- * there that stays until an arena would be bought. */
+ * there that stays until an arena would be bought, or a window of time ends. */
 static void
 medium_pool_became_empty(poolp pool)
 {
+    struct pool_header *header = pool_header_of(pool);
     if (pool->next != pool->prev) {
         pool_release(pool);
+    }
+    else if (!header->kept) {
+        header->kept = 1;
+        header->arena->nkeptpools++;
+        arenas_pool_is_kept(header->arena->set);
     }
 }
 
@@ -324,8 +376,12 @@ print_statistics_if_asked(void)
 static void
 heap_make_room(struct heap *heap, struct arena_set *set)
 {
-    release_kept_of_classes(heap, set->is_medium ? NB_SMALL_SIZE_CLASSES : 0,
-                            set->is_medium ? NB_SIZE_CLASSES : NB_SMALL_SIZE_CLASSES);
+    if (set->is_medium) {
+        heap_release_kept_medium(heap);
+    }
+    else {
+        release_kept_of_classes(heap, 0, NB_SMALL_SIZE_CLASSES);
+    }
     if (!set->is_medium && !arenas_have_free_pool(set)) {
         print_statistics_if_asked();
     }
@@ -367,18 +423,19 @@ pool_new(struct heap *heap, unsigned szclass)
     return pool;
 }
 
-/* The pool that malloc looked at has no free block.  The next one in its ring has
- * some, or more is cut from one, or an arena gives another: blocks that were freed,
- * by others too, come before memory that nobody used.  NULL when the arena allocator
- * has no more. */
-NOINLINE void *
-heap_take_block_slowly(struct heap *heap, unsigned szclass)
+/* The next pool in a ring has a free block, or more is cut from one, or an arena gives
+ * another: blocks that were freed come before memory that nobody used. */
+static void *
+take_block_from_ring(struct heap *heap, unsigned szclass)
 {
     const struct size_class *class = &size_classes[szclass];
     poolp ring = &heap->usedpools[szclass], put_behind = NULL;
-    heap_tick(heap);
     for (;;) {
         poolp pool = ring->next;
+        if (UNLIKELY(is_lookout(pool))) {
+            lookout_leave(pool);
+            continue;
+        }
         if (pool == ring && (pool = pool_new(heap, szclass)) == NULL) {
             return NULL;
         }
@@ -401,4 +458,22 @@ heap_take_block_slowly(struct heap *heap, unsigned szclass)
         DEBUG_ASSERT(pool_is_valid(pool));
         return bp;
     }
+}
+
+/* The pool that malloc looked at has no free block.  What others freed comes first; NULL
+ * when the arena allocator has no more. */
+NOINLINE void *
+heap_take_block_slowly(struct heap *heap, unsigned szclass)
+{
+    heap_tick(heap);
+    poolp first = heap->usedpools[szclass].next;
+    if (LIKELY(!is_lookout(first))) {
+        return take_block_from_ring(heap, szclass);
+    }
+    lookout_leave(first);
+    void *bp = take_block_from_ring(heap, szclass);
+    if (--first->inuse > 0 && first->next == NULL) {
+        lookout_post(heap, szclass);
+    }
+    return bp;
 }

@@ -13,10 +13,14 @@ struct arena_object {
     uintptr_t pool_address;     /* of the first pool: the first multiple of
                                    the set's pool size from address on */
     uint64_t freepools;         /* bit i: pool i is free; nfreepools bits */
+    uint64_t unbackedpools;     /* bit i: there is no memory behind free pool i; it
+                                   was never used, or its memory went back */
     unsigned nfreepools;
+    unsigned nresting;          /* free pools with memory behind them */
     unsigned ntotalpools;       /* one less than fit, if address is unaligned */
     unsigned nkeptpools;        /* at least as many as are kept: pools.c */
-    unsigned is_lent;           /* empty, and the system may take its memory */
+    uint16_t is_lent;           /* empty, and the system may take its memory */
+    uint16_t is_the_systems;    /* came from it, so that it takes part of it back */
     struct arena_object *nextarena;     /* in the list of arenas with as many */
     struct arena_object *prevarena;     /* free pools, or of unused objects */
 };
@@ -38,7 +42,7 @@ INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
     .arena_size = ARENA_SIZE, \
     .pool_size = POOL_SIZE, \
     .kept_sixteenths = (SIXTEENTHS), \
-    .earned_max = ((size_t)(EARNED_MIB) << 20) / ARENA_SIZE, \
+    .earned_max = ((size_t)(EARNED_MIB) << 20) / POOL_SIZE, \
     .populated_from = ((size_t)32 << 20) / ARENA_SIZE, \
     .allocator = &_PyObject_Arena}
 #define MEDIUM_ARENA_SET(OF, SIXTEENTHS, EARNED_MIB) { \
@@ -47,7 +51,7 @@ INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
     .arena_size = MEDIUM_ARENA_SIZE, \
     .pool_size = MEDIUM_POOL_SIZE, \
     .kept_sixteenths = (SIXTEENTHS), \
-    .earned_max = ((size_t)(EARNED_MIB) << 20) / MEDIUM_ARENA_SIZE, \
+    .earned_max = ((size_t)(EARNED_MIB) << 20) / MEDIUM_POOL_SIZE, \
     .populated_from = SIZE_MAX, \
     .allocator = &medium_arena_allocator}
 
@@ -87,11 +91,21 @@ size_t arenas_return_empty(struct arena_set *set, size_t nkept);
 /* Give back all that no block is in; the number of bytes. */
 size_t arenas_trim(struct arena_set *set);
 
-/* keeping.c.  An arena became empty, and those that may not stay go back. */
-void arenas_became_empty(struct arena_set *set);
+/* Give back the memory of so many resting pools, or of a few more; the number of
+ * pools.  They are taken where most pools are free: those arenas are used last. */
+size_t arenas_purge_resting(struct arena_set *set, size_t npools);
 
-/* An arena was bought. */
-void arenas_bought_one(struct arena_set *set);
+/* keeping.c.  An arena became empty, or a pool came back to one that did not: what may not
+ * stay goes back. */
+void arenas_became_empty(struct arena_set *set);
+void arenas_pool_rests(struct arena_set *set);
+
+/* An arena was bought with memory behind so many pools, perhaps none; or a pool was taken
+ * that had none behind it. */
+void arenas_lacked(struct arena_set *set, size_t npools);
+
+/* A medium pool is kept in its ring. */
+void arenas_pool_is_kept(struct arena_set *set);
 
 /* Bytes as PYMEM_KEEP says them, "16M"; SIZE_MAX: it is no number. */
 size_t keeping_parse(const char *text);

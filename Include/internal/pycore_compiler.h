@@ -69,7 +69,7 @@ lowest_bit(uint64_t mask)
 
 /* Index of the highest bit that is set; n is not 0. */
 static inline unsigned
-highest_bit(size_t n)
+highest_bit(uint64_t n)
 {
 #if defined(__GNUC__)
     return (unsigned)(63 - __builtin_clzll(n));

@@ -28,7 +28,7 @@ struct arena_set {
     size_t arena_size;          /* in bytes, as pool_size */
     size_t pool_size;
     unsigned kept_sixteenths;   /* of what may be kept unearned: keeping.c */
-    size_t earned_max;          /* in arenas, as all of these */
+    size_t earned_max;          /* in pools */
     size_t populated_from;      /* the set's size from which a new one is put
                                    into memory at once: it will be filled, too */
     PyObjectArenaAllocator *allocator;
@@ -39,15 +39,19 @@ struct arena_set {
     struct arena_object *lazily_empty;  /* the system may have taken their memory */
     size_t nempty;              /* both together */
     size_t nlazy;
+    size_t nresting;            /* pools: see struct arena_object, of usable arenas */
 
-    size_t earned;              /* that may stay, besides what is kept unearned */
-    size_t nreturned;           /* given back, and not bought again */
-    uint64_t returned_at;       /* the last of them, by virtual_clock(), */
-    uint64_t nwaits;            /* and virtual_count_waits() then */
+    /* Of keeping.c, in pools. */
+    size_t earned;              /* may stay, besides what is kept unearned */
+    size_t nreturned;           /* given back, and not needed again so far */
+    uint64_t returned_at;       /* the last of them, by virtual_clock() */
+    uint64_t nwaits;            /* virtual_count_waits() when that was last asked */
 
     int is_watched;             /* a window of time goes on */
     uint64_t window_ends;       /* by virtual_clock() */
-    size_t least_empty;         /* since the window began */
+    size_t least_empty;         /* arenas, since the window began */
+    size_t least_resting;       /* pools */
+    unsigned nkept;             /* medium ones that are kept, or were: pools.c */
 
     size_t ntimes_allocated;    /* arenas bought so far */
     size_t ncurrent;            /* bought and not given back */
@@ -70,12 +74,17 @@ enum heap_to_do {
     HEAP_HAS_FREED = 2,         /* take in what others freed */
     HEAP_INHERITS = 4,          /* main_heap: take over what interpreters left behind */
     HEAP_GIVES_BACK = 8,        /* somebody's request failed: keep nothing */
+    HEAP_RELEASES_KEPT = 16,    /* empty pools have waited long enough in their rings */
 };
 
 struct heap {
     /* usedpools[class].next is the pool that the next block of a size class comes
      * from.  The ring's own entry has no free block, so it needs no test apart. */
     struct pool usedpools[NB_SIZE_CLASSES];
+
+    /* While a window of time goes on in which nothing may happen off the fast path, a
+     * lookout is first in each ring of small pools: see heap_post_lookouts(). */
+    struct pool lookouts[NB_SMALL_SIZE_CLASSES];
 
     /* The leaf that the newest arena of small pools is in.  Nearly all others are
      * in it, too, so that free() finds a record without waiting for a load from

@@ -95,8 +95,15 @@ heap_pool_of(const struct heap *heap, const void *ptr)
     return LIKELY(pool->blocksize != 0) ? pool : NULL;
 }
 
+/* Lookouts are pools without blocks.  malloc that comes upon one leaves its fast path, so
+ * that a program is noticed that only ever takes a block and frees it again.  From then on
+ * each is met so many times, and no more: by the heap's owner. */
+#define LOOKOUT_TURNS 64
+void heap_post_lookouts(struct heap *heap);
+
 /* Empty pools that wait in their rings for the next request go to their arenas. */
 void heap_release_kept(struct heap *heap);
+void heap_release_kept_medium(struct heap *heap);
 
 /* A pool of a heap that has no owner any more becomes this one's. */
 void pool_change_owner(struct heap *heap, poolp pool);

@@ -140,7 +140,7 @@ END_TEST
 START_TEST(a_large_one_finds_them_once_it_earned_them)
 {
     for (int i = 0; i < 20; i++) {      /* on a busy machine it may have to wait */
-        if (peak_buys(50 * MIB) == 0) {
+        if (peak_buys(100 * MIB) == 0) {
             return;
         }
     }
@@ -284,7 +284,7 @@ END_TEST
 
 START_TEST(a_request_that_nothing_can_serve_still_fails)
 {
-    earn(50 * MIB);
+    earn(100 * MIB);
     ck_assert_ptr_null(PyMem_Malloc(PY_SSIZE_T_MAX));
     ck_assert_ptr_null(PyMem_RawMalloc(PY_SSIZE_T_MAX));
     void *p = PyObject_Malloc(100);
