@@ -40,8 +40,8 @@ _Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
 struct heap main_heap = {
     .usedpools = RINGS(main_heap),
     .home = {SIZE_MAX, NULL},
-    .small_arenas = SMALL_ARENA_SET(&main_heap, 12, 256),
-    .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 4, 64),
+    .small_arenas = SMALL_ARENA_SET(&main_heap, 13, 256),
+    .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 3, 64),
     .last_chunk = &main_heap.first_chunk,
     .look_lock = PTHREAD_MUTEX_INITIALIZER,
     .owner = HEAP_OF_INTERPRETER,
@@ -94,7 +94,7 @@ heap_init(struct heap *heap, unsigned number)
     heap->home.leaf = SIZE_MAX;
     heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 2, 64);
     heap->medium_arenas = number == 1
-        ? (struct arena_set)MEDIUM_ARENA_SET(heap, 4, 64)
+        ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
         : (struct arena_set)MEDIUM_ARENA_SET(heap, 2, 8);
     heap->last_chunk = &heap->first_chunk;
     pthread_mutex_init(&heap->look_lock, NULL);
