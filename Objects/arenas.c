@@ -99,7 +99,7 @@ static struct arena_object *
 arena_object_new(struct heap *heap)
 {
     if (heap->unused_objects == NULL) {
-        struct arena_chunk *chunk = virtual_alloc(CHUNK_SIZE, SYSTEM_PAGE_SIZE);
+        struct arena_chunk *chunk = virtual_alloc_for_good(CHUNK_SIZE);
         if (chunk == NULL) {
             return NULL;
         }
@@ -196,43 +196,48 @@ arenas_oldest_empty(const struct arena_set *set)
     return arena;
 }
 
-/* Give back the memory of the free pools of an arena, neighbours at once. */
-static void
+/* Give back the memory of the free pools of an arena, neighbours at once; the number of
+ * bytes.  Where a page of the system is larger than a pool, those without memory help to
+ * fill one. */
+static size_t
 arena_purge_resting(struct arena_object *arena)
 {
-    if (!arena->is_the_systems) {
-        return;
+    const struct arena_set *set = arena->set;
+    uint64_t pools = arena->freepools;
+    size_t nbytes = 0;
+    if (virtual_page_size() <= set->pool_size) {
+        pools &= ~arena->unbackedpools;
     }
-    uint64_t resting = arena->freepools & ~arena->unbackedpools;
-    while (resting != 0) {
-        unsigned first = lowest_bit(resting), end = first;
-        while (end < 64 && (resting >> end & 1) != 0) {
-            resting &= ~((uint64_t)1 << end++);
+    while (arena->is_the_systems && pools != 0) {
+        unsigned first = lowest_bit(pools), end = first;
+        while (end < 64 && (pools >> end & 1) != 0) {
+            pools &= ~((uint64_t)1 << end++);
         }
-        virtual_purge(arena_pool_address(arena, first),
-                      (end - first) * arena->set->pool_size);
+        nbytes += virtual_purge(arena_pool_address(arena, first),
+                                (end - first) * set->pool_size);
     }
-    arena->unbackedpools = arena->freepools;
     arena->set->nresting -= arena->nresting;
+    arena->unbackedpools = arena->freepools;
     arena->nresting = 0;
+    return nbytes;
 }
 
 size_t
 arenas_purge_resting(struct arena_set *set, size_t npools)
 {
-    size_t before = set->nresting;
+    size_t nbytes = 0, until = set->nresting > npools ? set->nresting - npools : 0;
     for (uint64_t sizes = set->usable_mask;
-         sizes != 0 && before - set->nresting < npools;
+         sizes != 0 && set->nresting > until;
          sizes &= ~((uint64_t)1 << highest_bit(sizes)))
     {
         for (struct arena_object *arena = set->usable[highest_bit(sizes) + 1];
-             arena != NULL && before - set->nresting < npools;
+             arena != NULL && set->nresting > until;
              arena = arena->nextarena)
         {
-            arena_purge_resting(arena);
+            nbytes += arena->nresting > 0 ? arena_purge_resting(arena) : 0;
         }
     }
-    return before - set->nresting;
+    return nbytes;
 }
 
 size_t
@@ -253,7 +258,7 @@ arenas_trim(struct arena_set *set)
     size_t nbytes = arenas_return_empty(set, 0);
     set->earned = 0;
     if (arenas_are_the_systems(set)) {
-        nbytes += arenas_purge_resting(set, SIZE_MAX) * set->pool_size;
+        nbytes += arenas_purge_resting(set, SIZE_MAX);
     }
     return nbytes;
 }

@@ -110,7 +110,7 @@ heap_unused(void)
         unused_heaps = heap->next;
     }
     else if (nheaps < HEAP_OF_NOBODY
-             && (heap = virtual_alloc(sizeof(*heap), SYSTEM_PAGE_SIZE)) != NULL)
+             && (heap = virtual_alloc_for_good(sizeof(*heap))) != NULL)
     {
         heap_init(heap, nheaps);
         atomic_store_explicit(&heaps[nheaps++], heap, memory_order_release);

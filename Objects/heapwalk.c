@@ -35,8 +35,7 @@ compare_addresses(const void *a, const void *b)
 static size_t
 freed_size(const struct visitor *visitor)
 {
-    return (visitor->nfreed * sizeof(uintptr_t) + SYSTEM_PAGE_SIZE)
-        & ~(size_t)(SYSTEM_PAGE_SIZE - 1);
+    return (visitor->nfreed + 1) * sizeof(uintptr_t);
 }
 
 /* The list only gets longer while look_lock is held, at its front.  -1: no memory. */
@@ -48,7 +47,7 @@ freed_collect(struct visitor *visitor, const struct heap *heap)
     for (const block *bp = first; bp != NULL; bp = *(block *const *)bp) {
         visitor->nfreed++;
     }
-    visitor->freed = virtual_alloc(freed_size(visitor), SYSTEM_PAGE_SIZE);
+    visitor->freed = virtual_alloc(freed_size(visitor), 1);
     if (visitor->freed == NULL) {
         return -1;
     }

@@ -231,7 +231,8 @@ arenas_pool_rests(struct arena_set *set)
     return_too_many(set);
     size_t most = may_rest_in_use(set);
     if (set->nresting > most && !has_cpythons_rule(set)) {
-        count_returned(set, arenas_purge_resting(set, set->nresting - most / 4 * 3));
+        count_returned(set, arenas_purge_resting(set, set->nresting - most / 4 * 3)
+                            / set->pool_size);
     }
 }
 

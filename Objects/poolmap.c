@@ -34,10 +34,8 @@ pool_map_unlock(void)
 static int
 leaf_new(size_t number)
 {
-    size_t size = (sizeof(struct pool_leaf) + SYSTEM_PAGE_SIZE - 1)
-        & ~(size_t)(SYSTEM_PAGE_SIZE - 1);
     struct pool_leaf *leaf = virtual_alloc(
-        size, POOL_MAP_LEAVES > 1 ? LEAF_ALIGNMENT : SYSTEM_PAGE_SIZE);
+        sizeof(*leaf), POOL_MAP_LEAVES > 1 ? LEAF_ALIGNMENT : 1);
     if (leaf == NULL) {
         return -1;
     }

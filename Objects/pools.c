@@ -35,7 +35,7 @@
 /* The table: eight rows a line. */
 #define SMALL(i) [i] = { \
     INDEX_TO_SIZE(i), NUMBLOCKS(INDEX_TO_SIZE(i)), POOL_OVERHEAD, \
-    SYSTEM_PAGE_SIZE - 1, POOL_SIZE}
+    CUT_SIZE - 1, POOL_SIZE}
 #define MEDIUM_SIZE(i) \
     ((((i) % 8u + 9u) << ((i) / 8u + 5u)) + MEDIUM_HEADER)
 #define MEDIUM(i) [NB_SMALL_SIZE_CLASSES + (i) - MEDIUM_FIRST_EIGHTH] = { \
@@ -108,7 +108,7 @@ pool_is_uncut(const struct pool *pool, const struct size_class *class)
         <= class->pool_size;
 }
 
-/* Cut the rest of the current page into free blocks, lowest address first; of medium
+/* Cut the rest of the current CUT_SIZE into free blocks, lowest address first; of medium
  * blocks, each of which is many cache lines, one.  There is a block to cut, and no
  * free one. */
 static void

@@ -8,6 +8,9 @@
  * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that nothing but mmap and
  * munmap is to be called at all.
  *
+ * A kernel has pages of 4, 16 or 64 KiB.  It refuses an address in the middle of one,
+ * and rounds each length up: what must not touch a neighbour is given whole pages.
+ *
  * Owns _PyObject_Arena.  Calls nothing of this library but the host, for what the
  * environment says. */
 
@@ -60,10 +63,10 @@ virtual_confine(void)
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 #ifdef __linux__
 #  include <sys/prctl.h>
 #  include <sys/syscall.h>
-#  include <unistd.h>
 #endif
 #include <pthread.h>
 
@@ -96,6 +99,40 @@ virtual_free(void *ptr, size_t size)
     munmap(ptr, size);
 }
 
+size_t
+virtual_page_size(void)
+{
+    static atomic_size_t size;
+    size_t known = atomic_load_explicit(&size, memory_order_relaxed);
+    if (UNLIKELY(known == 0)) {
+        known = (size_t)sysconf(_SC_PAGESIZE);
+        atomic_store_explicit(&size, known, memory_order_relaxed);
+    }
+    return known;
+}
+
+static uintptr_t
+rounded_down(uintptr_t n, size_t power_of_two)
+{
+    return n & ~(uintptr_t)(power_of_two - 1);
+}
+
+static uintptr_t
+rounded_up(uintptr_t n, size_t power_of_two)
+{
+    return rounded_down(n + power_of_two - 1, power_of_two);
+}
+
+/* The whole pages among size bytes: where the first one is, and their size. */
+static size_t
+whole_pages(void **ptr, size_t size)
+{
+    uintptr_t start = rounded_up((uintptr_t)*ptr, virtual_page_size());
+    uintptr_t end = rounded_down((uintptr_t)*ptr + size, virtual_page_size());
+    *ptr = (void *)start;
+    return end > start ? end - start : 0;
+}
+
 /* One call instead of a page fault for each page.  A system that can't simply
  * takes the faults. */
 void
@@ -120,26 +157,31 @@ call_is_forbidden(void)
 }
 
 /* Fresh pages over the old ones do the same as the advice. */
-void
+size_t
 virtual_purge(void *ptr, size_t size)
 {
     static int refused;
+    size = whole_pages(&ptr, size);
+    if (size == 0) {
+        return 0;
+    }
     if (!refused && !virtual_is_confined()) {
         if (madvise(ptr, size, MADV_DONTNEED) == 0) {
-            return;
+            return size;
         }
         refused = call_is_forbidden();
     }
-    if (refused || virtual_is_confined()) {
-        mmap(ptr, size, PROT_READ | PROT_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0);
-    }
+    int is_fresh = (refused || virtual_is_confined())
+        && mmap(ptr, size, PROT_READ | PROT_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
+    return is_fresh ? size : 0;
 }
 
 int
 virtual_lend(void *ptr, size_t size)
 {
 #ifdef MADV_FREE
-    return virtual_is_confined() ? -1 : madvise(ptr, size, MADV_FREE);
+    size = whole_pages(&ptr, size);
+    return size == 0 || virtual_is_confined() ? -1 : madvise(ptr, size, MADV_FREE);
 #else
     (void)ptr;
     (void)size;
@@ -207,7 +249,7 @@ virtual_thread_number(void)
 int
 virtual_is_mapped(const void *ptr)
 {
-    uintptr_t page = (uintptr_t)ptr & ~(uintptr_t)(SYSTEM_PAGE_SIZE - 1);
+    uintptr_t page = rounded_down((uintptr_t)ptr, virtual_page_size());
     unsigned char in_memory;
     return virtual_is_confined()
         || mincore((void *)page, 1, (void *)&in_memory) == 0 || call_is_forbidden();
@@ -223,13 +265,14 @@ virtual_yield(void)
 
 /* Map more than asked for and cut off what lies before and behind. */
 static void *
-map_aligned_pages(size_t size, size_t alignment)
+map_more(size_t size, size_t alignment)
 {
+    size = rounded_up(size, virtual_page_size());
     uintptr_t start = (uintptr_t)map_pages(NULL, size + alignment);
     if (start == 0) {
         return NULL;
     }
-    uintptr_t aligned = (start + alignment - 1) & ~(uintptr_t)(alignment - 1);
+    uintptr_t aligned = rounded_up(start, alignment);
     size_t before = aligned - start;
     size_t behind = alignment - before;
     if (before > 0) {
@@ -241,22 +284,37 @@ map_aligned_pages(size_t size, size_t alignment)
     return (void *)aligned;
 }
 
-/* Each mapping is asked for right below the one before, where it is aligned by
- * itself, and one mapping for the system as long as no other comes between. */
+/* Where the system puts it, or else a little below, as the system goes downwards: so that
+ * a limit on the address space needs to have room for no more than size. */
+static void *
+map_aligned(void *wanted, size_t size, size_t alignment)
+{
+    void *ptr = NULL;
+    for (int i = 0; i < 2; i++) {
+        ptr = map_pages(wanted, size);
+        if (ptr == NULL || rounded_down((uintptr_t)ptr, alignment) == (uintptr_t)ptr) {
+            return ptr;
+        }
+        virtual_free(ptr, size);
+        wanted = (void *)rounded_down((uintptr_t)ptr, alignment);
+    }
+    return map_more(size, alignment);
+}
+
+/* Each arena is asked for right below the one before, where it is aligned by itself, and
+ * one mapping for the system as long as no other comes between. */
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
-    static _Atomic uintptr_t last;  /* the arenas' alignment, so not for pages */
-    if (alignment <= SYSTEM_PAGE_SIZE) {
+    static _Atomic uintptr_t last;
+    if (alignment <= virtual_page_size()) {
         return map_pages(NULL, size);
     }
-    uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
-    void *wanted = (void *)(below > size ? below - size : 0);
-    void *ptr = map_pages(wanted, size);
-    if (ptr != NULL && ((uintptr_t)ptr & (alignment - 1)) != 0) {
-        virtual_free(ptr, size);
-        ptr = map_aligned_pages(size, alignment);
+    if (alignment < ARENA_SIZE || size < alignment) {
+        return map_aligned(NULL, size, alignment);
     }
+    uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
+    void *ptr = map_aligned((void *)(below > size ? below - size : 0), size, alignment);
     if (ptr != NULL) {
         atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
     }
@@ -269,9 +327,19 @@ virtual_alloc(size_t size, size_t alignment)
 #include <string.h>
 #include <time.h>
 
+size_t
+virtual_page_size(void)
+{
+    return 4096;
+}
+
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
+    if (alignment < virtual_page_size()) {
+        alignment = virtual_page_size();
+    }
+    size = (size + alignment - 1) & ~(alignment - 1);
     void *ptr = aligned_alloc(alignment, size);
     if (ptr != NULL) {
         memset(ptr, 0, size);
@@ -293,10 +361,11 @@ virtual_populate(void *ptr, size_t size)
     (void)size;
 }
 
-void
+size_t
 virtual_purge(void *ptr, size_t size)
 {
     memset(ptr, 0, size);
+    return 0;
 }
 
 int
@@ -353,6 +422,34 @@ virtual_yield(void)
 }
 
 #endif
+
+/* Each block of memory is cut from its low end; where the next piece is cut says whether
+ * there is room: blocks are aligned to their size. */
+void *
+virtual_alloc_for_good(size_t size)
+{
+    static _Atomic uintptr_t next;
+    const size_t block = (size_t)1 << 16;
+    size = (size + 127) & ~(size_t)127;
+    uintptr_t ptr = atomic_load_explicit(&next, memory_order_acquire);
+    for (;;) {
+        size_t used = ptr & (block - 1);
+        if (used != 0 && block - used >= size) {
+            if (atomic_compare_exchange_weak(&next, &ptr, ptr + size)) {
+                return (void *)ptr;
+            }
+            continue;
+        }
+        uintptr_t fresh = (uintptr_t)virtual_alloc(block, block);
+        if (fresh == 0) {
+            return NULL;
+        }
+        if (atomic_compare_exchange_strong(&next, &ptr, fresh + size)) {
+            return (void *)fresh;
+        }
+        virtual_free((void *)fresh, block);
+    }
+}
 
 /* Huge pages: the processor then looks up 2 MiB at a time, not 4 KiB.  Worth it
  * for large heaps, and waste in small ones, so the user asks for them.  configure
@@ -424,7 +521,7 @@ _PyMem_ArenaAlloc(void *ctx, size_t size)
     (void)ctx;
     void *ptr = NULL;
     if (size == ARENA_SIZE || size == MEDIUM_ARENA_SIZE) {
-        if (huge_pages_are_wanted()) {
+        if (huge_pages_are_wanted() && size >= virtual_page_size()) {
             ptr = alloc_in_huge_page(size);
         }
         if (ptr == NULL) {
@@ -432,7 +529,7 @@ _PyMem_ArenaAlloc(void *ctx, size_t size)
         }
     }
     if (ptr == NULL) {
-        ptr = virtual_alloc(size, SYSTEM_PAGE_SIZE);
+        ptr = virtual_alloc(size, 1);
     }
     if (ptr != NULL) {
         virtual_name(ptr, size);

@@ -163,8 +163,7 @@ pool_traces_new(poolp pool, uintptr_t ptr)
 {
     size_t leaf = leaf_of(ptr);
     if (leaves[leaf] == NULL) {
-        leaves[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(**leaves),
-                                     SYSTEM_PAGE_SIZE);
+        leaves[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(**leaves), 1);
         if (leaves[leaf] == NULL) {
             return NULL;
         }

@@ -140,6 +140,12 @@ c_tests_in_huge_pages() (
     c_tests "$@"
 )
 
+# c_tests_in_large_pages DIR OPTION...: the same as on a kernel that has them.
+c_tests_in_large_pages() (
+    export CHECK_PAGE_SIZE=65536
+    c_tests "$@"
+)
+
 # One after the other: both write the tarball.
 distribution() {
     make -s -C "$top/build" distcheck && "$top/Tools/check-dist.sh" "$top/build"
@@ -151,6 +157,8 @@ if [ -z "$quick" ]; then
     part "C tests: classic geometry" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12
     part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
+    part "C tests: pages of 64 KiB, pools of 4" c_tests_in_large_pages large-pages \
+        --with-arena-bits=18 --with-pool-bits=12
     part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
     part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
         --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO

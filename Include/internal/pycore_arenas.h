@@ -25,8 +25,8 @@ struct arena_object {
     struct arena_object *prevarena;     /* free pools, or of unused objects */
 };
 
-/* Arena objects of a heap are cut from chunks that stay. */
-#define CHUNK_SIZE ((size_t)SYSTEM_PAGE_SIZE)
+/* Arena objects of a heap are cut from chunks that stay: those of some fifty arenas. */
+#define CHUNK_SIZE ((size_t)4096)
 #define CHUNK_OBJECTS \
     ((CHUNK_SIZE - sizeof(void *)) / sizeof(struct arena_object))
 struct arena_chunk {
@@ -92,7 +92,7 @@ size_t arenas_return_empty(struct arena_set *set, size_t nkept);
 size_t arenas_trim(struct arena_set *set);
 
 /* Give back the memory of so many resting pools, or of a few more; the number of
- * pools.  They are taken where most pools are free: those arenas are used last. */
+ * bytes.  They are taken where most pools are free: those arenas are used last. */
 size_t arenas_purge_resting(struct arena_set *set, size_t npools);
 
 /* keeping.c.  An arena became empty, or a pool came back to one that did not: what may not

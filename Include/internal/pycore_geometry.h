@@ -76,9 +76,10 @@
 #define MEDIUM_POOL_SIZE ((size_t)1 << MEDIUM_POOL_BITS)
 #define MEDIUM_ARENA_SIZE ((size_t)1 << 20)
 
-/* What the system maps and unmaps.  A fresh pool is cut into blocks one such
- * page at a time, so that memory nobody asked for is not touched. */
-#define SYSTEM_PAGE_SIZE 4096u
+/* A fresh pool is cut into blocks so much at a time, so that memory nobody asked for
+ * is not touched.  The pages of most systems are as large; virtual_page_size() says
+ * what this one's are. */
+#define CUT_SIZE 4096u
 
 #if ARENA_BITS < POOL_BITS || ARENA_BITS - POOL_BITS > 6
 #  error "an arena holds 1 to 64 pools: POOL_BITS <= ARENA_BITS <= POOL_BITS + 6"

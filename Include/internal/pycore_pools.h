@@ -14,7 +14,7 @@ struct size_class {
     uint16_t nblocks;       /* in a pool */
     uint16_t first;         /* offset of the first block */
     uint16_t cut_mask;      /* blocks are cut up to the next multiple of this and
-                               one: a page; or one block at a time */
+                               one: CUT_SIZE; or one block at a time */
     uint32_t pool_size;
 };
 INTERNAL_DATA(const struct size_class) size_classes[NB_SIZE_CLASSES];

@@ -6,19 +6,30 @@
 #include "pycore_compiler.h"
 #include "cpython/objimpl.h"
 
-/* Zeroed memory, aligned to a power of two of at least a page; NULL when the
- * system has none.  It takes up memory only where it is touched. */
+/* What the system maps and unmaps at a time, in bytes: 4 KiB; 16 or 64 on some
+ * kernels for arm64 and ppc64.  It rounds lengths up to that. */
+size_t virtual_page_size(void);
+
+/* Zeroed memory, aligned to a page and to a power of two; NULL when the system has none.
+ * It takes up memory only where it is touched.  The part of its last page that is behind
+ * size bytes is nobody else's. */
 void *virtual_alloc(size_t size, size_t alignment);
 void virtual_free(void *ptr, size_t size);
+
+/* The same for what is small and stays for ever: it shares pages with its like, and is
+ * aligned to two cache lines.  Of a size up to 16 KiB, and from any thread. */
+void *virtual_alloc_for_good(size_t size);
 
 /* Have memory that will all be written to soon put in place at once. */
 void virtual_populate(void *ptr, size_t size);
 
-/* Forget the contents: memory that is touched again is zeroed. */
-void virtual_purge(void *ptr, size_t size);
+/* Forget the contents of the whole pages among these bytes: what is touched again is
+ * zeroed.  The number of bytes that the system got; 0 where it takes none, as of memory
+ * that is locked. */
+size_t virtual_purge(void *ptr, size_t size);
 
-/* The system may take the memory when it is short of it, until that is written to:
- * what is read there until then is the old contents or zeros.  -1: it can't. */
+/* The system may take the same pages when it is short of memory, until they are written
+ * to: what is read there until then is the old contents or zeros.  -1: it can't. */
 int virtual_lend(void *ptr, size_t size);
 
 /* Call it [anon:pymalloc] in /proc/PID/maps, where the system has names. */

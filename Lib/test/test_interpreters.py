@@ -15,7 +15,7 @@ RUN = {f"run-{path.split('/')[-3]}": [BUILD / "pymem-run", path]
 LINKED = [f"linked-{version}" for version in relinkable() if version in ("3.12", "3.13")]
 
 INTERPRETERS = """
-import sys, threading
+import os, sys, threading
 try:
     import _interpreters
     new, shared = (lambda: _interpreters.create("isolated"),
@@ -117,7 +117,7 @@ print((counts[-1] - counts[9]) // 20)
 
 CYCLES = INTERPRETERS + """
 def resident():
-    with open("/proc/self/statm") as file: return int(file.read().split()[1]) * 4096
+    with open("/proc/self/statm") as file: return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 for number in range(320):
     interpreter = new()
     execute(interpreter, "kept = [str(i) * 3 for i in range(3000)]")

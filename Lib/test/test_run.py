@@ -121,9 +121,9 @@ def test_a_child_says_nothing_at_its_end(tmp_path):
 def test_trimming():
     """A peak goes back while the program does something else."""
     code = """
-import time
+import os, time
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
 peak = [bytes(400) for _ in range(600_000)]
 high = resident()
 del peak

@@ -295,12 +295,12 @@ int main(void)
 
 def resident(code):
     return f"""
-import ctypes, time
+import ctypes, os, time
 trim = ctypes.pythonapi.PyMem_Trim
 trim.restype = ctypes.c_size_t
 def resident():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 start = resident()
 {code}
 """

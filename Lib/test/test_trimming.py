@@ -12,7 +12,7 @@ PEAK = """
 import os, threading, time
 def resident():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 def goes_back():
     kept = [bytes(400) for _ in range(200_000)]
     high = resident()

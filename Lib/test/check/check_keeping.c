@@ -20,20 +20,6 @@ use_pymalloc(void)
     ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
 }
 
-/* Of the process, in bytes. */
-struct size { size_t total, resident; };
-
-static struct size
-process_size(void)
-{
-    struct size pages;
-    FILE *file = fopen("/proc/self/statm", "r");
-    ck_assert_int_eq(fscanf(file, "%zu %zu", &pages.total, &pages.resident), 2);
-    fclose(file);
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return (struct size){pages.total * page, pages.resident * page};
-}
-
 static size_t
 resident_bytes(void)
 {

@@ -469,13 +469,7 @@ run_out_of_memory(void *unused)
     static void *p[MANY];
     _PyTraceMalloc_Start(3);
     struct rlimit limit = {0, 0};
-    FILE *statm = fopen("/proc/self/statm", "r");
-    unsigned long pages = 0;
-    if (fscanf(statm, "%lu", &pages) != 1) {
-        abort();
-    }
-    fclose(statm);
-    limit.rlim_cur = limit.rlim_max = pages * 4096 + (64u << 20);
+    limit.rlim_cur = limit.rlim_max = process_size().total + (64u << 20);
     setrlimit(RLIMIT_AS, &limit);
     size_t n = 0;
     while (n < MANY && (p[n] = PyMem_RawMalloc(48)) != NULL) {

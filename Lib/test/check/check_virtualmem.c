@@ -203,9 +203,10 @@ live_in_sandbox(void *arg)
     }
     char *page = virtual_alloc(ARENA_SIZE, ARENA_SIZE);
     memset(page, 1, ARENA_SIZE);
-    virtual_purge(page + 4096, 8192);
-    int is_right = is_filled(page, 4096, 1) && is_filled(page + 4096, 8192, 0)
-        && is_filled(page + 12288, ARENA_SIZE - 12288, 1);
+    size_t size = virtual_page_size();
+    int is_right = virtual_purge(page + size, 2 * size) == 2 * size
+        && is_filled(page, size, 1) && is_filled(page + size, 2 * size, 0)
+        && is_filled(page + 3 * size, ARENA_SIZE - 3 * size, 1);
     virtual_populate(page, ARENA_SIZE);
     virtual_name(page, ARENA_SIZE);
     virtual_use_huge_pages(page, ARENA_SIZE);

@@ -187,6 +187,24 @@ run_child(void (*function)(void *), void *arg)
     return child;
 }
 
+/* In KiB there, where statm counts in pages, the kernel's and not those of pages.c. */
+struct process_size
+process_size(void)
+{
+    struct process_size kib = {0, 0};
+    char line[300];
+    FILE *file = fopen("/proc/self/status", "r");
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (sscanf(line, "VmSize: %zu", &kib.total) != 1) {
+            sscanf(line, "VmRSS: %zu", &kib.resident);
+        }
+    }
+    fclose(file);
+    ck_assert_uint_ne(kib.total, 0);
+    return (struct process_size){kib.total * 1024, kib.resident * 1024};
+}
+
 int
 is_filled(const void *ptr, size_t n, unsigned char value)
 {
@@ -232,6 +250,7 @@ int
 run_suite(Suite *suite)
 {
     setenv("PYMEM_MEDIUM", "pools", 0);     /* also where configure chose malloc */
+    printf("pages of %ld bytes\n", sysconf(_SC_PAGESIZE));     /* pages.c's answer */
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);

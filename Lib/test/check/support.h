@@ -67,6 +67,13 @@ struct child run_child(void (*function)(void *), void *arg);
                       "no \"%s\" in:\n%s", (expected), (child).text);       \
     } while (0)
 
+/* What this process has, in bytes. */
+struct process_size {
+    size_t total;       /* of address space */
+    size_t resident;
+};
+struct process_size process_size(void);
+
 /* Are n bytes all of one value?  One assertion for all of them: each one that
  * Check makes costs a system call. */
 int is_filled(const void *ptr, size_t n, unsigned char value);
