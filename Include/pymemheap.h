@@ -52,6 +52,8 @@ typedef struct {
     unsigned nfreed_by_others;  /* free, but not in the list yet: freed where another
                                    heap is at work */
     const uintptr_t *freed_by_others;   /* their addresses, while the pool is visited */
+    uint32_t gone;              /* bit i: page i of the pool went back to the system; the
+                                   blocks in it are free, and in the list again with it */
 } PyMemHeapPool;
 
 typedef int (*PyMemHeapArenaVisitor)(void *arg, const PyMemHeapArena *arena);
@@ -92,7 +94,7 @@ PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
  * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {
-    char cookie[8];             /* "pymemhp2" */
+    char cookie[8];             /* "pymemhp3" */
     const void *heaps, *pool_map, *map_leaves;
     uint32_t alignment, threshold, pool_overhead, map_root, nheaps;
     uint32_t heap_owner, heap_interpreter, heap_thread, heap_small_arenas;
@@ -103,7 +105,7 @@ typedef struct {
     uint32_t arena_nfreepools, arena_ntotalpools;
     uint32_t set_arena_size, set_pool_size, set_ntimes_allocated;
     uint32_t set_ncurrent, set_nhighwater;
-    uint32_t leaf_medium, medium_record;
+    uint32_t leaf_medium, medium_record, medium_gone, pool_gone;
     uint32_t pool, pool_freeblock, pool_next, pool_inuse, pool_blocksize;
     uint32_t pool_nextoffset, pool_owner;
 } PyMemHeapLayout;

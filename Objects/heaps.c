@@ -20,6 +20,7 @@
 #include "pycore_arenas.h"
 #include "pycore_host.h"
 #include "pycore_pools.h"
+#include "pycore_sparse.h"
 
 /* Rings of one. */
 #define RING(OF, i) [i] = {.next = &(OF).usedpools[i], .prev = &(OF).usedpools[i]}
@@ -298,12 +299,32 @@ heap_do(struct heap *heap, unsigned to_do)
 
 /* Whole heaps are handed on. */
 
+static int
+purge_used_pools(const struct arena_object *arena, void *nbytes)
+{
+    for (unsigned i = 0; arena->is_the_systems && i < arena->ntotalpools; i++) {
+        poolp pool = arena_pool(arena, i);
+        if (pool->blocksize != 0) {
+            *(size_t *)nbytes += pool_purge(pool);
+        }
+    }
+    return 0;
+}
+
+static size_t
+set_trim(struct arena_set *set)
+{
+    size_t nbytes = arenas_trim(set);
+    arenas_visit(set, purge_used_pools, &nbytes);
+    return nbytes;
+}
+
 size_t
 heap_trim(struct heap *heap)
 {
     heap_take_in(heap);
     heap_release_kept(heap);
-    return arenas_trim(&heap->small_arenas) + arenas_trim(&heap->medium_arenas);
+    return set_trim(&heap->small_arenas) + set_trim(&heap->medium_arenas);
 }
 
 void
@@ -345,6 +366,8 @@ take_over(struct heap *heap)
     arenas_visit(&heap->small_arenas, take_over_pools, NULL);
     arenas_visit(&heap->medium_arenas, take_over_pools, NULL);
     arenas_change_owner(heap, &main_heap);
+    main_heap.nwith_gone += heap->nwith_gone;
+    heap->nwith_gone = 0;
     pthread_mutex_unlock(&main_heap.look_lock);
     pthread_mutex_unlock(&heap->look_lock);
     heap_take_in_for(heap, NULL);

@@ -13,7 +13,7 @@
 #ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
-#include "pycore_pools.h"
+#include "pycore_sparse.h"
 
 struct visitor {
     PyMemHeapArenaVisitor visit_arena;
@@ -78,7 +78,7 @@ freed_below(const struct visitor *visitor, uintptr_t address)
 /* The walk. */
 
 static void
-show_pool(const struct visitor *visitor, const struct pool *pool, PyMemHeapPool *shown)
+show_pool(const struct visitor *visitor, poolp pool, PyMemHeapPool *shown)
 {
     struct pool_view view = pool_look(pool);
     if (view.class == NULL) {
@@ -94,6 +94,7 @@ show_pool(const struct visitor *visitor, const struct pool *pool, PyMemHeapPool 
     shown->nfreed_by_others = (unsigned)nfreed;
     shown->freed_by_others = visitor->freed + first;
     shown->nused = view.nused > nfreed ? view.nused - (unsigned)nfreed : 0;
+    shown->gone = pool_header_of(pool)->gone;
 }
 
 static READS_WHILE_OTHERS_WRITE int
@@ -164,6 +165,13 @@ PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers)
         numbers[n++] = (uint16_t)(offset / pool->blocksize);
         address = *(const uintptr_t *)address;
     }
+    struct pool of_class = {.blocksize = (uint16_t)pool->blocksize};
+    const struct size_class *class = &size_classes[pool_class(&of_class)];
+    for (unsigned i = 0; pool->gone != 0 && i < pool->ncut && n < pool->ncut; i++) {
+        if (block_is_gone(pool->gone, class, i)) {
+            numbers[n++] = (uint16_t)i;
+        }
+    }
     for (unsigned i = 0; i < pool->nfreed_by_others && n < pool->ncut; i++) {
         size_t offset = pool->freed_by_others[i] - pool->first_block;
         numbers[n++] = (uint16_t)(offset / pool->blocksize);
@@ -212,7 +220,7 @@ PyMemHeap_GetFigures(PyMemHeapFigures *figures)
     .field = (uint32_t)offsetof(structure, member)
 
 const PyMemHeapLayout _PyMem_HeapLayout = {
-    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '2'},
+    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '3'},
     .heaps = heaps,
     .pool_map = pool_map,
     .map_leaves = &pool_map_nleaves,
@@ -246,6 +254,8 @@ const PyMemHeapLayout _PyMem_HeapLayout = {
     OFFSET(set_nhighwater, struct arena_set, nhighwater),
     OFFSET(leaf_medium, struct pool_leaf, medium),
     SIZE(medium_record, struct medium_record),
+    OFFSET(medium_gone, struct medium_record, header.gone),
+    OFFSET(pool_gone, struct pool_header, gone),
     SIZE(pool, struct pool),
     OFFSET(pool_freeblock, struct pool, freeblock),
     OFFSET(pool_next, struct pool, next),

@@ -30,6 +30,7 @@
 #include "pycore_pools.h"
 #include "pycore_arenas.h"
 #include "pycore_host.h"
+#include "pycore_sparse.h"
 #include "pycore_valgrind.h"
 
 /* The table: eight rows a line. */
@@ -61,7 +62,10 @@ pool_is_valid(poolp pool)
     const struct size_class *class = &size_classes[pool_class(pool)];
     size_t end = (size_t)pool->nextoffset * ALIGNMENT;
     unsigned cut = (unsigned)(end - class->first) / class->blocksize;
-    unsigned nfree = 0;
+    unsigned nfree = 0, ngone = 0;
+    for (unsigned i = 0; i < cut; i++) {
+        ngone += (unsigned)block_is_gone(pool_header_of(pool)->gone, class, i);
+    }
     for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
         size_t offset = (size_t)(bp - pool_address(pool));
         if (offset < class->first || offset >= end
@@ -74,7 +78,7 @@ pool_is_valid(poolp pool)
     return pool->blocksize == class->blocksize
         && pool_header_of(pool)->pool == pool
         && cut <= class->nblocks
-        && pool_count_blocks(pool) == cut - nfree
+        && pool_count_blocks(pool) == cut - nfree - ngone
         && (pool->next == NULL
             || (pool->next->prev == pool && pool->prev->next == pool));
 }
@@ -100,20 +104,28 @@ pool_unlink(poolp pool)
 
 /* Is there memory in a pool that was never cut into blocks?  There is in one
  * pool of a ring, as another is got only when the ring is empty; and in those that
- * came from a heap that ended. */
+ * came from a heap that ended.  Or are pages of it gone?  The header, which few calls
+ * need, is looked at only where there are such pools. */
 static int
-pool_is_uncut(const struct pool *pool, const struct size_class *class)
+pool_is_uncut(const struct heap *heap, const struct pool *pool,
+              const struct size_class *class)
 {
     return (size_t)pool->nextoffset * ALIGNMENT + class->blocksize
-        <= class->pool_size;
+        <= class->pool_size
+        || (heap->nwith_gone > 0 && pool_header_of(pool)->gone != 0);
 }
 
 /* Cut the rest of the current CUT_SIZE into free blocks, lowest address first; of medium
  * blocks, each of which is many cache lines, one.  There is a block to cut, and no
- * free one. */
+ * free one.  Pages that are gone come first. */
 static void
-pool_cut_blocks(poolp pool, const struct size_class *class)
+pool_cut_blocks(struct heap *heap, poolp pool, const struct size_class *class)
 {
+    if (heap->nwith_gone > 0 && pool_header_of(pool)->gone != 0) {
+        pool_take_page_back(pool, class);
+        heap->nwith_gone -= pool_header_of(pool)->gone == 0;
+        return;
+    }
     size_t size = class->blocksize;
     size_t offset = (size_t)pool->nextoffset * ALIGNMENT;
     size_t end = (offset | class->cut_mask) + 1;
@@ -162,6 +174,7 @@ pool_release(poolp pool)
         header->kept = 0;
         arena->nkeptpools--;
     }
+    arena->set->heap->nwith_gone -= header->gone != 0;
     pool_unlink(pool);
     pool->blocksize = 0;
     arena_release_pool(arena, address);
@@ -419,6 +432,7 @@ pool_new(struct heap *heap, unsigned szclass)
     header->arena = arena;
     header->pool = pool;
     header->kept = 0;
+    header->gone = 0;
     pool_link(&heap->usedpools[szclass], pool);
     return pool;
 }
@@ -440,7 +454,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
             return NULL;
         }
         if (pool->freeblock == NULL) {
-            if (!pool_is_uncut(pool, class)) {
+            if (!pool_is_uncut(heap, pool, class)) {
                 pool_became_full(pool);
                 continue;
             }
@@ -450,7 +464,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
                 pool_link(ring, pool);
                 continue;
             }
-            pool_cut_blocks(pool, class);
+            pool_cut_blocks(heap, pool, class);
         }
         block *bp = pool->freeblock;
         pool->freeblock = *(block **)bp;

@@ -97,6 +97,8 @@ struct heap {
     struct arena_set small_arenas;
     struct arena_set medium_arenas;
 
+    size_t nwith_gone;          /* pools with pages that are gone: sparse.c */
+
     /* What the owner has to do where it leaves its fast path: one test for all. */
     atomic_uint to_do;          /* of enum heap_to_do */
 

@@ -64,7 +64,8 @@ struct pool {
 struct pool_header {
     struct arena_object *arena;     /* where this pool goes when it is empty */
     poolp pool;                     /* its record; for debuggers and lessons */
-    unsigned kept;                  /* empty, but still in its class's ring */
+    uint32_t kept;                  /* empty, but still in its class's ring */
+    uint32_t gone;                  /* bit i: page i went back to the system: sparse.c */
 };
 
 struct medium_record {

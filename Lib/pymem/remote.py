@@ -26,10 +26,11 @@ NUMBERS = """
     heap_larger_blocks heap_freed_by_others chunk chunk_objects chunk_nobjects
     arena_object arena_set arena_address arena_pool_address arena_nfreepools
     arena_ntotalpools set_arena_size set_pool_size set_ntimes_allocated set_ncurrent
-    set_nhighwater leaf_medium medium_record pool pool_freeblock pool_next pool_inuse
-    pool_blocksize pool_nextoffset pool_owner""".split()
+    set_nhighwater leaf_medium medium_record medium_gone pool_gone pool pool_freeblock
+    pool_next pool_inuse pool_blocksize pool_nextoffset pool_owner""".split()
 LAYOUT = struct.Struct(f"<8s{len(POINTERS)}Q{len(NUMBERS)}I")
-COOKIE = b"pymemhp2"
+COOKIE = b"pymemhp3"
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 # ptrace(2), waitpid(2)
 SEIZE, INTERRUPT, DETACH, ALL_CHILDREN = 0x4206, 0x4207, 17, 0x40000000
@@ -185,7 +186,26 @@ class Process(Memory):
         pool = Pool(address, first, freeblock, blocksize, nblocks, ncut,
                     (inuse if following else nblocks) - len(freed), ())
         pool.free = self._free_list(pool, arena.pool_size, freed)
+        if pool.free is not None and len(pool.free) + pool.nused != ncut:
+            pool.free += self._blocks_in_gone_pages(pool, record, arena)
+            if len(pool.free) + pool.nused != ncut:
+                pool.free = None
         return pool
+
+    def _blocks_in_gone_pages(self, pool, record, arena):
+        """Numbers of the free blocks that are in no list, as their pages went back to the
+        system."""
+        at = self.layout
+        gone, = struct.unpack("<I", record[at["medium_gone"]:at["medium_gone"] + 4]
+                              if arena.is_medium
+                              else self.bytes(pool.address + at["pool_gone"], 4))
+
+        def pages(number):
+            start = pool.block_address(number) - pool.address
+            return range(start // PAGE_SIZE,
+                         (start + pool.blocksize - 1) // PAGE_SIZE + 1)
+        return tuple(number for number in range(pool.ncut)
+                     if any(gone >> page & 1 for page in pages(number)))
 
     def _free_list(self, pool, pool_size, freed):
         """As PyMemHeap_FreeBlocks(): None where it is broken."""
@@ -198,7 +218,7 @@ class Process(Memory):
             numbers.append(number)
             address, = struct.unpack_from("<Q", data, address - pool.address)
         numbers += [(block - pool.first_block) // pool.blocksize for block in freed]
-        return tuple(numbers) if len(numbers) + pool.nused == pool.ncut else None
+        return tuple(numbers)
 
     def _walk(self):
         figures, arenas, freed = self.figures(), [], self._freed_by_others()

@@ -10,6 +10,8 @@ short, too.  Nothing in the process is called or changed, so the heap may be bro
 what can't be is said.
 """
 
+import os
+
 import gdb
 import gdb.printing
 
@@ -142,9 +144,24 @@ class Pool:
             found.append(i)
             address = read_word(address)
         if not self.is_full and len(found) + self.nused != self.ncut:
+            found += self.blocks_in_gone_pages()
+        if not self.is_full and len(found) + self.nused != self.ncut:
             fault = (f"{len(found)} free blocks and {self.nused} used ones are not "
                      f"the {self.ncut} that were cut")
         return found, fault
+
+    def blocks_in_gone_pages(self):
+        """Free blocks that are in no list: their pages went back to the system."""
+        header = (int(self.record.address) + self.record.type.sizeof if self.is_medium
+                  else self.address)
+        gone = int(gdb.Value(header).cast(
+            gdb.lookup_type("struct pool_header").pointer())["gone"])
+        size = os.sysconf("SC_PAGE_SIZE")
+
+        def pages(i):
+            start = self.start - self.address + i * self.blocksize
+            return range(start // size, (start + self.blocksize - 1) // size + 1)
+        return [i for i in range(self.ncut) if any(gone >> page & 1 for page in pages(i))]
 
     def describe(self):
         kind = "medium" if self.is_medium else "small"
