@@ -139,7 +139,7 @@ kept = [bytes(i % 2000) for i in range(30000)]
 del kept[::4]
 # Pools of their own, which stay while there are free ones.
 for p in [malloc(30000) for _ in range(200)]: free(p)
-for size in range(9000, 32000, 1000): free(malloc(size))
+for p in [malloc(size) for size in range(9000, 32000, 1000)]: free(p)
 Usage.now(), Heap.take()
 heap, usage = Heap.take(), Usage.now()
 states = Counter(pool.state for arena in heap.arenas for pool in arena.pools)
