@@ -107,7 +107,7 @@ pool_unlink(poolp pool)
  * came from a heap that ended.  Or are pages of it gone?  The header, which few calls
  * need, is looked at only where there are such pools. */
 static int
-pool_is_uncut(const struct heap *heap, const struct pool *pool,
+pool_is_uncut(const struct heap *heap, poolp pool,
               const struct size_class *class)
 {
     return (size_t)pool->nextoffset * ALIGNMENT + class->blocksize
@@ -438,12 +438,15 @@ pool_new(struct heap *heap, unsigned szclass)
 }
 
 /* The next pool in a ring has a free block, or more is cut from one, or an arena gives
- * another: blocks that were freed come before memory that nobody used. */
+ * another: blocks that were freed come before memory that nobody used, as far as a look at
+ * a few pools tells. */
 static void *
 take_block_from_ring(struct heap *heap, unsigned szclass)
 {
+    enum { AT_A_TIME = 8 };
     const struct size_class *class = &size_classes[szclass];
     poolp ring = &heap->usedpools[szclass], put_behind = NULL;
+    unsigned nput_behind = 0;
     for (;;) {
         poolp pool = ring->next;
         if (UNLIKELY(is_lookout(pool))) {
@@ -458,7 +461,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
                 pool_became_full(pool);
                 continue;
             }
-            if (pool->next != ring && pool != put_behind) {
+            if (pool->next != ring && pool != put_behind && nput_behind++ < AT_A_TIME) {
                 put_behind = put_behind == NULL ? pool : put_behind;
                 pool_unlink(pool);
                 pool_link(ring, pool);

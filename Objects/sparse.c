@@ -91,6 +91,18 @@ struct block_set { uint64_t words[POOL_SIZE / ALIGNMENT / 64]; };
 _Static_assert(MEDIUM_POOL_SIZE / SMALL_REQUEST_THRESHOLD <= POOL_SIZE / ALIGNMENT,
                "medium pools have fewer blocks than small ones");
 
+/* The list leads all over the pool, and each step would wait for memory; one behind the
+ * other all lines of the pool come sooner. */
+static void
+load_cut_part(const struct pool *pool)
+{
+    const volatile block *start = pool_address(pool);
+    size_t end = (size_t)pool->nextoffset * ALIGNMENT;
+    for (size_t offset = 0; offset < end; offset += 64) {
+        (void)start[offset];
+    }
+}
+
 static void
 mark_free_blocks(const struct pool *pool, const struct size_class *class,
                  struct block_set *free_blocks)
@@ -104,12 +116,13 @@ mark_free_blocks(const struct pool *pool, const struct size_class *class,
 
 /* The pages that blocks in use need. */
 static page_set
-needed_pages(const struct pool *pool, const struct size_class *class)
+needed_pages(poolp pool, const struct size_class *class)
 {
     const struct pool_header *header = pool_header_of(pool);
     unsigned ncut = count_cut(pool, class);
     struct block_set free_blocks;
     memset(&free_blocks, 0, sizeof(free_blocks));
+    load_cut_part(pool);
     mark_free_blocks(pool, class, &free_blocks);
     page_set needed = class->first > 0 ? 1 : 0;
     for (unsigned i = 0; i * 64 < ncut; i++) {
