@@ -285,6 +285,10 @@ heap_do(struct heap *heap, unsigned to_do)
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_RELEASES_KEPT);
         heap_release_kept_medium(heap);
     }
+    if (to_do & HEAP_SWEEPS) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_SWEEPS);
+        heap_sweep(heap);
+    }
     if (to_do & HEAP_INHERITS) {
         heap_take_over();
     }

@@ -8,7 +8,8 @@
  *   kept        a few MiB stay as they are (PYMEM_KEEP; see keeping_most())
  *   earned      more stay when arenas that were just given back had to be bought again
  *   lazily      what is earned beyond a bound is the system's to take when it needs it
- *   given back  all else, at once
+ *   given back  all else, at once; of pools that are in use, pages without a block in use,
+ *               some time after many blocks were freed (sparse.c)
  *
  *      empty        lazily empty      given back
  *   ( A, B, C )  <->  ( D, E )   -->  the system
@@ -150,6 +151,7 @@ window_begin(struct arena_set *set)
     set->window_ends = virtual_clock() + WINDOW_MILLISECONDS;
     set->least_empty = set->nempty;
     set->least_resting = set->nresting;
+    set->nopened_before = set->nopened;
     if (!set->is_medium) {
         heap_post_lookouts(set->heap);
     }
@@ -236,6 +238,30 @@ arenas_pool_rests(struct arena_set *set)
     }
 }
 
+/* Has so much become free that a sweep may be worth its time? */
+static int
+many_opened(const struct arena_set *set)
+{
+    enum { FEWEST_ARENAS = 16 };
+    return set->ncurrent >= FEWEST_ARENAS
+        && set->nopened >= set->ncurrent * pools_in_arena(set) / 4;
+}
+
+void
+arenas_pools_opened(struct arena_set *set)
+{
+    if (many_opened(set)) {
+        watch(set);
+    }
+}
+
+/* And is that over?  A pool that loses its blocks may soon have none. */
+static int
+has_settled(const struct arena_set *set)
+{
+    return set->nopened <= set->nopened_before + set->ncurrent * pools_in_arena(set) / 16;
+}
+
 void
 arenas_pool_is_kept(struct arena_set *set)
 {
@@ -305,12 +331,18 @@ window_goes_on(struct arena_set *set)
     }
     size_t unused = set->least_empty * pools_in_arena(set) + set->least_resting;
     set->earned -= unused < set->earned ? unused : set->earned;
+    size_t held = resting_pools(set);
     return_unused(set);
+    int has_returned = resting_pools(set) < held;
     if (set->is_medium) {
         set->nkept = 0;
         atomic_fetch_or(&set->heap->to_do, HEAP_RELEASES_KEPT);
     }
-    if (resting_pools(set) > stay_for_good(set) || set->earned > 0) {
+    int is_sparse = many_opened(set) || has_returned || set->nswept > 0;
+    if (is_sparse && has_settled(set)) {
+        atomic_fetch_or(&set->heap->to_do, HEAP_SWEEPS);
+    }
+    if (resting_pools(set) > stay_for_good(set) || set->earned > 0 || is_sparse) {
         window_begin(set);
     }
     else {

@@ -143,8 +143,11 @@ pool_cut_blocks(struct heap *heap, poolp pool, const struct size_class *class)
 }
 
 static void
-pool_became_full(poolp pool)
+pool_became_full(struct heap *heap, poolp pool)
 {
+    if (!pool_is_medium(pool) && heap->small_arenas.nopened > 0) {
+        heap->small_arenas.nopened--;
+    }
     DEBUG_ASSERT(pool->inuse == size_classes[pool_class(pool)].nblocks);
     pool_unlink(pool);
     pool->next = NULL;
@@ -159,6 +162,9 @@ pool_became_used_again(struct heap *heap, poolp pool)
     pool->inuse = (uint16_t)(size_classes[szclass].nblocks - 1);
     pool_link(&heap->usedpools[szclass], pool);
     DEBUG_ASSERT(pool_is_valid(pool));
+    if (szclass < NB_SMALL_SIZE_CLASSES && ++heap->small_arenas.nopened % 1024 == 0) {
+        arenas_pools_opened(&heap->small_arenas);
+    }
 }
 
 /* Pools that are kept though they are empty. */
@@ -458,7 +464,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
         }
         if (pool->freeblock == NULL) {
             if (!pool_is_uncut(heap, pool, class)) {
-                pool_became_full(pool);
+                pool_became_full(heap, pool);
                 continue;
             }
             if (pool->next != ring && pool != put_behind && nput_behind++ < AT_A_TIME) {

@@ -192,3 +192,53 @@ pool_purge(poolp pool)
     DEBUG_ASSERT(pool_is_valid(pool));
     return nbytes;
 }
+
+/* A sweep takes a few milliseconds in each window of time, and goes on in the next one.
+ * Only pools of which three quarters are free: others may soon be full again. */
+
+struct sweep {
+    size_t nseen;               /* arenas, of which the first nswept are skipped */
+    size_t nswept;
+    unsigned nleft;             /* pools that may still be purged now */
+};
+
+static int
+is_sparse(const struct pool *pool)
+{
+    const struct size_class *class = &size_classes[pool_class(pool)];
+    return pool->next != NULL && pool->inuse <= count_cut(pool, class) / 4;
+}
+
+static int
+sweep_arena(const struct arena_object *arena, void *state)
+{
+    struct sweep *sweep = state;
+    if (sweep->nseen++ < sweep->nswept || !arena->is_the_systems) {
+        return 0;
+    }
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        poolp pool = arena_pool(arena, i);
+        if (pool->blocksize != 0 && is_sparse(pool)
+            && pool_purge(pool) > 0 && sweep->nleft > 0)
+        {
+            sweep->nleft--;
+        }
+    }
+    sweep->nswept = sweep->nseen;
+    return sweep->nleft == 0;
+}
+
+void
+heap_sweep(struct heap *heap)
+{
+    enum { AT_A_TIME = 256 };
+    struct arena_set *set = &heap->small_arenas;
+    struct sweep sweep = {0, set->nswept, AT_A_TIME};
+    if (arenas_visit(set, sweep_arena, &sweep) != 0) {
+        set->nswept = sweep.nswept;
+    }
+    else {
+        set->nswept = 0;
+        set->nopened = 0;
+    }
+}

@@ -104,6 +104,10 @@ void arenas_pool_rests(struct arena_set *set);
  * that had none behind it. */
 void arenas_lacked(struct arena_set *set, size_t npools);
 
+/* Now and then: full pools came to have free blocks, and are perhaps on their way to
+ * become sparse. */
+void arenas_pools_opened(struct arena_set *set);
+
 /* A medium pool is kept in its ring. */
 void arenas_pool_is_kept(struct arena_set *set);
 

@@ -53,6 +53,12 @@ struct arena_set {
     size_t least_resting;       /* pools */
     unsigned nkept;             /* medium ones that are kept, or were: pools.c */
 
+    /* Of small pools. */
+    size_t nopened;             /* full ones that came to have a free block, and less those
+                                   that became full, since the last sweep */
+    size_t nopened_before;      /* the same, when the window began */
+    size_t nswept;              /* arenas that the sweep has been through */
+
     size_t ntimes_allocated;    /* arenas bought so far */
     size_t ncurrent;            /* bought and not given back */
     size_t nhighwater;          /* the most there were at a time */
@@ -75,6 +81,7 @@ enum heap_to_do {
     HEAP_INHERITS = 4,          /* main_heap: take over what interpreters left behind */
     HEAP_GIVES_BACK = 8,        /* somebody's request failed: keep nothing */
     HEAP_RELEASES_KEPT = 16,    /* empty pools have waited long enough in their rings */
+    HEAP_SWEEPS = 32,           /* many pools may have become sparse */
 };
 
 struct heap {

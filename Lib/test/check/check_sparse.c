@@ -219,6 +219,27 @@ START_TEST(a_second_call_gives_nothing)
 }
 END_TEST
 
+/* A program that goes on, if only with a block now and then. */
+START_TEST(a_sweep_comes_by_itself)
+{
+    struct blocks blocks = build(400000, 48, 128);
+    size_t full = resident_bytes();
+    thin_out(&blocks, 100);
+    for (int i = 0; i < 300 && resident_bytes() + 16 * MIB > full; i++) {
+        PyMem_Free(PyMem_Malloc(100));
+        usleep(20000);
+    }
+    if (virtual_page_size() <= POOL_SIZE / 4) {
+        ck_assert_uint_gt(pools_with_gone_pages(), 100);
+        ck_assert_uint_le(resident_bytes() + 16 * MIB, full);
+    }
+    check_patterns(&blocks);
+    refill(&blocks);
+    check_patterns(&blocks);
+    drop(&blocks);
+}
+END_TEST
+
 /* A page comes back for one block, and with it only its own blocks. */
 START_TEST(a_block_takes_one_page_back)
 {
@@ -289,6 +310,7 @@ main(void)
                         sizeof(sizes) / sizeof(*sizes));
     tcase_add_test(tc, mixed_sizes_that_come_and_go);
     tcase_add_test(tc, a_second_call_gives_nothing);
+    tcase_add_test(tc, a_sweep_comes_by_itself);
     tcase_add_test(tc, a_block_takes_one_page_back);
     tcase_add_test(tc, blocks_that_others_freed_keep_their_page);
     return run_suite(suite);
