@@ -23,6 +23,7 @@ static struct {
     int (*visit)(PyMemHeapArenaVisitor, PyMemHeapPoolVisitor, void *);
     int (*free_blocks)(const PyMemHeapPool *, uint16_t *);
     void (*get_figures)(PyMemHeapFigures *);
+    size_t (*trim)(void);
 } heap;
 
 static int
@@ -31,12 +32,21 @@ find_heap(void)
     *(void **)&heap.visit = dlsym(RTLD_DEFAULT, "PyMemHeap_Visit");
     *(void **)&heap.free_blocks = dlsym(RTLD_DEFAULT, "PyMemHeap_FreeBlocks");
     *(void **)&heap.get_figures = dlsym(RTLD_DEFAULT, "PyMemHeap_GetFigures");
-    if (heap.visit == NULL || heap.free_blocks == NULL || heap.get_figures == NULL) {
+    *(void **)&heap.trim = dlsym(RTLD_DEFAULT, "PyMem_Trim");
+    if (heap.visit == NULL || heap.free_blocks == NULL || heap.get_figures == NULL
+        || heap.trim == NULL)
+    {
         PyErr_SetString(PyExc_RuntimeError, "this Python's memory is not pymem's; run "
                         "it as build/python, or as: pymem-run python3");
         return -1;
     }
     return 0;
+}
+
+static PyObject *
+pymem_trim(PyObject *module, PyObject *noargs)
+{
+    return find_heap() < 0 ? NULL : PyLong_FromSize_t(heap.trim());
 }
 
 /* A walk.  The records are written down while the heap stands still, with memory of
@@ -397,6 +407,8 @@ static PyMethodDef methods[] = {
     {"usage", pymem_usage, METH_NOARGS,
      PyDoc_STR("Sums over the heap: figures, bytes held, bytes used, blocks, pools that\n"
                "are (free, empty, used, full), {bytes in a block: (pools, blocks)}.")},
+    {"trim", pymem_trim, METH_NOARGS,
+     PyDoc_STR("PyMem_Trim(): give back all memory that no block is in; its bytes.")},
     {"traceback", pymem_traceback, METH_O,
      PyDoc_STR("Where the block at an address was allocated, if that is traced.")},
     {"symbol", pymem_symbol, METH_O,

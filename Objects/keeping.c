@@ -30,6 +30,7 @@
 
 #include "pycore_arenas.h"
 #include "pycore_host.h"
+#include "pycore_keepsize.h"
 #include "pycore_pools.h"
 #include "pycore_virtualmem.h"
 
@@ -47,23 +48,6 @@
 
 static atomic_size_t keep = SIZE_MAX;       /* SIZE_MAX: not known yet */
 
-size_t
-keeping_parse(const char *text)
-{
-    char *end;
-    unsigned long long number = strtoull(text, &end, 10);
-    int shift = 0;
-    switch (*end) {
-    case 'K': case 'k': shift = 10; break;
-    case 'M': case 'm': shift = 20; break;
-    case 'G': case 'g': shift = 30; break;
-    }
-    end += shift != 0;
-    int is_number = *text >= '0' && *text <= '9' && *end == '\0';
-    return is_number && number <= (SIZE_MAX >> 1) >> shift ? (size_t)number << shift
-        : SIZE_MAX;
-}
-
 static size_t
 keeping_bytes(void)
 {
@@ -72,10 +56,10 @@ keeping_bytes(void)
         return known;
     }
     const char *value = getenv("PYMEM_KEEP");
-    known = value == NULL || *value == '\0' ? KEEP_BY_DEFAULT : keeping_parse(value);
+    known = value == NULL || *value == '\0' ? KEEP_BY_DEFAULT : keepsize_parse(value);
     if (known == SIZE_MAX) {
-        _Py_FatalErrorFormat(__func__, "PYMEM_KEEP is a number of bytes, perhaps with K, "
-                             "M or G behind it, not \"%s\"", value);
+        _Py_FatalErrorFormat(__func__, "PYMEM_KEEP is " KEEPSIZE_IS ", not \"%s\"",
+                             value);
     }
     keep = known;
     return known;

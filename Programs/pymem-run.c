@@ -7,6 +7,7 @@
  * when the interpreter begins. */
 
 #include "pyconfig.h"
+#include "pycore_keepsize.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -35,6 +36,7 @@ static const char usage[] =
     "  --mmap-only           call nothing of the system but mmap and munmap: for a\n"
     "                        sandbox that ends programs at others\n"
     "  --medium=WHO          who serves requests of 513 bytes to 32 KiB: pools, or malloc\n"
+    "  --keep=SIZE           so much that is free may stay: 16M; 0: as CPython keeps it\n"
     "  --trim-interval=SECS  give unused memory back so often\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
@@ -338,6 +340,15 @@ set_medium(const char *choice)
     setenv("PYMEM_MEDIUM", choice, 1);
 }
 
+static void
+set_keep(const char *size)
+{
+    if (keepsize_parse(size) == SIZE_MAX) {
+        fail(BAD_OPTIONS, "--keep takes " KEEPSIZE_IS ", not \"%s\"", size);
+    }
+    setenv("PYMEM_KEEP", size, 1);
+}
+
 /* A wrong one would end the program at its first request. */
 static void
 check_variables(void)
@@ -345,6 +356,10 @@ check_variables(void)
     const char *medium = getenv("PYMEM_MEDIUM");
     if (medium != NULL && *medium != '\0' && !is_medium_choice(medium)) {
         fail(CANNOT_RUN, "PYMEM_MEDIUM is pools or malloc, not \"%s\"", medium);
+    }
+    const char *keep = getenv("PYMEM_KEEP");
+    if (keep != NULL && *keep != '\0' && keepsize_parse(keep) == SIZE_MAX) {
+        fail(CANNOT_RUN, "PYMEM_KEEP is " KEEPSIZE_IS ", not \"%s\"", keep);
     }
 }
 
@@ -379,14 +394,15 @@ add_flag(struct told *told, char flag)
 static struct told
 read_options(int argc, char **argv)
 {
-    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, MEDIUM, TRIM, STATS, JSON, NO_CHILDREN,
-           VERSION };
+    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, MEDIUM, KEEP, TRIM, STATS, JSON,
+           NO_CHILDREN, VERSION };
     static const struct option options[] = {
         {"raw", no_argument, NULL, RAW},
         {"debug", no_argument, NULL, DEBUG},
         {"hugepages", no_argument, NULL, HUGEPAGES},
         {"mmap-only", no_argument, NULL, MMAP_ONLY},
         {"medium", required_argument, NULL, MEDIUM},
+        {"keep", required_argument, NULL, KEEP},
         {"trim-interval", required_argument, NULL, TRIM},
         {"stats", no_argument, NULL, STATS},
         {"stats-json", required_argument, NULL, JSON},
@@ -403,6 +419,7 @@ read_options(int argc, char **argv)
         case HUGEPAGES: add_flag(&told, 'h'); break;
         case MMAP_ONLY: add_flag(&told, 'm'); break;
         case MEDIUM: set_medium(optarg); break;
+        case KEEP: set_keep(optarg); break;
         case TRIM: told.trim_seconds = read_seconds(optarg); break;
         case STATS: add_flag(&told, 's'); break;
         case JSON: set_json_path(optarg); break;

@@ -111,9 +111,6 @@ void arenas_pools_opened(struct arena_set *set);
 /* A medium pool is kept in its ring. */
 void arenas_pool_is_kept(struct arena_set *set);
 
-/* Bytes as PYMEM_KEEP says them, "16M"; SIZE_MAX: it is no number. */
-size_t keeping_parse(const char *text);
-
 /* Time passes: to be called now and then, where it does not matter that it
  * takes a few nanoseconds while arenas are kept. */
 void arenas_windows_go_on(struct heap *heap);

@@ -159,14 +159,14 @@ class Usage(NamedTuple):
     @classmethod
     def now(cls):
         """Of this process; a tenth of a Heap's time, as no free list is followed."""
-        return cls(*_from_module("usage"))
+        return cls(*from_module("usage"))
 
     @property
     def fragmentation(self):
         return unused_share(self.used_bytes, self.held_bytes)
 
 
-def _from_module(function):
+def from_module(function):
     try:
         import _pymem
     except ImportError:
@@ -187,7 +187,7 @@ class Heap:
     def take(cls):
         """Of this process.  Until it is looked at it is a few bytes objects, so that the
         next one does not see the objects of this one."""
-        figures, arenas, pools, free = _from_module("walk")
+        figures, arenas, pools, free = from_module("walk")
         if not arenas:
             raise HeapError("pymalloc serves nothing in this process: is PYTHONMALLOC "
                             "set to malloc, or was it built without pymalloc?")

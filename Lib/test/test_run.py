@@ -55,7 +55,7 @@ def test_symbols_stay_the_interpreters(python):
 def test_preloaded_object_exports_nothing_of_cpythons():
     symbols = run("nm", "-D", "--defined-only", BUILD / ".libs" / "pymem-preload.so")
     assert re.findall(r" T (\w+)", symbols.stdout) == [
-        "PyMemHeap_FreeBlocks", "PyMemHeap_GetFigures", "PyMemHeap_Visit",
+        "PyMemHeap_FreeBlocks", "PyMemHeap_GetFigures", "PyMemHeap_Visit", "PyMem_Trim",
         "pymem_install", "pymem_write_statistics"]
 
 

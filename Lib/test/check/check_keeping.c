@@ -3,6 +3,7 @@
 
 #include "support.h"
 #include "pycore_arenas.h"
+#include "pycore_keepsize.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
 
@@ -389,16 +390,16 @@ END_TEST
 
 START_TEST(sizes_have_units)
 {
-    ck_assert_uint_eq(keeping_parse("0"), 0);
-    ck_assert_uint_eq(keeping_parse("4096"), 4096);
-    ck_assert_uint_eq(keeping_parse("12K"), 12 << 10);
-    ck_assert_uint_eq(keeping_parse("16M"), 16 * MIB);
-    ck_assert_uint_eq(keeping_parse("16m"), 16 * MIB);
-    ck_assert_uint_eq(keeping_parse("1G"), 1024 * MIB);
+    ck_assert_uint_eq(keepsize_parse("0"), 0);
+    ck_assert_uint_eq(keepsize_parse("4096"), 4096);
+    ck_assert_uint_eq(keepsize_parse("12K"), 12 << 10);
+    ck_assert_uint_eq(keepsize_parse("16M"), 16 * MIB);
+    ck_assert_uint_eq(keepsize_parse("16m"), 16 * MIB);
+    ck_assert_uint_eq(keepsize_parse("1G"), 1024 * MIB);
     const char *const wrong[] = {"", "M", "-1", " 1", "1 M", "16MB", "1.5M", "x",
                                  "99999999999999999999", "99999999999G"};
     for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
-        ck_assert_uint_eq(keeping_parse(wrong[i]), SIZE_MAX);
+        ck_assert_uint_eq(keepsize_parse(wrong[i]), SIZE_MAX);
     }
 }
 END_TEST
