@@ -37,6 +37,7 @@
 #include <stdlib.h>
 
 #define WINDOW_MILLISECONDS 200
+#define SWEEP_MILLISECONDS 2000
 
 /* A heap that was never larger earns nothing: what it gives back is soon bought again, and
  * a server that has no time to wait between two requests would keep it when it has. */
@@ -222,19 +223,33 @@ arenas_pool_rests(struct arena_set *set)
     }
 }
 
-/* Has so much become free that a sweep may be worth its time? */
+/* A small heap is not worth a sweep. */
+static int
+is_worth_a_sweep(const struct arena_set *set)
+{
+    enum { FEWEST_ARENAS = 16 };
+    return set->ncurrent >= FEWEST_ARENAS && !has_cpythons_rule(set);
+}
+
+/* Has so much become free since the last one? */
 static int
 many_opened(const struct arena_set *set)
 {
-    enum { FEWEST_ARENAS = 16 };
-    return set->ncurrent >= FEWEST_ARENAS
+    return is_worth_a_sweep(set)
         && set->nopened >= set->ncurrent * pools_in_arena(set) / 4;
 }
 
+/* Where blocks come and go all the time, and slowly become fewer, there is no such moment:
+ * there a sweep comes now and then. */
 void
 arenas_pools_opened(struct arena_set *set)
 {
     if (many_opened(set)) {
+        watch(set);
+    }
+    if (is_worth_a_sweep(set) && virtual_clock() > set->sweep_after) {
+        set->sweep_after = virtual_clock() + SWEEP_MILLISECONDS;
+        atomic_fetch_or(&set->heap->to_do, HEAP_SWEEPS);
         watch(set);
     }
 }

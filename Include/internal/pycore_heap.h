@@ -58,6 +58,7 @@ struct arena_set {
                                    that became full, since the last sweep */
     size_t nopened_before;      /* the same, when the window began */
     size_t nswept;              /* arenas that the sweep has been through */
+    uint64_t sweep_after;       /* the next one, by virtual_clock() */
 
     size_t ntimes_allocated;    /* arenas bought so far */
     size_t ncurrent;            /* bought and not given back */
