@@ -30,19 +30,29 @@ pool_map_unlock(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* The few bytes of a leaf that are not zeros are written before others see it. */
 static int
+leaf_commit(struct pool_leaf *leaf, const void *part)
+{
+    return virtual_commit(leaf, sizeof(*leaf), (size_t)((const char *)part - (char *)leaf));
+}
+
+/* The few bytes of a leaf that are not zeros are written before others see it. */
+static struct pool_leaf *
 leaf_new(size_t number)
 {
-    struct pool_leaf *leaf = virtual_alloc(
+    struct pool_leaf *leaf = virtual_reserve(
         sizeof(*leaf), POOL_MAP_LEAVES > 1 ? LEAF_ALIGNMENT : 1);
     if (leaf == NULL) {
-        return -1;
+        return NULL;
+    }
+    if (leaf_commit(leaf, &leaf->number) < 0) {
+        virtual_free_table(leaf, sizeof(*leaf));
+        return NULL;
     }
     leaf->number = number;
     atomic_store_explicit(&pool_map[number], leaf, memory_order_release);
     pool_map_nleaves++;
-    return 0;
+    return leaf;
 }
 
 int
@@ -52,11 +62,14 @@ pool_map_cover(uintptr_t address)
     if (number >= POOL_MAP_LEAVES) {
         return -1;
     }
-    if (pool_map_leaf(number) != NULL) {
-        return 0;
-    }
     pool_map_lock();
-    int result = pool_map_leaf(number) != NULL ? 0 : leaf_new(number);
+    struct pool_leaf *leaf = pool_map_leaf(number);
+    if (leaf == NULL) {
+        leaf = leaf_new(number);
+    }
+    int is_covered = leaf != NULL
+        && leaf_commit(leaf, &leaf->small[frame_of(address)]) == 0
+        && leaf_commit(leaf, &leaf->medium[(uint32_t)address >> MEDIUM_POOL_BITS]) == 0;
     pool_map_unlock();
-    return result;
+    return is_covered ? 0 : -1;
 }

@@ -85,11 +85,13 @@ virtual_confine(void)
 #  define MAP_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS)
 #endif
 
+enum { READ_WRITE = PROT_READ | PROT_WRITE };
+
 /* At wanted, if nothing is there; else anywhere. */
 static void *
-map_pages(void *wanted, size_t size)
+map_pages(void *wanted, size_t size, int access)
 {
-    void *ptr = mmap(wanted, size, PROT_READ | PROT_WRITE, MAP_FLAGS, -1, 0);
+    void *ptr = mmap(wanted, size, access, MAP_FLAGS, -1, 0);
     return ptr == MAP_FAILED ? NULL : ptr;
 }
 
@@ -172,7 +174,7 @@ virtual_purge(void *ptr, size_t size)
         refused = call_is_forbidden();
     }
     int is_fresh = (refused || virtual_is_confined())
-        && mmap(ptr, size, PROT_READ | PROT_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
+        && mmap(ptr, size, READ_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
     return is_fresh ? size : 0;
 }
 
@@ -265,10 +267,10 @@ virtual_yield(void)
 
 /* Map more than asked for and cut off what lies before and behind. */
 static void *
-map_more(size_t size, size_t alignment)
+map_more(size_t size, size_t alignment, int access)
 {
     size = rounded_up(size, virtual_page_size());
-    uintptr_t start = (uintptr_t)map_pages(NULL, size + alignment);
+    uintptr_t start = (uintptr_t)map_pages(NULL, size + alignment, access);
     if (start == 0) {
         return NULL;
     }
@@ -287,18 +289,18 @@ map_more(size_t size, size_t alignment)
 /* Where the system puts it, or else a little below, as the system goes downwards: so that
  * a limit on the address space needs to have room for no more than size. */
 static void *
-map_aligned(void *wanted, size_t size, size_t alignment)
+map_aligned(void *wanted, size_t size, size_t alignment, int access)
 {
     void *ptr = NULL;
     for (int i = 0; i < 2; i++) {
-        ptr = map_pages(wanted, size);
+        ptr = map_pages(wanted, size, access);
         if (ptr == NULL || rounded_down((uintptr_t)ptr, alignment) == (uintptr_t)ptr) {
             return ptr;
         }
         virtual_free(ptr, size);
         wanted = (void *)rounded_down((uintptr_t)ptr, alignment);
     }
-    return map_more(size, alignment);
+    return map_more(size, alignment, access);
 }
 
 /* Each arena is asked for right below the one before, where it is aligned by itself, and
@@ -308,17 +310,88 @@ virtual_alloc(size_t size, size_t alignment)
 {
     static _Atomic uintptr_t last;
     if (alignment <= virtual_page_size()) {
-        return map_pages(NULL, size);
+        return map_pages(NULL, size, READ_WRITE);
     }
-    if (alignment < ARENA_SIZE || size < alignment) {
-        return map_aligned(NULL, size, alignment);
+    if (alignment < ARENA_SIZE) {
+        return map_aligned(NULL, size, alignment, READ_WRITE);
     }
     uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
-    void *ptr = map_aligned((void *)(below > size ? below - size : 0), size, alignment);
+    void *wanted = (void *)(below > size ? below - size : 0);
+    void *ptr = map_aligned(wanted, size, alignment, READ_WRITE);
     if (ptr != NULL) {
         atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
     }
     return ptr;
+}
+
+/* Tables.  Behind one is a bit for each PIECE of it that may be written to.
+ *
+ *   table  [ zeros | piece | zeros ... | piece | bits ]
+ */
+#define PIECE ((size_t)1 << 16)
+
+static unsigned char *
+bits_of(void *table, size_t size)
+{
+    return (unsigned char *)table + rounded_up(size, PIECE);
+}
+
+static size_t
+size_of_bits(size_t size)
+{
+    return rounded_up(size / PIECE / 8 + 1, virtual_page_size());
+}
+
+void
+virtual_free_table(void *table, size_t size)
+{
+    virtual_free(table, rounded_up(size, PIECE) + size_of_bits(size));
+}
+
+/* What was never written to may be mapped over, where a sandbox refuses better. */
+static int
+allow_writing(void *ptr, size_t size)
+{
+    return mprotect(ptr, size, READ_WRITE) == 0
+        || (call_is_forbidden()
+            && mmap(ptr, size, READ_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr)
+        ? 0 : -1;
+}
+
+void *
+virtual_reserve(size_t size, size_t alignment)
+{
+    int is_confined = virtual_is_confined();
+    void *table = map_aligned(NULL, rounded_up(size, PIECE) + size_of_bits(size),
+                              alignment < PIECE ? PIECE : alignment,
+                              is_confined ? READ_WRITE : PROT_READ);
+    if (table == NULL) {
+        return NULL;
+    }
+    if (is_confined) {
+        memset(bits_of(table, size), 0xff, size / PIECE / 8 + 1);
+    }
+    else if (allow_writing(bits_of(table, size), size_of_bits(size)) < 0) {
+        virtual_free_table(table, size);
+        return NULL;
+    }
+    return table;
+}
+
+int
+virtual_commit(void *table, size_t size, size_t offset)
+{
+    size_t piece = offset / PIECE;
+    unsigned char *bits = bits_of(table, size) + piece / 8;
+    unsigned char bit = (unsigned char)(1u << piece % 8);
+    if (*bits & bit) {
+        return 0;
+    }
+    if (allow_writing((char *)table + piece * PIECE, PIECE) < 0) {
+        return -1;
+    }
+    *bits |= bit;
+    return 0;
 }
 
 #else /* no mmap */
@@ -352,6 +425,27 @@ virtual_free(void *ptr, size_t size)
 {
     (void)size;
     free(ptr);
+}
+
+void *
+virtual_reserve(size_t size, size_t alignment)
+{
+    return virtual_alloc(size, alignment);
+}
+
+void
+virtual_free_table(void *table, size_t size)
+{
+    virtual_free(table, size);
+}
+
+int
+virtual_commit(void *table, size_t size, size_t offset)
+{
+    (void)table;
+    (void)size;
+    (void)offset;
+    return 0;
 }
 
 void

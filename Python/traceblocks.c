@@ -106,7 +106,9 @@ struct pool_traces {
     uint32_t slots[];
 };
 static struct pool_traces *all_pool_traces;
-static struct pool_traces **leaves[POOL_MAP_LEAVES];    /* by frame */
+
+/* By frame: the table of a leaf of the pool map. */
+#define TABLE_SIZE (FRAMES_IN_LEAF * sizeof(struct pool_traces *))
 
 static size_t
 pool_traces_size(size_t nslots)
@@ -114,11 +116,24 @@ pool_traces_size(size_t nslots)
     return sizeof(struct pool_traces) + nslots * sizeof(uint32_t);
 }
 
-static struct pool_traces **
-traces_of_frame(uintptr_t address)
+/* NULL: there are none of this leaf. */
+static inline struct pool_traces **
+traces_of_frame(const struct pool_leaf *leaf, uintptr_t address)
 {
-    struct pool_traces **leaf = leaves[leaf_of(address)];
-    return leaf != NULL ? &leaf[frame_of(address)] : NULL;
+    struct pool_traces **table = leaf->traces;
+    return table != NULL ? &table[frame_of(address)] : NULL;
+}
+
+/* The same to store something there; NULL: no memory. */
+static struct pool_traces **
+traces_of_frame_made(struct pool_leaf *leaf, uintptr_t address)
+{
+    if (leaf->traces == NULL) {
+        leaf->traces = virtual_reserve(TABLE_SIZE, 1);
+    }
+    size_t offset = frame_of(address) * sizeof(struct pool_traces *);
+    return leaf->traces != NULL && virtual_commit(leaf->traces, TABLE_SIZE, offset) == 0
+        ? traces_of_frame(leaf, address) : NULL;
 }
 
 static size_t
@@ -161,14 +176,10 @@ pool_traces_clear(struct pool_traces *traces)
 static struct pool_traces *
 pool_traces_new(poolp pool, uintptr_t ptr)
 {
-    size_t leaf = leaf_of(ptr);
-    if (leaves[leaf] == NULL) {
-        leaves[leaf] = virtual_alloc(FRAMES_IN_LEAF * sizeof(**leaves), 1);
-        if (leaves[leaf] == NULL) {
-            return NULL;
-        }
+    struct pool_traces **of_frame = traces_of_frame_made(pool_leaf_of(pool), ptr);
+    if (of_frame == NULL) {
+        return NULL;
     }
-    struct pool_traces **of_frame = &leaves[leaf][frame_of(ptr)];
     struct pool_traces *traces = *of_frame;
     uint32_t nslots = NUMBLOCKS(pool->blocksize);
     if (traces != NULL) {
@@ -203,7 +214,7 @@ pool_traces_new(poolp pool, uintptr_t ptr)
 static inline struct pool_traces *
 traces_of_pool(poolp pool, uintptr_t ptr)
 {
-    struct pool_traces **of_frame = traces_of_frame(ptr);
+    struct pool_traces **of_frame = traces_of_frame(pool_leaf_of(pool), ptr);
     struct pool_traces *traces = of_frame != NULL ? *of_frame : NULL;
     return traces != NULL && traces->blocksize == pool->blocksize ? traces : NULL;
 }
@@ -401,7 +412,8 @@ slots_clear(void)
     while (all_pool_traces != NULL) {
         struct pool_traces *traces = all_pool_traces;
         all_pool_traces = traces->next;
-        *traces_of_frame(traces->pool_address) = NULL;
+        uintptr_t address = traces->pool_address;
+        *traces_of_frame(pool_map_leaf(leaf_of(address)), address) = NULL;
         tracer_free(traces, pool_traces_size(traces->nslots));
     }
 }

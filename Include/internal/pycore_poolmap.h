@@ -14,8 +14,8 @@
  *     leaf  [ struct pool, struct pool, ... ] <-+   one for each frame in 4 GiB
  *           [ struct medium_record, ... ]           one for each 128 KiB
  *
- * A leaf is 10 MiB of address space of which only the part is in memory that
- * describes pools in use.  The map answers whether an address is a block of ours,
+ * A leaf is a table of 10 MiB: a part of it that describes arenas is memory, all else
+ * only reads as zeros (virtual_reserve()).  The map answers whether an address is a block of ours,
  * exactly and without reading anything that is not ours, for arenas of any
  * alignment: a frame that is no pool in use has a record of zeros.
  *
@@ -88,6 +88,7 @@ struct pool_leaf {
     struct pool small[FRAMES_IN_LEAF];
     struct medium_record medium[MEDIUM_POOLS_IN_LEAF];
     size_t number;          /* which 4 GiB it describes: index into pool_map */
+    void *traces;           /* traceblocks.c's table for the same 4 GiB, or NULL */
 };
 
 /* A power of two that a leaf fits in: so a record leads to its leaf. */
@@ -98,8 +99,8 @@ INTERNAL_DATA(struct pool_leaf *_Atomic) pool_map[POOL_MAP_LEAVES];
 
 INTERNAL_DATA(atomic_size_t) pool_map_nleaves;
 
-/* Make sure that the frame at an address has a record; -1: no memory, or no leaf
- * covers the address.  From any thread. */
+/* Make sure that the frame at an address has records that can be written; -1: no memory,
+ * or no leaf covers the address.  From any thread. */
 int pool_map_cover(uintptr_t address);
 
 /* Around a fork, so that the map is whole in the child. */
@@ -164,16 +165,23 @@ pool_is_medium(const struct pool *pool)
     return pool->blocksize > SMALL_REQUEST_THRESHOLD;
 }
 
+/* The leaf that a record is in. */
+static inline struct pool_leaf *
+pool_leaf_of(const struct pool *pool)
+{
+#if UINTPTR_MAX > 0xFFFFFFFFu
+    return (struct pool_leaf *)((uintptr_t)pool & ~(uintptr_t)(LEAF_ALIGNMENT - 1));
+#else
+    (void)pool;
+    return pool_map_leaf(0);
+#endif
+}
+
 /* Where the memory of a pool is, which is not an empty one. */
 static inline block *
 pool_address(const struct pool *pool)
 {
-#if UINTPTR_MAX > 0xFFFFFFFFu
-    const struct pool_leaf *leaf = (const struct pool_leaf *)
-        ((uintptr_t)pool & ~(uintptr_t)(LEAF_ALIGNMENT - 1));
-#else
-    const struct pool_leaf *leaf = pool_map_leaf(0);
-#endif
+    const struct pool_leaf *leaf = pool_leaf_of(pool);
     uint64_t start = (uint64_t)leaf->number << 32;
     uint64_t offset = pool_is_medium(pool)
         ? (uint64_t)((const struct medium_record *)pool - leaf->medium)

@@ -20,6 +20,16 @@ void virtual_free(void *ptr, size_t size);
  * aligned to two cache lines.  Of a size up to 16 KiB, and from any thread. */
 void *virtual_alloc_for_good(size_t size);
 
+/* A table of which a small part will be used: memory that reads as zeros and may not be
+ * written to, so that it takes none, not even where the program locks all that it has
+ * (mlockall).  NULL: no memory. */
+void *virtual_reserve(size_t size, size_t alignment);
+void virtual_free_table(void *table, size_t size);
+
+/* Let the table be written to around one of its bytes; -1: no memory.  size is that of
+ * the whole table; of two threads that call this for one table the second waits. */
+int virtual_commit(void *table, size_t size, size_t offset);
+
 /* Have memory that will all be written to soon put in place at once. */
 void virtual_populate(void *ptr, size_t size);
 

@@ -83,11 +83,11 @@ class Heap:
         leaf = self.leaf(address)
         if leaf is None:
             return None
-        frame = (address & 0xffffffff) // self.pool_size
-        if int(leaf["small"][frame]["blocksize"]):
-            return Pool(self, leaf["small"][frame], False, address)
+        record = leaf["small"][(address & 0xffffffff) // self.pool_size]
+        if has_pool(record):
+            return Pool(self, record, False, address)
         record = leaf["medium"][(address & 0xffffffff) // self.medium_pool_size]["pool"]
-        return Pool(self, record, True, address) if int(record["blocksize"]) else None
+        return Pool(self, record, True, address) if has_pool(record) else None
 
     def owner(self, number):
         """Whose heap a pool's number names."""
@@ -105,6 +105,14 @@ class Heap:
                 found.add(block)
                 block = read_word(block)
         return found
+
+
+def has_pool(record):
+    """A core file leaves out the parts of a leaf that were never written to."""
+    try:
+        return int(record["blocksize"]) != 0
+    except gdb.MemoryError:
+        return False
 
 
 def owner_of(heap):

@@ -150,8 +150,8 @@ START_TEST(an_environment_of_tests_that_asks_for_huge_pages)
 }
 END_TEST
 
-/* A sandbox that does this at madvise, prctl, mincore and sched_yield; 0 where the
- * system has none. */
+/* A sandbox that does this at madvise, prctl, mincore, sched_yield and mprotect; 0 where
+ * the system has none. */
 static int
 enter_sandbox(uint32_t action)
 {
@@ -159,13 +159,86 @@ enter_sandbox(uint32_t action)
                  BPF_STMT(BPF_RET | BPF_K, action)
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        NO(madvise), NO(mincore), NO(sched_yield), NO(prctl),
+        NO(madvise), NO(mincore), NO(sched_yield), NO(prctl), NO(mprotect),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
     };
     struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
         && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
+
+/* Tables. */
+
+enum { TABLE = 5 * 65536 + 1000 };
+
+/* What is written to stays when other parts become writable, and when the same does. */
+static int
+table_is_usable(void)
+{
+    static const size_t places[] = {70000, 0, 65536, TABLE - 1, 200000, 70001, 131071};
+    enum { N = sizeof(places) / sizeof(*places) };
+    unsigned char *table = virtual_reserve(TABLE, (size_t)1 << 20);
+    int is_right = table != NULL && (uintptr_t)table % ((size_t)1 << 20) == 0
+        && is_filled(table, TABLE, 0);
+    for (size_t i = 0; is_right && i < N; i++) {
+        is_right = virtual_commit(table, TABLE, places[i]) == 0;
+        table[places[i]] = (unsigned char)(i + 1);
+        for (size_t k = 0; k <= i; k++) {
+            is_right &= table[places[k]] == k + 1;
+        }
+    }
+    virtual_free_table(table, TABLE);
+    return is_right;
+}
+
+START_TEST(a_table_is_written_to_part_by_part)
+{
+    size_t before = process_size().total;
+    ck_assert(table_is_usable());
+    ck_assert_uint_eq(process_size().total, before);
+}
+END_TEST
+
+static void
+write_beside_what_is_committed(void *unused)
+{
+    (void)unused;
+    char *table = virtual_reserve(TABLE, 1);
+    virtual_commit(table, TABLE, 100);
+    table[65535] = 1;
+    fputs("here", stderr);
+    table[65536] = 1;
+}
+
+START_TEST(what_is_not_committed_is_not_written_to)
+{
+    struct child child = run_child(write_beside_what_is_committed, NULL);
+    ck_assert_str_eq(child.text, "here");
+    ck_assert_int_eq(child.signal, SIGSEGV);
+}
+END_TEST
+
+START_TEST(a_table_takes_no_memory_where_all_is_locked)
+{
+    enum { LARGE = 64 << 20 };
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0) {
+        ck_assert(errno == EPERM || errno == ENOMEM || errno == ENOSYS);
+        return;         /* it takes a right, or a limit that allows it */
+    }
+    size_t before = process_size().resident;
+    char *table = virtual_reserve(LARGE, 1);
+    ck_assert_ptr_nonnull(table);
+    ck_assert_uint_le(process_size().resident, before + (1 << 20));
+    ck_assert_int_eq(virtual_commit(table, LARGE, LARGE / 2), 0);
+    table[LARGE / 2] = 1;
+    ck_assert_int_eq(mlockall(MCL_CURRENT | MCL_FUTURE), 0);
+    ck_assert_uint_le(process_size().resident, before + (1 << 20));
+    ck_assert_uint_eq((size_t)table[LARGE / 2 + 1], 0);
+    size_t purged = virtual_purge(virtual_alloc(1 << 20, 1), 1 << 20);
+    ck_assert_uint_eq(purged, 0);       /* nothing went */
+    munlockall();
+}
+END_TEST
 
 static void
 enter_and_leave(void *unused)
@@ -207,6 +280,7 @@ live_in_sandbox(void *arg)
     int is_right = virtual_purge(page + size, 2 * size) == 2 * size
         && is_filled(page, size, 1) && is_filled(page + size, 2 * size, 0)
         && is_filled(page + 3 * size, ARENA_SIZE - 3 * size, 1);
+    is_right &= table_is_usable();
     virtual_populate(page, ARENA_SIZE);
     virtual_name(page, ARENA_SIZE);
     virtual_use_huge_pages(page, ARENA_SIZE);
@@ -331,6 +405,9 @@ main(void)
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
     tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
     tcase_add_test(tc, an_environment_of_tests_that_asks_for_huge_pages);
+    tcase_add_test(tc, a_table_is_written_to_part_by_part);
+    tcase_add_test(tc, what_is_not_committed_is_not_written_to);
+    tcase_add_test(tc, a_table_takes_no_memory_where_all_is_locked);
     tcase_add_test(tc, a_sandbox_that_refuses_calls);
     tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);
