@@ -23,6 +23,9 @@
  * kept.  At its end those arenas go that were empty all the time, and as much of what was
  * earned.  Whatever takes or frees blocks off the fast path looks at the clock.
  *
+ * Under a limit on address space or data nothing is earned: what others ask of the system,
+ * an extension or a thread for its stack, must not fail for what we hold.
+ *
  * An arena allocator that somebody installed sees CPython's rule.
  *
  * Works on the sets of arenas.c for it.  Calls arenas.c, virtualmem.c, and pools.c for
@@ -188,8 +191,8 @@ return_too_many(struct arena_set *set)
 void
 arenas_became_empty(struct arena_set *set)
 {
-    if (set->earned > 0) {
-        has_waited(set);
+    if (set->earned > 0 && !has_waited(set) && virtual_is_limited()) {
+        set->earned = 0;
     }
     return_too_many(set);
     lend_oldest(set);
@@ -294,7 +297,7 @@ arenas_lacked(struct arena_set *set, size_t npools)
     size_t n = npools < set->nreturned ? npools : set->nreturned;
     set->nreturned -= n;
     if (set->nhighwater * set->arena_size > EARNS_FROM && !has_cpythons_rule(set)
-        && set->earned + n <= set->earned_max)
+        && set->earned + n <= set->earned_max && !virtual_is_limited())
     {
         set->earned += n;
     }

@@ -238,6 +238,19 @@ virtual_count_waits(void)
     return (uint64_t)usage.ru_nvcsw;
 }
 
+static int
+has_limit(int resource)
+{
+    struct rlimit limit;
+    return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+}
+
+int
+virtual_is_limited(void)
+{
+    return virtual_is_confined() || has_limit(RLIMIT_AS) || has_limit(RLIMIT_DATA);
+}
+
 uintptr_t
 virtual_thread_number(void)
 {
@@ -495,6 +508,12 @@ virtual_count_waits(void)
 {
     static uint64_t nobody_knows;
     return nobody_knows++;
+}
+
+int
+virtual_is_limited(void)
+{
+    return 0;
 }
 
 uintptr_t

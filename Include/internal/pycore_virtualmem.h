@@ -66,6 +66,10 @@ uint64_t virtual_clock(void);
  * nobody can tell. */
 uint64_t virtual_count_waits(void);
 
+/* Does the process have a limit on its address space or data?  (A group of processes with
+ * a limit on its memory may always take what was lent.) */
+int virtual_is_limited(void);
+
 /* The system's number of the calling thread. */
 uintptr_t virtual_thread_number(void);
 

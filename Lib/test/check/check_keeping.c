@@ -375,6 +375,22 @@ START_TEST(medium_blocks_find_what_small_ones_keep)
 }
 END_TEST
 
+static const int limits[] = {RLIMIT_AS, RLIMIT_DATA};
+
+/* A mapping of an extension could fail for it. */
+START_TEST(under_a_limit_nothing_is_earned)
+{
+    struct rlimit limit = {(rlim_t)(process_size().total + 2048 * MIB), RLIM_INFINITY};
+    earn(100 * MIB);
+    ck_assert_int_eq(setrlimit(limits[_i], &limit), 0);
+    for (int i = 0; i < 10; i++) {
+        peak(120 * MIB);
+        ck_assert_uint_le(kept_bytes(), 9 * MIB);
+        ck_assert_uint_eq(SMALL->earned, 0);
+    }
+}
+END_TEST
+
 START_TEST(a_request_that_nothing_can_serve_still_fails)
 {
     earn(100 * MIB);
@@ -468,6 +484,7 @@ main(void)
     tcase_add_loop_test(tc, a_request_that_fails_gives_back_what_is_kept, 0,
                         sizeof(requests) / sizeof(*requests));
     tcase_add_test(tc, medium_blocks_find_what_small_ones_keep);
+    tcase_add_loop_test(tc, under_a_limit_nothing_is_earned, 0, 2);
 #endif
     tcase_add_test(tc, a_request_that_nothing_can_serve_still_fails);
     tcase_add_test(tc, sizes_have_units);
