@@ -168,16 +168,15 @@ def limited_group():
         group.rmdir()
 
 
-@pytest.mark.parametrize("times", [1, 6])
+@pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("request_", ["written", "medium", "mmap"])
 def test_in_a_control_group(ways, request_, times):
     """Whoever goes beyond its limit is killed."""
     with limited_group() as group:
         def enter():
             (group / "cgroup.procs").write_text(str(os.getpid()))
-        for peak in PEAKS:
-            expect_works_where_stock_does(ways,
-                                          script(peak, request_, times=times),
+        for peak in PEAKS if times == 1 else ["small"]:
+            expect_works_where_stock_does(ways, script(peak, request_, times=times),
                                           preexec_fn=enter)
         text = script("small", "mmap").replace("100 << 20", "250 << 20")
         result = run(*ways[0][1], "-c", text, preexec_fn=enter)
