@@ -140,12 +140,14 @@ add_larger_blocks(struct heap *heap, void *sum)
     return 0;
 }
 
+/* A thread that frees what another asked for counts it as less than none, and each heap is
+ * read at another moment. */
 static Py_ssize_t
 count_larger_blocks(void)
 {
     Py_ssize_t n = 0;
     heaps_visit(add_larger_blocks, &n);
-    return n;
+    return n > 0 ? n : 0;
 }
 
 Py_ssize_t

@@ -22,6 +22,7 @@ pretend(int i)
 {
     page = page_sizes[i];
     pages_pretend(page);
+    setenv("PYMEM_KEEP", "1G", 1);      /* nothing goes back but by PyMem_Trim() */
     ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
 }
 
