@@ -2,7 +2,8 @@
 """Time the benchmarks of pyperformance that need the standard library only.
 
     bench_suite.py --suite=DIR [--pyperf=DIR] [--rounds=N] [--json=FILE] [--cpu]
-                   [--benchmarks=NAME,...] LABEL=COMMAND LABEL=COMMAND...
+                   [--benchmarks=NAME,...] [--timeout=SECONDS]
+                   LABEL=COMMAND LABEL=COMMAND...
 
 DIR is a checkout of the suite, and of the module pyperf where it is not installed.
 A COMMAND starts a Python, which may be one under pymem-run ("run=pymem-run python3").
@@ -10,17 +11,20 @@ The first is the one that the others are compared with.  Each round runs every
 benchmark on each of them in turn, in a process of its own with the number of loops
 that the first one needs, and takes the best of three values.  A figure is the median over
 the rounds of the ratio in a round: over 1 is faster.  A benchmark that does not run on
-each of them is named and left out.
+each of them, or takes longer than SECONDS (300) once, is named and left out.
 
 --cpu counts the processor time of a benchmark's process, for a machine that does other
-things meanwhile; the clock is better where nothing else runs.
+things meanwhile; the clock is better where nothing else runs.  Benchmarks that time
+another process, as python_startup does, are left out then.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +40,8 @@ INHERITED = ["PYTHONPATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONMALLOC"]
 LEFT_OUT = {"asyncio_tcp", "concurrent_imap", "sqlite_synth"}
 # Found as sitecustomize by the benchmark's process, before pyperf asks for the clock.
 PROCESSOR_CLOCK = "import time\ntime.perf_counter = time.process_time\n"
+# pyperf's function for those that time another process, of which that clock knows nothing.
+TIMES_A_PROCESS = b"bench_command("
 # Sixteen ways through the same code.
 VARIANTS = "async_tree_"
 
@@ -57,7 +63,26 @@ def benchmarks_in(suite):
     return found
 
 
-def run_once(command, script, environment, loops=None):
+def times_a_process(script):
+    return TIMES_A_PROCESS in script[0].read_bytes()
+
+
+def run_to_end(words, environment, folder, timeout):
+    """Did it end well?  pyperf starts processes of its own; none is left when not."""
+    process = subprocess.Popen([str(word) for word in words], env=environment, cwd=folder,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.wait(timeout) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_once(command, script, environment, timeout, loops=None):
     """(seconds a loop, number of loops), or None when it does not run."""
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
@@ -66,13 +91,7 @@ def run_once(command, script, environment, loops=None):
                      name for name in os.environ if name.startswith("PYMEM"))])]
         if loops:
             words += ["-l", loops]
-        try:
-            ended = subprocess.run([str(word) for word in words], env=environment,
-                                   cwd=scratch, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, timeout=300)
-        except subprocess.TimeoutExpired:
-            return None
-        if ended.returncode != 0 or not result.exists():
+        if not run_to_end(words, environment, scratch, timeout) or not result.exists():
             return None
         benchmarks = json.loads(result.read_text())["benchmarks"]
         runs = [run for benchmark in benchmarks for run in benchmark["runs"]
@@ -82,8 +101,9 @@ def run_once(command, script, environment, loops=None):
         return sum(min(run["values"]) for run in runs), metadata.get("loops", 1)
 
 
-def measure(commands, scripts, environment, rounds):
-    """{name: [{label: seconds} of each round]}, and what does not run where."""
+def measure(commands, scripts, environment, options):
+    """{name: [{label: seconds} of each round]}, and {name: why} of those left out."""
+    rounds, timeout = options.rounds, options.timeout
     loops, left_out = {}, {}
     results = {name: [] for name in scripts}
     first = next(iter(commands))
@@ -96,14 +116,14 @@ def measure(commands, scripts, environment, rounds):
                 if name in left_out:
                     continue
                 if name not in loops:
-                    calibrated = run_once(commands[first], script, environment)
+                    calibrated = run_once(commands[first], script, environment, timeout)
                     loops[name] = calibrated and calibrated[1]
                 got = loops[name] and run_once(commands[label], script, environment,
-                                               loops[name])
+                                               timeout, loops[name])
                 if got:
                     seconds[label] = got[0]
                 else:
-                    left_out[name] = label
+                    left_out[name] = f"which does not run on {label}"
             if name not in left_out:
                 results[name].append(seconds)
     progress("")
@@ -127,8 +147,43 @@ def report(figures, commands, left_out):
     print(f"{f'geometric mean of {len(figures)}':32}" + "".join(
         f"{geometric_mean(speeds[label] for speeds in figures.values()):14.3f}"
         for label in others))
-    for name, label in left_out.items():
-        print(f"left out: {name}, which does not run on {label}")
+    for name, why in left_out.items():
+        print(f"left out: {name}, {why}")
+
+
+def commands_of(parser, texts):
+    """{label: command} of LABEL=COMMAND."""
+    commands = {}
+    for text in texts:
+        label, equals, command = text.partition("=")
+        if not equals or not command:
+            parser.error(f"{text!r} is not LABEL=COMMAND")
+        commands[label] = [os.path.abspath(word) if "/" in word else word
+                           for word in shlex.split(command)]
+    if len(commands) < 2:
+        parser.error("two different LABEL=COMMAND are needed to compare")
+    return commands
+
+
+def scripts_of(parser, options):
+    """({name: script} of those to run, {name: why} of those left out)"""
+    scripts = benchmarks_in(options.suite)
+    if not scripts:
+        parser.error(f"{options.suite} holds no data-files/benchmarks/bm_*: it takes "
+                     "a checkout of pyperformance")
+    if options.benchmarks:
+        wanted = options.benchmarks.split(",")
+        unknown = [name for name in wanted if name not in scripts]
+        if unknown:
+            parser.error(f"unknown benchmark {unknown[0]!r}; there are: "
+                         + ", ".join(scripts))
+        scripts = {name: scripts[name] for name in wanted}
+    left_out = {}
+    if options.cpu:
+        left_out = {name: "which times another process"
+                    for name, script in scripts.items() if times_a_process(script)}
+    return {name: script for name, script in scripts.items()
+            if name not in left_out}, left_out
 
 
 def main():
@@ -141,28 +196,11 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--benchmarks", metavar="NAME,...")
+    parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS")
     parser.add_argument("commands", nargs="+", metavar="LABEL=COMMAND")
     options = parser.parse_args()
-    commands = {}
-    for text in options.commands:
-        label, equals, command = text.partition("=")
-        if not equals or not command:
-            parser.error(f"{text!r} is not LABEL=COMMAND")
-        commands[label] = [os.path.abspath(word) if "/" in word else word
-                           for word in shlex.split(command)]
-    if len(commands) < 2:
-        parser.error("two different LABEL=COMMAND are needed to compare")
-    scripts = benchmarks_in(options.suite)
-    if not scripts:
-        parser.error(f"{options.suite} holds no data-files/benchmarks/bm_*: it takes "
-                     "a checkout of pyperformance")
-    if options.benchmarks:
-        wanted = options.benchmarks.split(",")
-        unknown = [name for name in wanted if name not in scripts]
-        if unknown:
-            parser.error(f"unknown benchmark {unknown[0]!r}; there are: "
-                         + ", ".join(scripts))
-        scripts = {name: scripts[name] for name in wanted}
+    commands = commands_of(parser, options.commands)
+    scripts, left_out = scripts_of(parser, options)
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("PYTHON")}
     if options.pyperf:
@@ -172,10 +210,12 @@ def main():
             (Path(clock) / "sitecustomize.py").write_text(PROCESSOR_CLOCK)
         environment["PYTHONPATH"] = os.pathsep.join(
             [clock, *filter(None, [environment.get("PYTHONPATH")])])
-        results, left_out = measure(commands, scripts, environment, options.rounds)
+        results, failed = measure(commands, scripts, environment, options)
+    left_out |= failed
     if not results:
-        sys.exit("bench_suite.py: no benchmark ran on each of them; is pyperf "
-                 "installed, or named by --pyperf?")
+        sys.exit("bench_suite.py: no benchmark ran on each of them"
+                 + "".join(f"\nleft out: {name}, {why}" for name, why in left_out.items())
+                 + "\nis pyperf installed, or named by --pyperf?")
     figures = ratios(results, commands)
     report(figures, commands, left_out)
     if options.json:
