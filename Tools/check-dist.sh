@@ -1,6 +1,7 @@
 #!/bin/sh
 # The tarball of make dist, as people use it: nothing of the project is missing in it,
-# and it configures, builds and passes make check where no autotools are.
+# and where no autotools are it configures, builds and passes make check, and try.sh
+# works in it without asking for them.
 #
 #   Tools/check-dist.sh [BUILD]
 #
@@ -23,6 +24,8 @@ name=$name-$(sed -n 's/^VERSION = //p' "$build/Makefile")
 quietly make -s -C "$build" dist
 mv "$build/$name.tar.gz" "$scratch"
 tar -xzf "$scratch/$name.tar.gz" -C "$scratch"
+mkdir "$scratch/try"
+tar -xzf "$scratch/$name.tar.gz" -C "$scratch/try"
 
 # Only a clone needs files whose name begins with a dot.
 lost=$(cd "$top" && git ls-files | while read -r file; do
@@ -31,13 +34,15 @@ lost=$(cd "$top" && git ls-files | while read -r file; do
 done)
 [ -z "$lost" ] || fail "missing in the tarball (EXTRA_DIST in Makefile.am):$lost"
 
-# All programs of this PATH but those that make configure and Makefile.in.
+# All programs of this PATH but those that make configure and Makefile.in, and those that
+# know which packages are installed or install them.
 mkdir "$scratch/bin"
 IFS=:
 for folder in $PATH; do
     for program in "$folder"/*; do
         case ${program##*/} in
-        auto* | aclocal* | autom4te* | ifnames | libtool* | m4 | gm4 | '*') continue ;;
+        auto* | aclocal* | autom4te* | ifnames | libtool* | m4 | gm4) continue ;;
+        apt-get | dpkg-query | '*') continue ;;
         esac
         [ -e "$scratch/bin/${program##*/}" ] || ln -s "$program" "$scratch/bin"
     done
@@ -58,3 +63,11 @@ make -s -j"$(nproc)" check >"$scratch/check.log" 2>&1 || {
 }
 grep '^# [A-Z]*:' "$scratch/check.log"
 ! grep -q '^# TOTAL: *0$' "$scratch/check.log" || fail "no test was run"
+
+cd "$scratch/try/$name"
+echo 'import sys; sys._debugmallocstats()' >"$scratch/stats.py"
+PYTHON="$python" sh Tools/try.sh "$scratch/stats.py" >"$scratch/try.log" 2>&1 || {
+    tail -n 40 "$scratch/try.log" >&2
+    fail "try.sh failed where configure is there and autotools are not"
+}
+grep -q '^# pool map leaves' "$scratch/try.log" || fail "try.sh made no python of ours"

@@ -28,9 +28,6 @@ case $top in
     ;;
 esac
 
-# What try.sh needs beside a Python; check.sh adds to it.
-build_packages="gcc make autoconf automake libtool pkg-config libc6-dev libmimalloc-dev"
-
 say() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
 }
@@ -39,6 +36,17 @@ fail() {
     say "$*"
     exit 1
 }
+
+# configure_is_made: is configure there, as in the tarball of make dist, and not older
+# than what it is made from?
+configure_is_made() {
+    [ -e "$top/configure" ] && [ ! "$top/configure.ac" -nt "$top/configure" ] &&
+        [ ! "$top/Makefile.am" -nt "$top/Makefile.in" ]
+}
+
+# What try.sh needs beside a Python; check.sh adds to it.
+build_packages="gcc make pkg-config libc6-dev libmimalloc-dev"
+configure_is_made || build_packages="$build_packages autoconf automake libtool"
 
 # is_there PACKAGE: is it installed, or where there is no dpkg, what it brings?
 is_there() {
@@ -131,8 +139,7 @@ quietly() {
 configure_in() {
     directory=$1
     shift
-    if [ ! -e "$top/configure" ] || [ "$top/configure.ac" -nt "$top/configure" ] ||
-       [ "$top/Makefile.am" -nt "$top/Makefile.in" ]; then
+    if ! configure_is_made; then
         say "making configure"
         mkdir -p "$top/m4"
         (cd "$top" && quietly autoreconf -fi)
