@@ -5,6 +5,7 @@ bytes without the GIL.
 """
 
 import re
+import sys
 
 import pytest
 
@@ -210,7 +211,7 @@ def test_an_unknown_server_of_medium_requests():
     result = run(run_program, "--medium=mmap", BUILD / "python")
     assert (result.returncode, result.stderr) == (
         125, 'pymem-run: --medium takes pools or malloc, not "mmap"\n')
-    result = run(run_program, *list(RUN.values())[0][1:],
+    result = run(run_program, sys.executable,
                  environment=clean_environment(PYMEM_MEDIUM="mmap"))
     assert result.returncode == 126
     assert re.match("pymem-run: PYMEM_MEDIUM is pools or malloc", result.stderr)
