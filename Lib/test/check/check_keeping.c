@@ -242,9 +242,14 @@ START_TEST(of_arenas_that_cant_go_back_a_part_does)
     void **pinned = pin_each_arena(64 * MIB);
     size_t rests = resident_bytes() - before;
     ck_assert_uint_ge(SMALL->ncurrent, 63);
-    ck_assert_uint_le(rests, 16 * MIB + 4 * MIB);      /* a quarter, and what pins */
+    int is_whole_pages = virtual_page_size() <= POOL_SIZE;
+    if (is_whole_pages) {                               /* a quarter, and what pins */
+        ck_assert_uint_le(rests, 16 * MIB + 4 * MIB);
+    }
     work_for(500);
-    ck_assert_uint_le(resident_bytes() - before, 4 * MIB);
+    if (is_whole_pages) {
+        ck_assert_uint_le(resident_bytes() - before, 4 * MIB);
+    }
     ck_assert_uint_le(SMALL->nresting * POOL_SIZE, MIB);
     drop(pinned);
 }
