@@ -406,11 +406,26 @@ heap_make_room(struct heap *heap, struct arena_set *set)
     }
 }
 
+/* Where the system has no more arenas each request would cost several calls that fail.
+ * So it is asked again after many requests, which malloc serves. */
+enum { REQUESTS_AFTER_REFUSAL = 256 };
+
+static int
+is_refused_still(struct arena_set *set)
+{
+    if (arenas_have_free_pool(set) || set->nrefused == 0
+        || !arenas_are_the_systems(set))
+    {
+        return 0;
+    }
+    set->nrefused--;
+    return 1;
+}
+
 /* Under Valgrind no pool is ever made, so that every block comes from malloc. */
 static COLD poolp
 pool_new(struct heap *heap, unsigned szclass)
 {
-
     const struct size_class *class = &size_classes[szclass];
     int is_medium = szclass >= NB_SMALL_SIZE_CLASSES;
     struct arena_set *set = is_medium ? &heap->medium_arenas : &heap->small_arenas;
@@ -420,12 +435,16 @@ pool_new(struct heap *heap, unsigned szclass)
     if (!arenas_have_free_pool(set)) {
         heap_make_room(heap, set);
     }
+    if (is_refused_still(set)) {
+        return NULL;
+    }
     uintptr_t address;
     struct arena_object *arena = arenas_take_pool(set, &address);
     if (arena == NULL && heaps_give_back() > 0) {
         arena = arenas_take_pool(set, &address);
     }
     if (arena == NULL) {
+        set->nrefused = REQUESTS_AFTER_REFUSAL;
         return NULL;
     }
     poolp pool = pool_record(address, is_medium);

@@ -95,12 +95,6 @@ map_pages(void *wanted, size_t size, int access)
     return ptr == MAP_FAILED ? NULL : ptr;
 }
 
-void
-virtual_free(void *ptr, size_t size)
-{
-    munmap(ptr, size);
-}
-
 size_t
 virtual_page_size(void)
 {
@@ -136,14 +130,15 @@ whole_pages(void **ptr, size_t size)
 }
 
 /* One call instead of a page fault for each page.  A system that can't simply
- * takes the faults. */
+ * takes the faults.  Without memory, or with too many mappings, a call fails once. */
 void
 virtual_populate(void *ptr, size_t size)
 {
 #ifdef MADV_POPULATE_WRITE
     static atomic_int refused;
     if (!refused && !virtual_is_confined()) {
-        refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0;
+        refused = madvise(ptr, size, MADV_POPULATE_WRITE) != 0
+            && errno != ENOMEM && errno != EAGAIN;
     }
 #else
     (void)ptr;
@@ -198,7 +193,8 @@ virtual_name(void *ptr, size_t size)
     static atomic_int refused;
     if (!refused && !virtual_is_confined()) {
         refused = prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, (unsigned long)ptr,
-                        (unsigned long)size, "pymalloc") != 0;
+                        (unsigned long)size, "pymalloc") != 0
+            && errno != ENOMEM && errno != EAGAIN;
     }
 #else
     (void)ptr;
@@ -278,6 +274,103 @@ virtual_yield(void)
     }
 }
 
+/* The end of memory.  Memory in the middle of a mapping makes two of one, which can fail
+ * where a process has as many as it may have (vm.max_map_count).  What is in it goes all
+ * the same.  The addresses wait in a list, until they can go or are asked for again.  The
+ * list is taken whole, so that no lock is needed. */
+
+struct refused {
+    struct refused *next;
+    size_t size;
+};
+static struct refused *_Atomic all_refused;
+
+static void
+refused_push(struct refused *refused)
+{
+    refused->next = all_refused;
+    while (!atomic_compare_exchange_weak(&all_refused, &refused->next, refused)) {
+    }
+}
+
+static void
+refused_add(void *ptr, size_t size)
+{
+    if (!virtual_is_confined() && mprotect(ptr, size, READ_WRITE) < 0) {
+        return;                 /* of a table that could not be made: it is empty */
+    }
+    if (virtual_purge(ptr, size) < size) {
+        memset(ptr, 0, size);
+    }
+    struct refused *refused = ptr;
+    refused->size = size;
+    refused_push(refused);
+}
+
+/* One that fits, zeroed, or NULL; others are asked to go once more. */
+static void *
+refused_take(size_t size, size_t alignment)
+{
+    struct refused *found = NULL;
+    for (struct refused *one = atomic_exchange(&all_refused, NULL), *next; one != NULL;
+         one = next)
+    {
+        next = one->next;
+        if (found == NULL && one->size == size
+            && ((uintptr_t)one & (alignment - 1)) == 0)
+        {
+            found = memset(one, 0, sizeof(*one));
+        }
+        else if (munmap(one, one->size) != 0) {
+            refused_push(one);
+        }
+    }
+    return found;
+}
+
+/* errno is the program's, which asked for nothing. */
+void
+virtual_free(void *ptr, size_t size)
+{
+    int kept = errno;
+    if (UNLIKELY(munmap(ptr, size) != 0)) {
+        refused_add(ptr, size);
+        errno = kept;
+    }
+}
+
+/* With the last mapping of a process the heap of the C library can't grow any more, and
+ * it serves those whom we have no arena for.  So one mapping is left.  To find out, the
+ * system is asked to map what is mapped already: it looks at the number first. */
+static int
+is_last_mapping(void *ptr)
+{
+#ifdef MAP_FIXED_NOREPLACE
+    int flags = MAP_FLAGS | MAP_FIXED_NOREPLACE;
+#else
+    int flags = MAP_FLAGS;
+#endif
+    int kept = errno;
+    void *another = mmap(ptr, virtual_page_size(), PROT_NONE, flags, -1, 0);
+    int is_last = another == MAP_FAILED && errno == ENOMEM;
+    if (another != MAP_FAILED) {        /* by a system that does not know the flag */
+        munmap(another, virtual_page_size());
+    }
+    errno = kept;
+    return is_last;
+}
+
+/* Memory that was just mapped, or NULL. */
+static void *
+leave_a_mapping(void *ptr, size_t size)
+{
+    if (ptr != NULL && UNLIKELY(is_last_mapping(ptr))) {
+        virtual_free(ptr, size);
+        return NULL;
+    }
+    return ptr;
+}
+
 /* Map more than asked for and cut off what lies before and behind. */
 static void *
 map_more(size_t size, size_t alignment, int access)
@@ -318,10 +411,17 @@ map_aligned(void *wanted, size_t size, size_t alignment, int access)
 
 /* Each arena is asked for right below the one before, where it is aligned by itself, and
  * one mapping for the system as long as no other comes between. */
-void *
-virtual_alloc(size_t size, size_t alignment)
+static void *
+map_memory(size_t size, size_t alignment)
 {
     static _Atomic uintptr_t last;
+    void *ptr = NULL;
+    if (UNLIKELY(all_refused != NULL)) {
+        ptr = refused_take(size, alignment);
+    }
+    if (ptr != NULL) {
+        return ptr;
+    }
     if (alignment <= virtual_page_size()) {
         return map_pages(NULL, size, READ_WRITE);
     }
@@ -330,11 +430,17 @@ virtual_alloc(size_t size, size_t alignment)
     }
     uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
     void *wanted = (void *)(below > size ? below - size : 0);
-    void *ptr = map_aligned(wanted, size, alignment, READ_WRITE);
+    ptr = map_aligned(wanted, size, alignment, READ_WRITE);
     if (ptr != NULL) {
         atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
     }
     return ptr;
+}
+
+void *
+virtual_alloc(size_t size, size_t alignment)
+{
+    return leave_a_mapping(map_memory(size, alignment), size);
 }
 
 /* Tables.  Behind one is a bit for each PIECE of it that may be written to.
@@ -432,6 +538,9 @@ virtual_alloc(size_t size, size_t alignment)
     }
     return ptr;
 }
+
+#define map_memory virtual_alloc
+#define leave_a_mapping(ptr, size) (ptr)
 
 void
 virtual_free(void *ptr, size_t size)
@@ -627,7 +736,8 @@ alloc_in_huge_page(size_t size)
 }
 
 /* An arena that is aligned to its size loses no pool at its ends.  Where
- * address space is so short that it can't be aligned, any place will do. */
+ * address space is so short that it can't be aligned, any place will do.  With its name
+ * it becomes one mapping with others, so only then is looked whether it is the last. */
 void *
 _PyMem_ArenaAlloc(void *ctx, size_t size)
 {
@@ -638,16 +748,16 @@ _PyMem_ArenaAlloc(void *ctx, size_t size)
             ptr = alloc_in_huge_page(size);
         }
         if (ptr == NULL) {
-            ptr = virtual_alloc(size, size);
+            ptr = map_memory(size, size);
         }
     }
     if (ptr == NULL) {
-        ptr = virtual_alloc(size, 1);
+        ptr = map_memory(size, 1);
     }
     if (ptr != NULL) {
         virtual_name(ptr, size);
     }
-    return ptr;
+    return leave_a_mapping(ptr, size);
 }
 
 void

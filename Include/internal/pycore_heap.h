@@ -47,6 +47,9 @@ struct arena_set {
     uint64_t returned_at;       /* the last of them, by virtual_clock() */
     uint64_t nwaits;            /* virtual_count_waits() when that was last asked */
 
+    unsigned nrefused;          /* requests that malloc is to serve, since the system
+                                   had no arena */
+
     int is_watched;             /* a window of time goes on */
     uint64_t window_ends;       /* by virtual_clock() */
     size_t least_empty;         /* arenas, since the window began */

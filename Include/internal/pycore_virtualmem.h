@@ -10,10 +10,12 @@
  * kernels for arm64 and ppc64.  It rounds lengths up to that. */
 size_t virtual_page_size(void);
 
-/* Zeroed memory, aligned to a page and to a power of two; NULL when the system has none.
- * It takes up memory only where it is touched.  The part of its last page that is behind
+/* Zeroed memory, aligned to a page and to a power of two; NULL when the system has none,
+ * or only for the last mapping that the process may have.  It takes up memory only where it is touched.  The part of its last page that is behind
  * size bytes is nobody else's. */
 void *virtual_alloc(size_t size, size_t alignment);
+
+/* Its end; what can't be unmapped now is used again, or unmapped later. */
 void virtual_free(void *ptr, size_t size);
 
 /* The same for what is small and stays for ever: it shares pages with its like, and is
