@@ -143,17 +143,24 @@ leave_children_alone(void)
     unsetenv("PYMEM_RUN_STATS_JSON");
 }
 
+/* Or is it another program that embeds a CPython? */
+static int
+program_is_python(void)
+{
+    char path[4096];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
+    path[length > 0 ? length : 0] = '\0';
+    const char *slash = strrchr(path, '/');
+    return strstr(slash != NULL ? slash : path, "python") != NULL;
+}
+
 /* What would replace our allocators again, by CPython's own rules; NULL: nothing is
  * known.  Of another program that embeds a CPython we do not know what it makes of the
  * environment and of its arguments. */
 static const char *
 reason_not_to_install(char **argv, char text[200])
 {
-    char path[4096];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof(path) - 1);
-    path[length > 0 ? length : 0] = '\0';
-    const char *slash = strrchr(path, '/');
-    if (strstr(slash != NULL ? slash : path, "python") == NULL) {
+    if (!program_is_python()) {
         return NULL;
     }
     struct python_options options = {0, 0};
@@ -188,7 +195,7 @@ install(char *error, size_t size)
         return -1;
     }
     if (run.trim_milliseconds > 0) {
-        trimming_start(run.trim_milliseconds);
+        trimming_start(run.trim_milliseconds, program_is_python());
     }
     if (has_flag('d')) {        /* above all others */
         run.setup_debug_hooks();

@@ -2,9 +2,9 @@
  *
  *   WAITING --- the interpreter is initialized ---> ASKED
  *      ^                                              | a pending call: begin()
- *      |                                              v
- *      +--- it is initialized no more --- ENDING <-- RUNNING
- *                                          atexit: end()
+ *      |                                              v     in the child of a fork
+ *      +--- it is initialized no more --- ENDING <-- RUNNING ----> FORKED
+ *                                          atexit: end()  <--------- the first request
  *
  * A thread of our own takes the GIL, trims, and sleeps again, so that it works while
  * the main thread waits for others or for the system.  It must not touch an interpreter
@@ -13,15 +13,24 @@
  * end() and the functions around a fork before the thread exists; and end() waits until
  * the thread is gone.
  *
- * The thread blocks every signal: they are the program's.  At a fork there is none, as
- * CPython 3.12 and later warn of a fork with threads.
+ * A program that embeds Python may hold the GIL for good (uWSGI without
+ * --enable-threads).  A thread that waits for it would wake up all the time, and a child
+ * of such a program would wait for that thread, which it does not have.  So there the
+ * thread takes the GIL only where it sees that it is free.  Else a trim is due, and the
+ * next request that comes with the GIL does it first.
+ *
+ * The thread blocks every signal: they are the program's.  There is none at a fork of the
+ * interpreter's, as CPython 3.12 and later warn of a fork with threads.  A fork by other
+ * code finds the thread asleep.
  *
  * Owns the thread.  Calls the interpreter by the names that it exports, all of them of
- * its stable ABI. */
+ * its stable ABI but one. */
 
 #define _GNU_SOURCE
 #include "trimming.h"
 #include "pycore_compiler.h"
+#include "pycore_heap.h"
+#include "pycore_host.h"
 #include "pycore_pymem.h"
 
 #include <dlfcn.h>
@@ -29,6 +38,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -46,6 +56,7 @@ struct method {                 /* PyMethodDef */
 
 static struct {
     int (*Py_IsInitialized)(void);
+    const char *(*Py_GetVersion)(void);
     int (*Py_AddPendingCall)(int (*function)(void *), void *arg);
     int (*PyGILState_Ensure)(void);
     void (*PyGILState_Release)(int state);
@@ -67,7 +78,7 @@ static const struct {
     size_t offset;
 } functions[] = {
 #define FUNCTION(name) {#name, offsetof(__typeof__(interpreter), name)}
-    FUNCTION(Py_IsInitialized), FUNCTION(Py_AddPendingCall),
+    FUNCTION(Py_IsInitialized), FUNCTION(Py_GetVersion), FUNCTION(Py_AddPendingCall),
     FUNCTION(PyGILState_Ensure), FUNCTION(PyGILState_Release),
     FUNCTION(PyEval_SaveThread), FUNCTION(PyEval_RestoreThread),
     FUNCTION(PyMem_GetAllocator), FUNCTION(PyMem_SetAllocator),
@@ -76,15 +87,21 @@ static const struct {
     FUNCTION(Py_DecRef), FUNCTION(PyErr_Clear),
 };
 
-enum stage { WAITING, ASKED, RUNNING, ENDING };
+/* Up to 3.11: the thread state of whoever holds the GIL, or NULL. */
+static void *(*holder_of_gil)(void);
+
+enum stage { WAITING, ASKED, RUNNING, DUE, FORKED, ENDING };
 
 static atomic_int stage;
 static struct timespec interval;
+static int is_python;           /* python itself, which lets go of the GIL while it waits */
 static pthread_t thread;
-static int has_thread;          /* of this process; with the GIL */
+static atomic_int has_thread;   /* of this process; set with the GIL */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake;     /* by CLOCK_MONOTONIC */
-static int is_to_end;           /* with the mutex */
+static pthread_cond_t wake;     /* by CLOCK_MONOTONIC, as the mutex guards what follows: */
+static int is_to_end;
+static int is_at_work;          /* the thread, which may wait for the GIL */
+static int nforking;            /* it is not to begin to work */
 
 static void
 wake_init(void)
@@ -98,38 +115,67 @@ wake_init(void)
 
 /* The thread. */
 
-/* 0 when the interval is over, -1 when the thread is to end. */
-static int
-sleep_a_while(void)
+static struct timespec
+time_after(struct timespec span)
 {
     struct timespec end;
     clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_sec += interval.tv_sec;
-    end.tv_nsec += interval.tv_nsec;
+    end.tv_sec += span.tv_sec;
+    end.tv_nsec += span.tv_nsec;
     if (end.tv_nsec >= 1000000000) {
         end.tv_sec++;
         end.tv_nsec -= 1000000000;
     }
+    return end;
+}
+
+/* 0 when the interval is over, -1 when the thread is to end. */
+static int
+sleep_a_while(void)
+{
+    struct timespec end = time_after(interval);
     int is_over = 0;
     pthread_mutex_lock(&mutex);
-    while (!is_to_end && !is_over) {
-        is_over = pthread_cond_timedwait(&wake, &mutex, &end) != 0;
+    while (!is_to_end && (!is_over || nforking > 0)) {
+        is_over |= (is_over ? pthread_cond_wait(&wake, &mutex)
+                    : pthread_cond_timedwait(&wake, &mutex, &end)) != 0;
     }
+    is_at_work = !is_to_end;
     int result = is_to_end ? -1 : 0;
     pthread_mutex_unlock(&mutex);
     return result;
 }
 
+static void
+work_is_done(void)
+{
+    pthread_mutex_lock(&mutex);
+    is_at_work = 0;
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&mutex);
+}
+
+static void
+stage_change(int from, int to)
+{
+    atomic_compare_exchange_strong(&stage, &from, to);
+}
+
 static void *
 trim_again_and_again(void *unused)
 {
-    while (sleep_a_while() == 0) {
+    for (; sleep_a_while() == 0; work_is_done()) {
         if (!interpreter.Py_IsInitialized()) {
             continue;           /* a program that removed end() from atexit */
         }
-        int state = interpreter.PyGILState_Ensure();
-        PyMem_Trim();
-        interpreter.PyGILState_Release(state);
+        if (is_python || (holder_of_gil != NULL && holder_of_gil() == NULL)) {
+            int state = interpreter.PyGILState_Ensure();
+            PyMem_Trim();
+            interpreter.PyGILState_Release(state);
+        }
+        else {
+            stage_change(RUNNING, DUE);
+        }
     }
     return unused;
 }
@@ -138,7 +184,7 @@ static void
 thread_start(void)
 {
     sigset_t all, before;
-    is_to_end = 0;
+    is_to_end = is_at_work = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     has_thread = pthread_create(&thread, NULL, trim_again_and_again, NULL) == 0;
@@ -155,7 +201,7 @@ thread_end(void)
     has_thread = 0;
     pthread_mutex_lock(&mutex);
     is_to_end = 1;
-    pthread_cond_signal(&wake);
+    pthread_cond_broadcast(&wake);
     pthread_mutex_unlock(&mutex);
     void *state = interpreter.PyEval_SaveThread();
     pthread_join(thread, NULL);
@@ -166,20 +212,62 @@ static int
 start_soon(void *unused)
 {
     (void)unused;
-    if (!has_thread && atomic_load(&stage) == RUNNING) {
+    int now = atomic_load(&stage);
+    if (!has_thread && (now == RUNNING || now == DUE)) {
         thread_start();
     }
     return 0;
 }
 
-/* A child of a fork that the interpreter does not know of has no thread, whatever
- * the parent had. */
+/* A fork that the interpreter may not know of.  A child in which a thread was left while
+ * it waits for the GIL could not let go of the GIL again. */
+
 static void
-forget_thread(void)
+wait_until_asleep(void)
+{
+    struct timespec end = time_after((struct timespec){1, 0});
+    pthread_mutex_lock(&mutex);
+    while (is_at_work && pthread_cond_timedwait(&wake, &mutex, &end) == 0) {
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
+static void
+before_any_fork(void)
+{
+    pthread_mutex_lock(&mutex);
+    nforking++;
+    int must_wait = is_at_work;
+    pthread_mutex_unlock(&mutex);
+    if (must_wait && _PyMem_HoldsGIL()) {
+        void *state = interpreter.PyEval_SaveThread();
+        wait_until_asleep();
+        interpreter.PyEval_RestoreThread(state);
+    }
+    else if (must_wait) {
+        wait_until_asleep();
+    }
+}
+
+static void
+after_any_fork_in_parent(void)
+{
+    pthread_mutex_lock(&mutex);
+    nforking--;
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&mutex);
+}
+
+/* A child has no thread, whatever the parent had. */
+static void
+after_any_fork_in_child(void)
 {
     has_thread = 0;
+    nforking = 0;
     mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     wake_init();
+    stage_change(DUE, RUNNING);
+    stage_change(RUNNING, FORKED);
 }
 
 /* What the interpreter calls. */
@@ -193,10 +281,9 @@ before_fork(object *self, object *unused)
     return interpreter.Py_BuildValue("");
 }
 
-/* Soon, not now: in the parent a thread would be warned of, and a child may be about to
- * become another program.  Pending calls are the main thread's. */
+/* Soon, not now, as a thread would be warned of.  Pending calls are the main thread's. */
 static object *
-after_fork(object *self, object *unused)
+after_fork_in_parent(object *self, object *unused)
 {
     (void)self;
     (void)unused;
@@ -253,11 +340,12 @@ begin(void *unused)
     (void)unused;
     static struct method at_end = {"pymem_end", end, NO_ARGUMENTS, NULL};
     static struct method before = {"pymem_before_fork", before_fork, NO_ARGUMENTS, NULL};
-    static struct method after = {"pymem_after_fork", after_fork, NO_ARGUMENTS, NULL};
+    static struct method after = {
+        "pymem_after_fork", after_fork_in_parent, NO_ARGUMENTS, NULL
+    };
     if (register_callback("atexit", "register", NULL, &at_end) < 0
         || register_callback("posix", "register_at_fork", "before", &before) < 0
-        || register_callback("posix", "register_at_fork", "after_in_parent", &after) < 0
-        || register_callback("posix", "register_at_fork", "after_in_child", &after) < 0)
+        || register_callback("posix", "register_at_fork", "after_in_parent", &after) < 0)
     {
         fputs("pymem-run: --trim-interval: the interpreter takes no callbacks, so "
               "nothing is trimmed\n", stderr);
@@ -268,9 +356,10 @@ begin(void *unused)
     return 0;
 }
 
-/* The mem domain: a first look at each request, which costs one load. */
+/* The mem domain: a first look at each request, which costs one load.  A request may
+ * come without the GIL, by a fault of the program. */
 
-static void *(*malloc_below)(void *ctx, size_t size);
+static PyMemAllocatorEx below;
 
 static COLD void
 look_at_interpreter(void)
@@ -282,22 +371,58 @@ look_at_interpreter(void)
             atomic_store(&stage, WAITING);      /* too many of them: at the next one */
         }
     }
+    else if (now == FORKED && is_initialized && _PyMem_HoldsGIL()) {
+        atomic_store(&stage, RUNNING);
+        thread_start();
+    }
+    else if (now == DUE && _PyMem_HoldsGIL()) {
+        stage_change(DUE, RUNNING);
+        PyMem_Trim();
+    }
     else if (now == ENDING && !is_initialized) {
         atomic_store(&stage, WAITING);
+    }
+}
+
+static inline void
+look(void)
+{
+    if (UNLIKELY(atomic_load_explicit(&stage, memory_order_relaxed) != RUNNING)) {
+        look_at_interpreter();
     }
 }
 
 static void *
 watching_malloc(void *ctx, size_t size)
 {
-    if (UNLIKELY(atomic_load_explicit(&stage, memory_order_relaxed) != RUNNING)) {
-        look_at_interpreter();
-    }
-    return malloc_below(ctx, size);
+    look();
+    return below.malloc(ctx, size);
+}
+
+static void *
+watching_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    look();
+    return below.calloc(ctx, nelem, elsize);
+}
+
+static void *
+watching_realloc(void *ctx, void *ptr, size_t new_size)
+{
+    look();
+    return below.realloc(ctx, ptr, new_size);
+}
+
+/* N of "3.N.2 (main, ...)". */
+static int
+minor_version(void)
+{
+    const char *point = strchr(interpreter.Py_GetVersion(), '.');
+    return point != NULL ? atoi(point + 1) : 0;
 }
 
 void
-trimming_start(long milliseconds)
+trimming_start(long milliseconds, int is_python_itself)
 {
     for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
         void *address = dlsym(RTLD_DEFAULT, functions[i].name);
@@ -308,12 +433,19 @@ trimming_start(long milliseconds)
         }
         memcpy((char *)&interpreter + functions[i].offset, &address, sizeof(address));
     }
+    is_python = is_python_itself;
+    if (minor_version() < 12) {
+        *(void **)&holder_of_gil = dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet");
+    }
     interval = (struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000};
     wake_init();
-    pthread_atfork(NULL, NULL, forget_thread);
-    PyMemAllocatorEx alloc;
-    interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &alloc);
-    malloc_below = alloc.malloc;
-    alloc.malloc = watching_malloc;
-    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &alloc);
+    /* Heaps register what locks them at a fork: that has to come after the wait for the
+     * thread, which needs the lock, so it must be there before. */
+    heap_of_this_thread();
+    pthread_atfork(before_any_fork, after_any_fork_in_parent, after_any_fork_in_child);
+    interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &below);
+    PyMemAllocatorEx watching = {
+        below.ctx, watching_malloc, watching_calloc, watching_realloc, below.free
+    };
+    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &watching);
 }

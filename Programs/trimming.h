@@ -5,8 +5,8 @@
 #define PYMEM_TRIMMING_H
 
 /* Trim every so many milliseconds while the interpreter of this process lives, in it
- * and in children that it forks.  To be called once, before the interpreter has begun,
- * after its allocators were set. */
-void trimming_start(long milliseconds);
+ * and in children that it forks.  Is the program python itself, or does it embed Python?
+ * To be called once, before the interpreter has begun, after its allocators were set. */
+void trimming_start(long milliseconds, int is_python);
 
 #endif /* !PYMEM_TRIMMING_H */
