@@ -670,7 +670,8 @@ def test_a_reference_tracer_that_raises_at_its_removal(tmp_path):
     """As from CPython 3.15 on: start() gives its exception, and nothing is traced.
     The module with a file of a version that refuses."""
     if sys.version_info >= (3, 12):
-        pytest.skip("as an extension the module lacks what the interpreter exports to none")
+        pytest.skip("as an extension the module lacks what the interpreter exports to "
+                    "none; the next test has a tracer of CPython 3.13 and later")
     from conftest import TOP
     import sysconfig
     include = sysconfig.get_path("include")
@@ -701,3 +702,82 @@ for i in range(3):
     result = run("/usr/bin/python3", "-c", code, tmp_path / "_tracemalloc.so")
     assert (result.stdout, result.stderr) == ("'the tracer that was there' False 1\n" * 3,
                                               "")
+
+
+REFERENCE_TRACER = r"""
+#include <Python.h>
+static int raises;
+static int
+tracer(PyObject *op, PyRefTracerEvent event, void *data)
+{
+    (void)op; (void)data;
+    if (event > PyRefTracer_DESTROY && raises) {
+        PyErr_SetString(PyExc_KeyError, "the tracer that was there");
+        return -1;
+    }
+    return 0;
+}
+static PyObject *
+set(PyObject *self, PyObject *arg)
+{
+    (void)self;
+    raises = PyObject_IsTrue(arg);
+    return PyRefTracer_SetTracer(tracer, NULL) < 0 ? NULL : Py_NewRef(Py_None);
+}
+static PyObject *
+is_set(PyObject *self, PyObject *unused)
+{
+    (void)self; (void)unused;
+    void *data;
+    return PyBool_FromLong(PyRefTracer_GetTracer(&data) == tracer);
+}
+static PyMethodDef methods[] = {
+    {"set", set, METH_O, NULL}, {"is_set", is_set, METH_NOARGS, NULL}, {0}
+};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "reftracer", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_reftracer(void) { return PyModule_Create(&module); }
+"""
+
+
+def test_start_over_another_reference_tracer(python, stock, tmp_path):
+    """Of 3.13 and later, set by an extension; from 3.15 on it may refuse to go.  A start()
+    that comes later succeeds; on stock of 3.15.0 it waits for ever for a lock."""
+    if version(python) < (3, 13):
+        pytest.skip("no reference tracers before 3.13")
+    include = run(stock, "-c", "import sysconfig as s; print(s.get_path('include'))")
+    (tmp_path / "reftracer.c").write_text(REFERENCE_TRACER)
+    result = run("cc", "-shared", "-fPIC", f"-I{include.stdout.strip()}",
+                 tmp_path / "reftracer.c", "-o", tmp_path / "reftracer.so")
+    assert result.returncode == 0, result.stderr
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, reftracer, sys, tracemalloc
+def start():
+    try:
+        tracemalloc.start(7)
+        return "started"
+    except KeyError as error:
+        return error.args[0]
+for turn in range(3):
+    reftracer.set(True)
+    print(start(), tracemalloc.is_tracing(), tracemalloc.get_traceback_limit(),
+          reftracer.is_set(), flush=True)
+    if sys.argv[1] == "first":
+        os._exit(0)
+    if not tracemalloc.is_tracing():
+        reftracer.set(False)
+        print(start(), tracemalloc.is_tracing(), reftracer.is_set())
+    block = bytearray(1000)
+    print(tracemalloc.get_object_traceback(block) is not None)
+    tracemalloc.stop()
+    print(tracemalloc.is_tracing(), reftracer.is_set())
+""")
+    first, later = "started True 7 False\n", "True\nFalse False\n"
+    if version(python) >= (3, 15):
+        first = "the tracer that was there False 1 True\n"
+        later = "started True False\n" + later
+    for program in (python, stock):
+        result = run(program, script, "first")
+        assert (result.stdout, result.stderr) == (first, ""), program
+    result = run(python, script, "all")
+    assert (result.stdout, result.stderr) == ((first + later) * 3, "")

@@ -529,6 +529,33 @@ leave_to_malloc(void *value)
     _exit(_Py_GetAllocatedBlocks() != 1);
 }
 
+/* The child ends the other interpreter, whose thread may have been in the middle of a
+ * change: nothing of its heap is given back or handed on. */
+static void
+end_in_child(void *other)
+{
+    struct heap *heap = other;
+    size_t narenas = heap->small_arenas.ncurrent;
+    heap_end(heap);
+    heap_take_over();
+    fprintf(stderr, "%d %d", heap->owner == HEAP_FROZEN,
+            heap->small_arenas.ncurrent == narenas);
+}
+
+START_TEST(the_child_leaves_heaps_of_other_interpreters_alone)
+{
+    struct heap *other = new_interpreter();
+    current = other;
+    void *ptr = PyObject_Malloc(100);
+    ck_assert_ptr_nonnull(ptr);
+    PyObject_Free(ptr);
+    current = &main_heap;
+    ck_assert_str_eq(run_child(end_in_child, other).text, "1 1");
+    ck_assert_int_eq(other->owner, HEAP_OF_INTERPRETER);
+    heap_end(other);
+}
+END_TEST
+
 START_TEST(medium_requests_can_be_left_to_malloc)
 {
     struct child child = run_child(leave_to_malloc, "malloc");
@@ -559,6 +586,7 @@ main(void)
     tcase_add_test(tc, a_late_free_is_passed_on);
     tcase_add_test(tc, a_thousand_interpreters_leave_nothing);
     tcase_add_test(tc, a_walk_shows_what_others_freed_as_free);
+    tcase_add_test(tc, the_child_leaves_heaps_of_other_interpreters_alone);
     suite_add_tcase(suite, tc);
     tc = tcase_create("threads");
     tcase_add_checked_fixture(tc, use_pymalloc, NULL);
