@@ -2,9 +2,11 @@
  *
  *   WAITING --- the interpreter is initialized ---> ASKED
  *      ^                                              | a pending call: begin()
- *      |                                              v     in the child of a fork
- *      +--- it is initialized no more --- ENDING <-- RUNNING ----> FORKED
- *                                          atexit: end()  <--------- the first request
+ *      |                                              v
+ *      +--- it is initialized no more --- ENDING <-- RUNNING <-- the first request
+ *                                     atexit: end()   |  |           ^     ^
+ *                                     child of a fork |  +--- DUE ---+     |
+ *                                                     +------ FORKED ------+
  *
  * A thread of our own takes the GIL, trims, and sleeps again, so that it works while
  * the main thread waits for others or for the system.  It must not touch an interpreter

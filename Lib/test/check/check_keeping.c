@@ -144,6 +144,18 @@ earn(size_t nbytes)
     ck_assert_uint_ge(kept_bytes(), nbytes - nbytes / 10);
 }
 
+/* Those that were bought beyond earn nothing. */
+START_TEST(an_arena_that_was_given_back_earns_for_one)
+{
+    peak(20 * MIB);
+    size_t nreturned = SMALL->nreturned;
+    ck_assert_uint_gt(nreturned, 5);
+    void **blocks = build(100 * MIB, 512);
+    ck_assert_uint_le(SMALL->earned, nreturned);
+    drop(blocks);
+}
+END_TEST
+
 START_TEST(a_program_that_waits_between_its_peaks_earns_nothing)
 {
     for (int i = 0; i < 20; i++) {
@@ -473,6 +485,7 @@ main(void)
     tcase_add_test(tc, of_a_peak_of_gibibytes_too);
     tcase_add_test(tc, a_small_peak_that_comes_again_finds_its_arenas);
     tcase_add_test(tc, a_large_one_finds_them_once_it_earned_them);
+    tcase_add_test(tc, an_arena_that_was_given_back_earns_for_one);
     tcase_add_test(tc, a_program_that_waits_between_its_peaks_earns_nothing);
     tcase_add_test(tc, what_was_earned_is_lost_with_time);
     tcase_add_test(tc, what_is_needed_now_and_then_stays);
