@@ -228,9 +228,10 @@ START_TEST(what_cant_be_unmapped_is_used_again)
     errno = 77;
     virtual_free(three[1], ARENA_SIZE);
     ck_assert_int_eq(errno, 77);
-    ck_assert(is_mapped(three[1] + 8192));
-    ck_assert(virtual_is_confined() || !is_resident(three[1] + 8192));
-    ck_assert(virtual_is_confined() || !is_resident(three[1] + ARENA_SIZE - 4096));
+    ck_assert(is_mapped(three[1] + ARENA_SIZE / 2));
+    ck_assert(virtual_is_confined() || !is_resident(three[1] + ARENA_SIZE / 2));
+    ck_assert(virtual_is_confined()
+              || !is_resident(three[1] + ARENA_SIZE - virtual_page_size()));
     ck_assert_ptr_eq(virtual_alloc(ARENA_SIZE, ARENA_SIZE), three[1]);
     ck_assert(is_filled(three[1], ARENA_SIZE, 0));
     ck_assert(is_filled(three[0], ARENA_SIZE, 1) && is_filled(three[2], ARENA_SIZE, 3));
@@ -253,7 +254,7 @@ START_TEST(what_cant_be_unmapped_is_unmapped_later)
     char *page = virtual_alloc(4096, 4096);
     ck_assert_ptr_nonnull(page);
     ck_assert(!is_mapped(three[1]) || page == three[1]);
-    ck_assert(!is_mapped(three[1] + 8192) || page == three[1] + 8192);
+    ck_assert(!is_mapped(three[1] + ARENA_SIZE / 2) || page == three[1] + ARENA_SIZE / 2);
     ck_assert(is_filled(three[0], ARENA_SIZE, 1) && is_filled(three[2], ARENA_SIZE, 3));
 }
 END_TEST
