@@ -253,6 +253,7 @@ live_in_sandbox(void *arg)
 {
     enum { N = 200000 };
     static char *p[N];
+    PyMem_RawFree(PyMem_RawMalloc(1));      /* the linker may have a library to load */
     if (!enter_sandbox(*(uint32_t *)arg)) {
         _exit(99);
     }
