@@ -326,3 +326,11 @@ def test_a_folder_with_any_name(tmp_path):
                                 stderr=subprocess.STDOUT, text=True, timeout=300,
                                 env=clean_environment())
         assert result.returncode == 0, (command, result.stdout)
+
+
+def test_each_fault_of_mutate_is_one_that_can_be_planted():
+    """Its lines are in the sources, once: else nobody would notice that it is gone."""
+    faults = runpy.run_path(str(TOOLS / "mutate"))["read_faults"]()
+    assert len(faults) > 150
+    for fault in faults:
+        assert fault.planted() != (TOP / fault.file).read_text(), fault.title
