@@ -5,7 +5,7 @@
  * that others could use.  And a program that waits does not call us, so that what is
  * kept then stays for as long as it waits.  Therefore:
  *
- *   kept        a few MiB stay as they are (PYMEM_KEEP; see keeping_most())
+ *   kept        a few MiB stay as they are (PYMEM_KEEP; see may_rest())
  *   earned      more stay when arenas that were just given back had to be bought again
  *   lazily      what is earned beyond a bound is the system's to take when it needs it
  *   given back  all else, at once; of pools that are in use, pages without a block in use,

@@ -61,7 +61,7 @@ pool_is_valid(poolp pool)
 {
     const struct size_class *class = &size_classes[pool_class(pool)];
     size_t end = (size_t)pool->nextoffset * ALIGNMENT;
-    unsigned cut = (unsigned)(end - class->first) / class->blocksize;
+    unsigned cut = pool_count_cut(pool, class);
     unsigned nfree = 0, ngone = 0;
     for (unsigned i = 0; i < cut; i++) {
         ngone += (unsigned)block_is_gone(pool_header_of(pool)->gone, class, i);
@@ -102,17 +102,22 @@ pool_unlink(poolp pool)
     pool->next->prev = pool->prev;
 }
 
+/* The header, which few calls need, is looked at only where there are such pools. */
+static int
+pool_has_gone_pages(const struct heap *heap, poolp pool)
+{
+    return heap->nwith_gone > 0 && pool_header_of(pool)->gone != 0;
+}
+
 /* Is there memory in a pool that was never cut into blocks?  There is in one
  * pool of a ring, as another is got only when the ring is empty; and in those that
- * came from a heap that ended.  Or are pages of it gone?  The header, which few calls
- * need, is looked at only where there are such pools. */
+ * came from a heap that ended.  Or are pages of it gone? */
 static int
-pool_is_uncut(const struct heap *heap, poolp pool,
-              const struct size_class *class)
+pool_is_uncut(const struct heap *heap, poolp pool, const struct size_class *class)
 {
     return (size_t)pool->nextoffset * ALIGNMENT + class->blocksize
         <= class->pool_size
-        || (heap->nwith_gone > 0 && pool_header_of(pool)->gone != 0);
+        || pool_has_gone_pages(heap, pool);
 }
 
 /* Cut the rest of the current CUT_SIZE into free blocks, lowest address first; of medium
@@ -121,7 +126,7 @@ pool_is_uncut(const struct heap *heap, poolp pool,
 static void
 pool_cut_blocks(struct heap *heap, poolp pool, const struct size_class *class)
 {
-    if (heap->nwith_gone > 0 && pool_header_of(pool)->gone != 0) {
+    if (pool_has_gone_pages(heap, pool)) {
         pool_take_page_back(pool, class);
         heap->nwith_gone -= pool_header_of(pool)->gone == 0;
         return;

@@ -23,12 +23,6 @@
 
 typedef uint64_t page_set;      /* bit i: page i of the pool */
 
-static unsigned
-count_cut(const struct pool *pool, const struct size_class *class)
-{
-    return (pool->nextoffset * ALIGNMENT - class->first) / class->blocksize;
-}
-
 /* The pages from offset up to end. */
 static page_set
 pages_between(size_t offset, size_t end)
@@ -59,7 +53,7 @@ cut_page(poolp pool, const struct size_class *class, unsigned page)
     size_t start = page * virtual_page_size(), end = start + virtual_page_size();
     unsigned number = start > class->first
         ? (unsigned)(start - class->first) / class->blocksize : 0;
-    unsigned ncut = count_cut(pool, class);
+    unsigned ncut = pool_count_cut(pool, class);
     block **last = &pool->freeblock;
     for (; number < ncut; number++) {
         size_t offset = class->first + (size_t)number * class->blocksize;
@@ -119,7 +113,7 @@ static page_set
 needed_pages(poolp pool, const struct size_class *class)
 {
     const struct pool_header *header = pool_header_of(pool);
-    unsigned ncut = count_cut(pool, class);
+    unsigned ncut = pool_count_cut(pool, class);
     struct block_set free_blocks;
     memset(&free_blocks, 0, sizeof(free_blocks));
     load_cut_part(pool);
@@ -175,7 +169,7 @@ pool_purge(poolp pool)
 {
     const struct size_class *class = &size_classes[pool_class(pool)];
     struct pool_header *header = pool_header_of(pool);
-    size_t free_bytes = (size_t)(count_cut(pool, class) - pool->inuse) * class->blocksize;
+    size_t free_bytes = (size_t)(pool_count_cut(pool, class) - pool->inuse) * class->blocksize;
     size_t end = (size_t)pool->nextoffset * ALIGNMENT;
     if (pool->next == NULL || free_bytes < virtual_page_size() || end <= class->first) {
         return 0;
@@ -206,7 +200,7 @@ static int
 is_sparse(const struct pool *pool)
 {
     const struct size_class *class = &size_classes[pool_class(pool)];
-    return pool->next != NULL && pool->inuse <= count_cut(pool, class) / 4;
+    return pool->next != NULL && pool->inuse <= pool_count_cut(pool, class) / 4;
 }
 
 static int

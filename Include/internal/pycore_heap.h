@@ -57,7 +57,7 @@ struct arena_set {
     unsigned nkept;             /* medium ones that are kept, or were: pools.c */
 
     /* Of small pools. */
-    size_t nopened;             /* full ones that came to have a free block, and less those
+    size_t nopened;             /* full ones that came to have a free block, less those
                                    that became full, since the last sweep */
     size_t nopened_before;      /* the same, when the window began */
     size_t nswept;              /* arenas that the sweep has been through */

@@ -15,8 +15,8 @@
  *           [ struct medium_record, ... ]           one for each 128 KiB
  *
  * A leaf is a table of 10 MiB: a part of it that describes arenas is memory, all else
- * only reads as zeros (virtual_reserve()).  The map answers whether an address is a block of ours,
- * exactly and without reading anything that is not ours, for arenas of any
+ * only reads as zeros (virtual_reserve()).  The map answers whether an address is a block
+ * of ours, exactly and without reading anything that is not ours, for arenas of any
  * alignment: a frame that is no pool in use has a record of zeros.
  *
  * The map is one for the process.  Any thread may read it at any time: a leaf is

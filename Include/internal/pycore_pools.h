@@ -38,6 +38,13 @@ pool_class(const struct pool *pool)
         : SIZE_TO_INDEX(pool->blocksize);
 }
 
+/* Blocks that were cut, in use or free. */
+static inline unsigned
+pool_count_cut(const struct pool *pool, const struct size_class *class)
+{
+    return (pool->nextoffset * ALIGNMENT - class->first) / class->blocksize;
+}
+
 /* Blocks allocated, whichever state the pool is in. */
 static inline unsigned
 pool_count_blocks(const struct pool *pool)

@@ -130,7 +130,7 @@ try:
 except MemoryError:
     count = len(kept)
     del kept
-again = [bytes(300) for _ in range(20_000)]
+again = [bytes(300) for _ in range(2_000)]
 print(count)
 """
     for ours, stock in three_ways(products):

@@ -70,7 +70,8 @@ def test_pythonmalloc(python, name, hooked):
 @pytest.mark.parametrize("malloc", ["pymalloc", "debug"])
 @pytest.mark.parametrize("nframe", ["0", "3"])
 def test_interpreters_with_a_gil_each(python, malloc, nframe):
-    result = run(python, "-c", SUBINTERPRETERS, environment=clean_environment(
+    order = ["created-before"] if malloc == "debug" else []
+    result = run(python, "-c", SUBINTERPRETERS, *order, environment=clean_environment(
         PYTHONMALLOC=malloc, PYTHONTRACEMALLOC=nframe))
     assert result.stdout == "fine\n", result.stderr
 

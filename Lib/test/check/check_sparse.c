@@ -23,11 +23,7 @@ use_pymalloc(void)
 static size_t
 resident_bytes(void)
 {
-    size_t total, resident;
-    FILE *file = fopen("/proc/self/statm", "r");
-    ck_assert_int_eq(fscanf(file, "%zu %zu", &total, &resident), 2);
-    fclose(file);
-    return resident * (size_t)sysconf(_SC_PAGESIZE);
+    return process_size().resident;
 }
 
 /* Blocks with a pattern.  Their addresses are in memory that is not ours. */
