@@ -6,6 +6,9 @@
  * rounded up to them, so that advice for a part of a page takes the whole page.  The C
  * library's own calls, and files that are mapped, keep the pages that there are.
  *
+ * The environment is read at the first call, not by a constructor: that of a library which
+ * was loaded behind this one runs earlier, and would see pages that change their size.
+ *
  * Owns the size that is pretended.  Calls the C library's functions of the same names. */
 
 #define _GNU_SOURCE
@@ -20,7 +23,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-static size_t page;             /* 0: the system's own */
+static size_t pretended;        /* 0: the system's own */
+static int is_known;
 
 /* Declare real_name: the function that would have been called without us. */
 #define REAL(name) \
@@ -41,27 +45,32 @@ pages_pretend(size_t size)
     if ((size & (size - 1)) != 0 || size % page_of_system() != 0) {
         abort();
     }
-    page = size;
+    pretended = size;
+    is_known = 1;
 }
 
-__attribute__((constructor)) static void
-read_environment(void)
+static size_t
+page_pretended(void)
 {
-    const char *value = getenv("CHECK_PAGE_SIZE");
+    const char *value = is_known ? NULL : getenv("CHECK_PAGE_SIZE");
     if (value != NULL && *value != '\0') {
         pages_pretend(strtoul(value, NULL, 10));
     }
+    is_known = 1;
+    return pretended;
 }
 
 static int
 is_unaligned(const void *ptr)
 {
+    size_t page = page_pretended();
     return page != 0 && ((uintptr_t)ptr & (page - 1)) != 0;
 }
 
 static size_t
 rounded_up(size_t size)
 {
+    size_t page = page_pretended();
     return page == 0 ? size : (size + page - 1) & ~(page - 1);
 }
 
@@ -75,6 +84,7 @@ refused(void)
 long
 sysconf(int name)
 {
+    size_t page = page_pretended();
     REAL(sysconf);
     if (page != 0 && name == _SC_PAGESIZE) {
         return (long)page;
@@ -96,6 +106,7 @@ getpagesize(void)
 static void *
 map_anywhere(size_t size, int prot, int flags)
 {
+    size_t page = page_pretended();
     REAL(mmap);
     REAL(munmap);
     char *start = real_mmap(NULL, size + page, prot, flags, -1, 0);
@@ -113,6 +124,7 @@ map_anywhere(size_t size, int prot, int flags)
 void *
 mmap(void *ptr, size_t size, int prot, int flags, int fd, off_t offset)
 {
+    size_t page = page_pretended();
     REAL(mmap);
     REAL(munmap);
     if (page == 0 || (flags & MAP_ANONYMOUS) == 0) {
@@ -162,6 +174,7 @@ madvise(void *ptr, size_t size, int advice)
 int
 mincore(void *ptr, size_t size, unsigned char *is_there)
 {
+    size_t page = page_pretended();
     REAL(mincore);
     if (page == 0) {
         return real_mincore(ptr, size, is_there);
@@ -189,7 +202,7 @@ prctl(int option, ...)
     va_end(list);
     REAL(prctl);
 #ifdef PR_SET_VMA
-    if (option == PR_SET_VMA && page != 0) {
+    if (option == PR_SET_VMA && page_pretended() != 0) {
         if (is_unaligned((void *)arguments[1])) {
             return refused();
         }
