@@ -1,8 +1,4 @@
-/* Memory by the page: the one file that talks to the operating system, and
- * the arena allocator, which by default is a thin layer over it.
- *
- *   arenas.c ---> _PyObject_Arena ---> _PyMem_ArenaAlloc ---> mmap
- *                 (can be replaced)    the default
+/* Memory by the page: the one file that talks to the operating system.
  *
  * A sandbox may refuse a call, or kill the program for it.  Where one is refused the
  * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that nothing but mmap and
@@ -11,8 +7,7 @@
  * A kernel has pages of 4, 16 or 64 KiB.  It refuses an address in the middle of one,
  * and rounds each length up: what must not touch a neighbour is given whole pages.
  *
- * Owns _PyObject_Arena.  Calls nothing of this library but the host, for what the
- * environment says. */
+ * Calls nothing of this library but the host, for what the environment says. */
 
 #include "pycore_virtualmem.h"
 #include "pycore_compiler.h"
@@ -53,6 +48,29 @@ void
 virtual_confine(void)
 {
     mmap_only = 1;
+}
+
+/* configure says whether the environment may ask for huge pages. */
+#ifdef PYMALLOC_USE_HUGEPAGES
+#  define HUGE_PAGES_IN_ENVIRONMENT 1
+#else
+#  define HUGE_PAGES_IN_ENVIRONMENT 0
+#endif
+
+int
+virtual_huge_pages_are_wanted(void)
+{
+    if (huge_pages < 0) {
+        huge_pages = HUGE_PAGES_IN_ENVIRONMENT
+            && variable_is_on("PYTHON_PYMALLOC_HUGEPAGES");
+    }
+    return huge_pages;
+}
+
+void
+virtual_want_huge_pages(void)
+{
+    huge_pages = 1;
 }
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -186,7 +204,7 @@ virtual_lend(void *ptr, size_t size)
 #endif
 }
 
-void
+static void
 virtual_name(void *ptr, size_t size)
 {
 #ifdef PR_SET_VMA_ANON_NAME
@@ -340,34 +358,51 @@ virtual_free(void *ptr, size_t size)
 }
 
 /* With the last mapping of a process the heap of the C library can't grow any more, and
- * it serves those whom we have no arena for.  So one mapping is left.  To find out, the
- * system is asked to map what is mapped already: it looks at the number first. */
+ * it serves those whom we have no arena for.  Its large blocks are mappings, and a table
+ * that grows is two of them for a moment.  So three are left: to find out, memory that
+ * was just mapped is made three mappings of, and one again.  What may be written to may
+ * be read by others meanwhile. */
 static int
-is_last_mapping(void *ptr)
+hardly_any_mapping_is_left(char *ptr, size_t size, int access)
 {
+    size_t page = virtual_page_size();
+    if (size >= 3 * page && !virtual_is_confined()) {
+        int less = access == READ_WRITE ? PROT_READ : PROT_NONE;
+        if (mprotect(ptr + page, page, less) == 0) {
+            return mprotect(ptr + page, page, access) < 0;
+        }
+        if (errno == ENOMEM) {
+            return 1;
+        }
+    }
+    /* To map what is mapped already: the system looks at the number first. */
 #ifdef MAP_FIXED_NOREPLACE
     int flags = MAP_FLAGS | MAP_FIXED_NOREPLACE;
 #else
     int flags = MAP_FLAGS;
 #endif
-    int kept = errno;
-    void *another = mmap(ptr, virtual_page_size(), PROT_NONE, flags, -1, 0);
-    int is_last = another == MAP_FAILED && errno == ENOMEM;
+    void *another = mmap(ptr, page, PROT_NONE, flags, -1, 0);
     if (another != MAP_FAILED) {        /* by a system that does not know the flag */
-        munmap(another, virtual_page_size());
+        munmap(another, page);
     }
-    errno = kept;
-    return is_last;
+    return another == MAP_FAILED && errno == ENOMEM;
 }
+
+/* Arenas are asked for downwards, where each is one mapping with the one before. */
+static _Atomic uintptr_t last_arena;
 
 /* Memory that was just mapped, or NULL. */
 static void *
-leave_a_mapping(void *ptr, size_t size)
+leave_some_mappings(void *ptr, size_t size)
 {
-    if (ptr != NULL && UNLIKELY(is_last_mapping(ptr))) {
+    int kept = errno;
+    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left(ptr, size, READ_WRITE))) {
+        uintptr_t refused = (uintptr_t)ptr;
+        atomic_compare_exchange_strong(&last_arena, &refused, refused + size);
         virtual_free(ptr, size);
-        return NULL;
+        ptr = NULL;
     }
+    errno = kept;
     return ptr;
 }
 
@@ -414,33 +449,46 @@ map_aligned(void *wanted, size_t size, size_t alignment, int access)
 static void *
 map_memory(size_t size, size_t alignment)
 {
-    static _Atomic uintptr_t last;
-    void *ptr = NULL;
-    if (UNLIKELY(all_refused != NULL)) {
-        ptr = refused_take(size, alignment);
-    }
-    if (ptr != NULL) {
-        return ptr;
-    }
     if (alignment <= virtual_page_size()) {
         return map_pages(NULL, size, READ_WRITE);
     }
     if (alignment < ARENA_SIZE) {
         return map_aligned(NULL, size, alignment, READ_WRITE);
     }
-    uintptr_t below = atomic_load_explicit(&last, memory_order_relaxed);
+    uintptr_t below = atomic_load_explicit(&last_arena, memory_order_relaxed);
     void *wanted = (void *)(below > size ? below - size : 0);
-    ptr = map_aligned(wanted, size, alignment, READ_WRITE);
+    void *ptr = map_aligned(wanted, size, alignment, READ_WRITE);
     if (ptr != NULL) {
-        atomic_store_explicit(&last, (uintptr_t)ptr, memory_order_relaxed);
+        atomic_store_explicit(&last_arena, (uintptr_t)ptr, memory_order_relaxed);
     }
     return ptr;
+}
+
+/* With its name it becomes one mapping with others, so what is left is asked then. */
+static void *
+alloc(size_t size, size_t alignment, int is_named)
+{
+    void *ptr = UNLIKELY(all_refused != NULL) ? refused_take(size, alignment) : NULL;
+    if (ptr != NULL) {
+        return ptr;             /* it is a mapping already, and has its name */
+    }
+    ptr = map_memory(size, alignment);
+    if (ptr != NULL && is_named) {
+        virtual_name(ptr, size);
+    }
+    return leave_some_mappings(ptr, size);
 }
 
 void *
 virtual_alloc(size_t size, size_t alignment)
 {
-    return leave_a_mapping(map_memory(size, alignment), size);
+    return alloc(size, alignment, 0);
+}
+
+void *
+virtual_alloc_named(size_t size, size_t alignment)
+{
+    return alloc(size, alignment, 1);
 }
 
 /* Tables.  Behind one is a bit for each PIECE of it that may be written to.
@@ -481,36 +529,66 @@ void *
 virtual_reserve(size_t size, size_t alignment)
 {
     int is_confined = virtual_is_confined();
+    int access = is_confined ? READ_WRITE : PROT_READ;
     void *table = map_aligned(NULL, rounded_up(size, PIECE) + size_of_bits(size),
-                              alignment < PIECE ? PIECE : alignment,
-                              is_confined ? READ_WRITE : PROT_READ);
+                              alignment < PIECE ? PIECE : alignment, access);
     if (table == NULL) {
         return NULL;
     }
     if (is_confined) {
         memset(bits_of(table, size), 0xff, size / PIECE / 8 + 1);
     }
-    else if (allow_writing(bits_of(table, size), size_of_bits(size)) < 0) {
+    else if (allow_writing(bits_of(table, size), size_of_bits(size)) < 0
+             || hardly_any_mapping_is_left(table, rounded_up(size, PIECE), access))
+    {
         virtual_free_table(table, size);
         return NULL;
     }
     return table;
 }
 
+static int
+piece_is_writable(const unsigned char *bits, size_t piece)
+{
+    return bits[piece / 8] >> piece % 8 & 1;
+}
+
+/* A piece among others that are read only makes three mappings of one.  With all pieces
+ * up to the next one that is writable, or up to the bits, it makes none. */
+static int
+commit_up_to_writable(void *table, size_t size, size_t piece)
+{
+    unsigned char *bits = bits_of(table, size);
+    size_t end = piece + 1;
+    while (end * PIECE < size && !piece_is_writable(bits, end)) {
+        end++;
+    }
+    if (allow_writing((char *)table + piece * PIECE, (end - piece) * PIECE) < 0) {
+        return -1;
+    }
+    for (; piece < end; piece++) {
+        bits[piece / 8] |= (unsigned char)(1u << piece % 8);
+    }
+    return 0;
+}
+
 int
 virtual_commit(void *table, size_t size, size_t offset)
 {
     size_t piece = offset / PIECE;
-    unsigned char *bits = bits_of(table, size) + piece / 8;
-    unsigned char bit = (unsigned char)(1u << piece % 8);
-    if (*bits & bit) {
+    unsigned char *bits = bits_of(table, size);
+    char *start = (char *)table + piece * PIECE;
+    if (piece_is_writable(bits, piece)) {
         return 0;
     }
-    if (allow_writing((char *)table + piece * PIECE, PIECE) < 0) {
-        return -1;
+    int is_writable = allow_writing(start, PIECE) == 0;
+    if (is_writable ? hardly_any_mapping_is_left(start, PIECE, READ_WRITE)
+        : errno == ENOMEM)
+    {
+        return commit_up_to_writable(table, size, piece);
     }
-    *bits |= bit;
-    return 0;
+    bits[piece / 8] |= (unsigned char)(is_writable << piece % 8);
+    return is_writable ? 0 : -1;
 }
 
 #else /* no mmap */
@@ -539,8 +617,11 @@ virtual_alloc(size_t size, size_t alignment)
     return ptr;
 }
 
-#define map_memory virtual_alloc
-#define leave_a_mapping(ptr, size) (ptr)
+void *
+virtual_alloc_named(size_t size, size_t alignment)
+{
+    return virtual_alloc(size, alignment);
+}
 
 void
 virtual_free(void *ptr, size_t size)
@@ -590,13 +671,6 @@ virtual_lend(void *ptr, size_t size)
     (void)ptr;
     (void)size;
     return -1;
-}
-
-void
-virtual_name(void *ptr, size_t size)
-{
-    (void)ptr;
-    (void)size;
 }
 
 void
@@ -671,126 +745,4 @@ virtual_alloc_for_good(size_t size)
         }
         virtual_free((void *)fresh, block);
     }
-}
-
-/* Huge pages: the processor then looks up 2 MiB at a time, not 4 KiB.  Worth it
- * for large heaps, and waste in small ones, so the user asks for them.  configure
- * says whether the environment may. */
-#define HUGE_PAGE_SIZE ((size_t)1 << 21)
-#ifdef PYMALLOC_USE_HUGEPAGES
-#  define HUGE_PAGES_IN_ENVIRONMENT 1
-#else
-#  define HUGE_PAGES_IN_ENVIRONMENT 0
-#endif
-
-static int
-huge_pages_are_wanted(void)
-{
-    if (huge_pages < 0) {
-        huge_pages = HUGE_PAGES_IN_ENVIRONMENT
-            && variable_is_on("PYTHON_PYMALLOC_HUGEPAGES");
-    }
-    return huge_pages;
-}
-
-void
-virtual_want_huge_pages(void)
-{
-    huge_pages = 1;
-}
-
-/* Arenas that share a huge page are got with it, and the others wait here; from any
- * thread. */
-static void *
-huge_page_part(size_t size)
-{
-    static struct { uintptr_t next, end; } rest;
-    if (rest.end - rest.next < size || (rest.next & (size - 1)) != 0) {
-        void *page = virtual_alloc(HUGE_PAGE_SIZE, HUGE_PAGE_SIZE);
-        if (page == NULL) {
-            return NULL;
-        }
-        if (rest.end != rest.next) {
-            virtual_free((void *)rest.next, rest.end - rest.next);
-        }
-        virtual_use_huge_pages(page, HUGE_PAGE_SIZE);
-        rest.next = (uintptr_t)page;
-        rest.end = rest.next + HUGE_PAGE_SIZE;
-    }
-    void *ptr = (void *)rest.next;
-    rest.next += size;
-    return ptr;
-}
-
-/* Who is in it at a fork left it half done: the child must not wait for it. */
-static void *
-alloc_in_huge_page(size_t size)
-{
-    static atomic_flag busy = ATOMIC_FLAG_INIT;
-    if (atomic_flag_test_and_set_explicit(&busy, memory_order_acquire)) {
-        return NULL;
-    }
-    void *ptr = huge_page_part(size);
-    atomic_flag_clear_explicit(&busy, memory_order_release);
-    return ptr;
-}
-
-/* An arena that is aligned to its size loses no pool at its ends.  Where
- * address space is so short that it can't be aligned, any place will do.  With its name
- * it becomes one mapping with others, so only then is looked whether it is the last. */
-void *
-_PyMem_ArenaAlloc(void *ctx, size_t size)
-{
-    (void)ctx;
-    void *ptr = NULL;
-    if (size == ARENA_SIZE || size == MEDIUM_ARENA_SIZE) {
-        if (huge_pages_are_wanted() && size >= virtual_page_size()) {
-            ptr = alloc_in_huge_page(size);
-        }
-        if (ptr == NULL) {
-            ptr = map_memory(size, size);
-        }
-    }
-    if (ptr == NULL) {
-        ptr = map_memory(size, 1);
-    }
-    if (ptr != NULL) {
-        virtual_name(ptr, size);
-    }
-    return leave_a_mapping(ptr, size);
-}
-
-void
-_PyMem_ArenaFree(void *ctx, void *ptr, size_t size)
-{
-    (void)ctx;
-    virtual_free(ptr, size);
-}
-
-PyObjectArenaAllocator _PyObject_Arena = {
-    NULL, _PyMem_ArenaAlloc, _PyMem_ArenaFree
-};
-
-void
-PyObject_GetArenaAllocator(PyObjectArenaAllocator *allocator)
-{
-    *allocator = _PyObject_Arena;
-}
-
-void
-PyObject_SetArenaAllocator(PyObjectArenaAllocator *allocator)
-{
-    _PyObject_Arena = *allocator;
-}
-
-void *
-_PyObject_VirtualAlloc(size_t size)
-{
-    return _PyObject_Arena.alloc(_PyObject_Arena.ctx, size);
-}
-
-void
-_PyObject_VirtualFree(void *ptr, size_t size)
-{
-    _PyObject_Arena.free(_PyObject_Arena.ctx, ptr, size);
 }

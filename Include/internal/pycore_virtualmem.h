@@ -11,9 +11,13 @@
 size_t virtual_page_size(void);
 
 /* Zeroed memory, aligned to a page and to a power of two; NULL when the system has none,
- * or only for the last mapping that the process may have.  It takes up memory only where it is touched.  The part of its last page that is behind
- * size bytes is nobody else's. */
+ * or only with one of the last mappings that the process may have.  It takes up memory
+ * only where it is touched.  The part of its last page that is behind size bytes is nobody
+ * else's. */
 void *virtual_alloc(size_t size, size_t alignment);
+
+/* The same, called [anon:pymalloc] in /proc/PID/maps, where the system has names. */
+void *virtual_alloc_named(size_t size, size_t alignment);
 
 /* Its end; what can't be unmapped now is used again, or unmapped later. */
 void virtual_free(void *ptr, size_t size);
@@ -44,9 +48,6 @@ size_t virtual_purge(void *ptr, size_t size);
  * to: what is read there until then is the old contents or zeros.  -1: it can't. */
 int virtual_lend(void *ptr, size_t size);
 
-/* Call it [anon:pymalloc] in /proc/PID/maps, where the system has names. */
-void virtual_name(void *ptr, size_t size);
-
 /* Ask for huge pages, where the system has them. */
 void virtual_use_huge_pages(void *ptr, size_t size);
 
@@ -55,7 +56,9 @@ void virtual_use_huge_pages(void *ptr, size_t size);
 int virtual_is_confined(void);
 void virtual_confine(void);
 
-/* Have arenas in huge pages, whatever the environment says; before the first one. */
+/* Are arenas to be in huge pages?  PYTHON_PYMALLOC_HUGEPAGES where configure allows it, or
+ * virtual_want_huge_pages() before the first one. */
+int virtual_huge_pages_are_wanted(void);
 void virtual_want_huge_pages(void);
 
 /* Let another thread run, while one waits for a lock that is held for a moment. */

@@ -278,6 +278,40 @@ START_TEST(the_last_mapping_is_refused)
 }
 END_TEST
 
+/* A part of it that may be written to is a mapping among others, so a larger part is. */
+START_TEST(a_table_takes_no_last_mapping)
+{
+    enum { SIZE = 1 << 24, STEP = 1 << 18 };
+    if (!can_be_used_up() || virtual_is_confined()) {
+        return;
+    }
+    char *table = virtual_reserve(SIZE, 1);
+    ck_assert_ptr_nonnull(table);
+    for (size_t left = 1; left <= 5; left++) {
+        char *other = virtual_reserve(SIZE, 1);
+        ck_assert_ptr_nonnull(other);
+        use_up_mappings(left);
+        ck_assert(left > 3 || virtual_reserve(SIZE, 1) == NULL);
+        for (size_t offset = 0; offset < SIZE; offset += STEP) {
+            ck_assert_int_eq(virtual_commit(other, SIZE, offset), 0);
+            other[offset] = 1;
+        }
+        for (int i = left < 3 ? (int)left : 3; i > 0; i--) {
+            int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
+            void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            ck_assert_msg(page != MAP_FAILED, "%d of %zu", i, left);
+            pages[npages++] = page;
+        }
+        for (size_t offset = 0; offset < SIZE; offset += 4096) {
+            ck_assert_int_eq(other[offset], offset % STEP == 0);
+        }
+        virtual_free_table(other, SIZE);
+        release_mappings();
+    }
+    ck_assert(is_filled(table, SIZE, 0));
+}
+END_TEST
+
 int
 main(void)
 {
@@ -292,5 +326,6 @@ main(void)
     tcase_add_test(tc, what_cant_be_unmapped_is_used_again);
     tcase_add_test(tc, what_cant_be_unmapped_is_unmapped_later);
     tcase_add_test(tc, the_last_mapping_is_refused);
+    tcase_add_test(tc, a_table_takes_no_last_mapping);
     return run_suite(suite);
 }

@@ -283,7 +283,7 @@ live_in_sandbox(void *arg)
         && is_filled(page + 3 * size, ARENA_SIZE - 3 * size, 1);
     is_right &= table_is_usable();
     virtual_populate(page, ARENA_SIZE);
-    virtual_name(page, ARENA_SIZE);
+    is_right &= virtual_alloc_named(ARENA_SIZE, ARENA_SIZE) != NULL;
     virtual_use_huge_pages(page, ARENA_SIZE);
     virtual_yield();
     is_right &= virtual_is_mapped(page);
