@@ -16,7 +16,8 @@ import pytest
 from conftest import clean_environment, embed_flags, pythons, run
 from test_run import PYMEM_RUN
 
-# What is left holds on to most arenas, so that only a trim gives their free pools back.
+# With nothing kept (--keep=0) an arena goes back when it is empty, by CPython's rule.  What
+# is left holds on to most arenas, so that only a trim gives their free pools back.
 PEAK = """
 import os, threading, time
 def resident():
@@ -40,7 +41,8 @@ def in_thread():
 
 
 def trimmed(interval, python, *arguments, **options):
-    return run(PYMEM_RUN, f"--trim-interval={interval}", python, *arguments, **options)
+    return run(PYMEM_RUN, f"--trim-interval={interval}", "--keep=0", python, *arguments,
+               **options)
 
 
 @pytest.mark.parametrize("python", pythons(3, 8))
@@ -79,8 +81,9 @@ print(goes_back())
 
 def test_nothing_else_gives_it_back():
     """Else the other tests could not fail."""
-    code = PEAK.replace("+ 10", "+ 1") + "print(goes_back())"
-    assert run(PYMEM_RUN, sys.executable, "-c", code).stdout == "False\n"
+    code = PEAK.replace("+ 10", "+ 1") + "print(goes_back(), in_thread())"
+    assert run(PYMEM_RUN, "--keep=0", sys.executable, "-c", code).stdout == (
+        "False False\n")
 
 
 FORKS_IN_C = PEAK + """
@@ -267,7 +270,7 @@ def serving(name, folder):
     command = server_command(name, folder, port, environment)
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
-            [PYMEM_RUN, "--trim-interval=0.05", *command], cwd=folder, env=environment,
+            [PYMEM_RUN, "--trim-interval=0.05", "--keep=0", *command], cwd=folder, env=environment,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield port
