@@ -66,13 +66,15 @@ for i in range(2):
     child = os.fork()
     if child == 0:
         os._exit(0 if goes_back() and in_thread() else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, status
 assert goes_back() and in_thread()
 def from_thread():
     child = os.fork()
     if child == 0:
         os._exit(0 if goes_back() else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, status
 thread = threading.Thread(target=from_thread)
 thread.start()
 thread.join()
@@ -99,7 +101,8 @@ def fork_and_look():
         child = fork()
         if child == 0:
             os._exit(0 if goes_back() and in_thread() else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        status = os.waitpid(child, 0)[1]
+        assert status == 0, status
 fork_and_look()
 thread = threading.Thread(target=fork_and_look)
 thread.start()
