@@ -269,10 +269,12 @@ uintptr_t
 virtual_thread_number(void)
 {
 #ifdef SYS_gettid
-    return (uintptr_t)syscall(SYS_gettid);
-#else
-    return (uintptr_t)pthread_self();
+    long number = virtual_is_confined() ? -1 : syscall(SYS_gettid);
+    if (number >= 0) {
+        return (uintptr_t)number;
+    }
 #endif
+    return (uintptr_t)pthread_self();
 }
 
 int

@@ -75,7 +75,8 @@ uint64_t virtual_count_waits(void);
  * a limit on its memory may always take what was lent.) */
 int virtual_is_limited(void);
 
-/* The system's number of the calling thread. */
+/* The system's number of the calling thread, or the C library's where the system must not
+ * be asked. */
 uintptr_t virtual_thread_number(void);
 
 /* Can a byte be read there?  For diagnostics; 1 where nobody may ask. */

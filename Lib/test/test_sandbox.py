@@ -12,7 +12,10 @@ from conftest import BUILD, clean_environment, run
 
 KILL = 0x80000000
 # What an interpreter's own memory takes no part in, by its number on x86-64.
-CALLS = {"madvise": 28, "mincore": 27, "sched_yield": 24, "prctl": 157}
+CALLS = {"madvise": 28, "mincore": 27, "sched_yield": 24, "prctl": 157, "getrusage": 98,
+         "getrlimit": 97, "prlimit64": 302, "gettid": 186}
+# Of the C library too, for the stacks of threads.
+MPROTECT = 10
 
 SCRIPT = """
 import ctypes, struct, sys, threading
@@ -37,19 +40,19 @@ for number in range(3):
 threads = [threading.Thread(target=lambda: [bytes(300) for _ in range(20_000)])
            for _ in range(3)]
 # The C library advises the system of the stacks of its threads.
-if action != 0x80000000:
+if action != 0x80000000 and 10 not in numbers:
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 print("survived")
 """
 
 
-def sandboxed(tmp_path, action, *command, **variables):
+def sandboxed(tmp_path, action, *command, calls=CALLS.values(), **variables):
     if platform.machine() != "x86_64":
         pytest.skip("the numbers of system calls here are x86-64's")
     (tmp_path / "script.py").write_text(SCRIPT)
     result = run(*command, tmp_path / "script.py", str(action),
-                 *map(str, CALLS.values()), environment=clean_environment(**variables))
+                 *map(str, calls), environment=clean_environment(**variables))
     if result.stdout == "no seccomp\n":
         pytest.skip("this kernel has no seccomp")
     return result
@@ -62,6 +65,15 @@ def sandboxed(tmp_path, action, *command, **variables):
 def test_a_call_that_is_refused_is_done_without(products, tmp_path, error, variables):
     result = sandboxed(tmp_path, 0x50000 | error, products / "python", **variables)
     assert (result.returncode, result.stdout, result.stderr) == (0, "survived\n", "")
+
+
+def test_each_call_is_refused_by_itself(products, tmp_path):
+    for error in (errno.EPERM, errno.ENOSYS):
+        for call in (*CALLS.values(), MPROTECT):
+            result = sandboxed(tmp_path, 0x50000 | error, products / "python",
+                               calls=[call], PYTHONTRACEMALLOC="3")
+            assert (result.returncode, result.stdout, result.stderr) == (
+                0, "survived\n", ""), (call, error)
 
 
 def test_under_pymem_run(tmp_path):
@@ -87,6 +99,7 @@ def test_stock_survives_where_it_is_killed_for_a_call(stock, tmp_path):
     {"PYTHON_PYMALLOC_HUGEPAGES": "1"}])
 def test_where_a_call_is_deadly_a_variable_confines_us(products, tmp_path, variables):
     result = sandboxed(tmp_path, KILL, products / "python",
+                       calls=[*CALLS.values(), MPROTECT],
                        PYTHON_PYMALLOC_MMAP_ONLY="1", **variables)
     assert (result.returncode, result.stdout, result.stderr) == (0, "survived\n", "")
     assert sandboxed(tmp_path, KILL, products / "python", **variables).returncode == -31

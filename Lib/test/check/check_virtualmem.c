@@ -150,8 +150,8 @@ START_TEST(an_environment_of_tests_that_asks_for_huge_pages)
 }
 END_TEST
 
-/* A sandbox that does this at madvise, prctl, mincore, sched_yield and mprotect; 0 where
- * the system has none. */
+/* A sandbox that does this at all that we call but mmap and munmap; 0 where the system has
+ * none. */
 static int
 enter_sandbox(uint32_t action)
 {
@@ -160,6 +160,7 @@ enter_sandbox(uint32_t action)
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         NO(madvise), NO(mincore), NO(sched_yield), NO(prctl), NO(mprotect),
+        NO(gettid), NO(getrusage), NO(prlimit64),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
     };
     struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
@@ -286,7 +287,9 @@ live_in_sandbox(void *arg)
     is_right &= virtual_alloc_named(ARENA_SIZE, ARENA_SIZE) != NULL;
     virtual_use_huge_pages(page, ARENA_SIZE);
     virtual_yield();
-    is_right &= virtual_is_mapped(page);
+    virtual_count_waits();
+    virtual_is_limited();
+    is_right &= virtual_is_mapped(page) && virtual_thread_number() != 0;
     PyMem_SetupDebugHooks();
     PyMem_Free(PyMem_Malloc(1 << 20));      /* is its end mapped? */
     fprintf(stderr, "right=%d", is_right);
