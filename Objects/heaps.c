@@ -40,7 +40,7 @@ _Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
 
 struct heap main_heap = {
     .usedpools = RINGS(main_heap),
-    .home = {SIZE_MAX, NULL},
+    .home = NO_HOME,
     .small_arenas = SMALL_ARENA_SET(&main_heap, 13, 256),
     .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 3, 64),
     .last_chunk = &main_heap.first_chunk,
@@ -56,7 +56,7 @@ static unsigned nheaps = 1;
 /* Without arenas: see pool_new(). */
 struct heap heap_of_nobody = {
     .usedpools = RINGS(heap_of_nobody),
-    .home = {SIZE_MAX, NULL},
+    .home = NO_HOME,
     .small_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
     .medium_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
     .last_chunk = &heap_of_nobody.first_chunk,
@@ -92,7 +92,7 @@ heap_init(struct heap *heap, unsigned number)
     for (unsigned i = 0; i < NB_SIZE_CLASSES; i++) {
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
-    heap->home.leaf = SIZE_MAX;
+    heap->home = (struct pool_map_home)NO_HOME;
     heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 2, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
@@ -174,9 +174,29 @@ heap_of_this_thread(void)
 }
 
 void
-heap_count_larger_of_nobody(Py_ssize_t n)
+heap_count_raw_of_nobody(Py_ssize_t n)
 {
-    atomic_fetch_add_explicit(&main_heap.larger_blocks, n, memory_order_relaxed);
+    atomic_fetch_add_explicit(&main_heap.raw_blocks, n, memory_order_relaxed);
+}
+
+static READS_WHILE_OTHERS_WRITE int
+count_used(const struct arena_object *arena, void *sum)
+{
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        *(Py_ssize_t *)sum += pool_look(arena_pool(arena, i)).nused;
+    }
+    return 0;
+}
+
+Py_ssize_t
+heap_count_larger(struct heap *heap)
+{
+    Py_ssize_t n = heap->raw_blocks;
+    arenas_visit(&heap->medium_arenas, count_used, &n);
+    for (const block *bp = heap->freed_by_others; bp != NULL; bp = *(block *const *)bp) {
+        n -= pool_of(bp) == NULL;
+    }
+    return n;
 }
 
 /* Blocks that others free.

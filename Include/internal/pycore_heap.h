@@ -94,13 +94,7 @@ struct heap {
      * lookout is first in each ring of small pools: see heap_post_lookouts(). */
     struct pool lookouts[NB_SMALL_SIZE_CLASSES];
 
-    /* The leaf that the newest arena of small pools is in.  Nearly all others are
-     * in it, too, so that free() finds a record without waiting for a load from
-     * pool_map.  The owner's alone: it is written in two stores. */
-    struct pool_map_home {
-        size_t leaf;            /* SIZE_MAX before the first arena */
-        poolp pools;            /* pool_map[leaf]->small */
-    } home;
+    struct pool_map_home home;  /* NO_HOME before the first arena of small pools */
 
     struct arena_set small_arenas;
     struct arena_set medium_arenas;
@@ -115,10 +109,10 @@ struct heap {
     struct arena_object *unused_objects;
     size_t nchunks;
 
-    /* Blocks that were asked of pymalloc and are not small.  The owner adds and
+    /* Blocks that were asked of pymalloc and are the raw domain's.  The owner adds and
      * subtracts what its own thread does; main_heap's is added to by those who
      * have no heap, with an atomic instruction. */
-    _Atomic Py_ssize_t larger_blocks;
+    _Atomic Py_ssize_t raw_blocks;
 
     /* Blocks of this heap that others freed: a list through their first words.
      * heap_free_from_outside() adds, heap_take_in() takes all. */
@@ -171,20 +165,24 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
 /* The same, which makes one; heap_of_nobody: no memory. */
 struct heap *heap_of_this_thread(void);
 
-/* Add to the count of blocks over the threshold: 1 or -1.  No atomic instruction for
- * the thread whose count it is. */
-void heap_count_larger_of_nobody(Py_ssize_t n);
+/* Add to the count of blocks that the raw domain serves: 1 or -1.  No atomic instruction
+ * for the thread whose count it is. */
+void heap_count_raw_of_nobody(Py_ssize_t n);
 static inline void
-heap_count_larger(struct heap *of_thread, Py_ssize_t n)
+heap_count_raw(struct heap *of_thread, Py_ssize_t n)
 {
     if (UNLIKELY(of_thread == &heap_of_nobody)) {
-        heap_count_larger_of_nobody(n);
+        heap_count_raw_of_nobody(n);
         return;
     }
     Py_ssize_t count =
-        atomic_load_explicit(&of_thread->larger_blocks, memory_order_relaxed);
-    atomic_store_explicit(&of_thread->larger_blocks, count + n, memory_order_relaxed);
+        atomic_load_explicit(&of_thread->raw_blocks, memory_order_relaxed);
+    atomic_store_explicit(&of_thread->raw_blocks, count + n, memory_order_relaxed);
 }
+
+/* Blocks in use that are not small: those that its raw_blocks tells, which may be less
+ * than none, and those in its pools.  While look_lock is held. */
+Py_ssize_t heap_count_larger(struct heap *heap);
 
 /* A heap for an interpreter; NULL: no memory.  From any thread. */
 struct heap *heap_new(int64_t interpreter);

@@ -56,18 +56,29 @@ pool_count_blocks(const struct pool *pool)
 void *heap_take_block_slowly(struct heap *heap, unsigned szclass);
 void pool_reached_border(struct heap *heap, poolp pool);
 
-/* A block of a size class from the pool at hand; NULL when that has none, for
+/* A block from the pool at hand, the next one in its ring; NULL when that has none, for
  * heap_take_block_slowly() to go on.  Five loads and stores and one test. */
 static inline void *
-heap_take_block(struct heap *heap, unsigned szclass)
+ring_take_block(const struct pool *ring)
 {
-    poolp pool = heap->usedpools[szclass].next;
+    poolp pool = ring->next;
     block *bp = pool->freeblock;
     if (LIKELY(bp != NULL)) {
         pool->freeblock = *(block **)bp;
         pool->inuse++;
     }
     return bp;
+}
+
+/* The ring for a small request.  Where records are multiples of ALIGNMENT the class need
+ * not be calculated. */
+static inline poolp
+ring_of_small(struct heap *heap, size_t nbytes)
+{
+    size_t below = (nbytes - 1) & ~(size_t)(ALIGNMENT - 1);
+    return sizeof(struct pool) % ALIGNMENT == 0
+        ? (poolp)((char *)heap->usedpools + below * (sizeof(struct pool) / ALIGNMENT))
+        : &heap->usedpools[below / ALIGNMENT];
 }
 
 /* Take back a block of a pool that the heap owns.  Four loads and stores, one
