@@ -39,21 +39,45 @@ short_ways_pass_by(uintptr_t address)
     lower(&no_medium_below, address);
 }
 
+/* A thread that has no GIL closes ways when it makes an interpreter with one (CPython
+ * 3.13's does).  Meanwhile another may free a block, or follow main_heap home.  So the
+ * pools stay with the leaf that they were read with, and whoever follows home looks once
+ * more whether the way is open. */
+static void
+way_close(struct short_way *way)
+{
+    *(volatile size_t *)&way->span = 0;
+    atomic_thread_fence(memory_order_seq_cst);
+    *(volatile size_t *)&way->home.leaf = SIZE_MAX;
+}
+
+static void
+way_lead(struct short_way *way, const struct pool_map_home *home)
+{
+    way->home = *home;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (*(volatile size_t *)&way->span == 0) {
+        way->home.leaf = SIZE_MAX;
+    }
+}
+
 void
 short_way_set(int domain, size_t span)
 {
     struct short_way *way = &short_ways[domain];
-    way->span = span;
     if (domain == PYMEM_DOMAIN_RAW) {
+        way->span = span;
         raw_way_set(span != 0);
-        return;
     }
-    way->home = (struct pool_map_home)NO_HOME;
+    else if (span == 0) {
+        way_close(way);
+    }
+    else {
+        way->span = span;
 #ifdef WITH_PYMALLOC
-    if (span != 0) {
-        way->home = main_heap.home;
-    }
+        way_lead(way, &main_heap.home);
 #endif
+    }
 }
 
 void
@@ -61,7 +85,7 @@ short_ways_follow_home(const struct pool_map_home *home)
 {
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
         if (short_ways[domain].span != 0) {
-            short_ways[domain].home = *home;
+            way_lead(&short_ways[domain], home);
         }
     }
 }
