@@ -181,6 +181,7 @@ arena_return(struct arena_object *arena)
     set->ncurrent--;
     pthread_mutex_unlock(&heap->look_lock);
     arena_link(&heap->unused_objects, arena);
+    pool_map_uncover();
     set->allocator->free(set->allocator->ctx, memory, set->arena_size);
 }
 

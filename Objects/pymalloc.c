@@ -86,7 +86,11 @@ medium_malloc_slowly(size_t nbytes)
         }
         heap_of_this_thread();
     }
-    return heap_take_block_slowly(heap_of_thread, medium_class(nbytes));
+    struct heap *heap = heap_of_thread;
+    heap_enter_or_wait(heap);
+    void *ptr = heap_take_block_slowly(heap, medium_class(nbytes));
+    heap_leave(heap);
+    return ptr;
 }
 
 static NOINLINE void *
@@ -102,22 +106,44 @@ medium_or_raw_malloc(size_t nbytes)
     return ptr != NULL ? ptr : raw_malloc(nbytes);
 }
 
-/* From a pool of this thread; NULL: the one at hand has none. */
+/* From a pool of this thread; NULL: the one at hand has none, or another thread is in the
+ * heap. */
 static inline void *
 medium_take_block(size_t nbytes)
 {
-    return ring_take_block(&heap_of_thread->usedpools[medium_class(nbytes)]);
+    struct heap *heap = heap_of_thread;
+    if (UNLIKELY(!heap_enter(heap))) {
+        return NULL;
+    }
+    void *ptr = ring_take_block(&heap->usedpools[medium_class(nbytes)]);
+    heap_leave(heap);
+    return ptr;
+}
+
+static COLD void
+medium_free_after_visit(poolp pool, void *ptr)
+{
+    struct heap *heap = heap_of_thread;
+    heap_enter_or_wait(heap);
+    pool_free_block(heap, pool, ptr);
+    heap_leave(heap);
 }
 
 static inline void
 medium_free(poolp pool, void *ptr)
 {
     struct heap *heap = heap_of_thread;
-    if (LIKELY(pool_owner(pool) == heap->number)) {
-        pool_free_block(heap, pool, ptr);
+    if (UNLIKELY(pool_owner(pool) != heap->number)) {
+        heap_free_from_outside(pool, ptr);
+    }
+    else if (UNLIKELY(!heap_enter(heap))) {
+        medium_free_after_visit(pool, ptr);
+    }
+    else if (UNLIKELY(pool_put_block(pool, ptr))) {
+        medium_pool_reached_border(heap, pool);
     }
     else {
-        heap_free_from_outside(pool, ptr);
+        heap_leave(heap);
     }
 }
 
@@ -334,10 +360,10 @@ size_t
 pymalloc_trim(void)
 {
     struct heap *heap = heap_current();
-    size_t nbytes = heaps_trim_left();
+    size_t nbytes = heaps_trim_idle();
     if (heap == &main_heap) {
         heap_take_over();
     }
     nbytes += heap_trim(heap);
-    return nbytes + heap_trim(heap_of_thread);
+    return nbytes + heap_trim_of_thread();
 }

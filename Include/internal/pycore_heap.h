@@ -124,6 +124,11 @@ struct heap {
      * goes, the list above is taken in. */
     pthread_mutex_t look_lock;
 
+    /* Of a heap of a thread.  Another thread may visit it while the owner is not in it, to
+     * do what the owner would do if it came by: see heap_enter(). */
+    atomic_uchar owner_is_in;   /* the owner writes it */
+    atomic_uchar is_visited;    /* the visitor writes it, who holds the lock of all heaps */
+
     uint16_t number;            /* heaps[number] is this one */
     _Atomic enum heap_owner owner;
     int64_t interpreter;        /* its ID, 0 for the main one; -1: none */
@@ -164,6 +169,26 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
 
 /* The same, which makes one; heap_of_nobody: no memory. */
 struct heap *heap_of_this_thread(void);
+
+/* The owner of a heap of a thread goes in and out, and so often that it may cost next to
+ * nothing: it writes that it is in, and looks for a visitor.  No barrier orders the two.
+ * The visitor writes that it comes, has the system put a barrier into each thread, and
+ * then looks whether the owner is in.  0: there is a visitor; to be waited for. */
+static inline int
+heap_enter(struct heap *of_thread)
+{
+    atomic_store_explicit(&of_thread->owner_is_in, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    return atomic_load_explicit(&of_thread->is_visited, memory_order_acquire) == 0;
+}
+
+static inline void
+heap_leave(struct heap *of_thread)
+{
+    atomic_store_explicit(&of_thread->owner_is_in, 0, memory_order_release);
+}
+
+void heap_enter_or_wait(struct heap *of_thread);
 
 /* Add to the count of blocks that the raw domain serves: 1 or -1.  No atomic instruction
  * for the thread whose count it is. */
@@ -214,10 +239,12 @@ heap_tick(struct heap *heap)
     }
 }
 
-/* Give back all memory that no block is in: of a heap, by its owner; of heaps that
- * threads left, by anybody.  The number of bytes. */
+/* Give back all memory that no block is in: of a heap, by its owner; of the calling
+ * thread's; of heaps that threads left, and of threads that are elsewhere, by anybody.  The
+ * number of bytes. */
 size_t heap_trim(struct heap *heap);
-size_t heaps_trim_left(void);
+size_t heap_trim_of_thread(void);
+size_t heaps_trim_idle(void);
 
 /* A request failed: give back all arenas that are only kept, of the heaps that the calling
  * thread may work on, and tell the others' owners.  The number of bytes.  From any

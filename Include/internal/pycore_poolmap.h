@@ -112,6 +112,10 @@ struct pool_map_home {
  * or no leaf covers the address.  From any thread. */
 int pool_map_cover(uintptr_t address);
 
+/* The memory of an arena is about to go: its records are as if it had never been.  Another
+ * thread that gets the same address from the system sees them so. */
+void pool_map_uncover(void);
+
 /* Around a fork, so that the map is whole in the child. */
 void pool_map_lock(void);
 void pool_map_unlock(void);

@@ -55,6 +55,7 @@ pool_count_blocks(const struct pool *pool)
 /* Out of line, where the common case ends. */
 void *heap_take_block_slowly(struct heap *heap, unsigned szclass);
 void pool_reached_border(struct heap *heap, poolp pool);
+void medium_pool_reached_border(struct heap *heap, poolp pool); /* and heap_leave() */
 
 /* A block from the pool at hand, the next one in its ring; NULL when that has none, for
  * heap_take_block_slowly() to go on.  Five loads and stores and one test. */
@@ -82,13 +83,19 @@ ring_of_small(struct heap *heap, size_t nbytes)
 }
 
 /* Take back a block of a pool that the heap owns.  Four loads and stores, one
- * test. */
-static inline void
-pool_free_block(struct heap *heap, poolp pool, void *ptr)
+ * test.  1: pool_reached_border() has to follow. */
+static inline int
+pool_put_block(poolp pool, void *ptr)
 {
     *(block **)ptr = pool->freeblock;
     pool->freeblock = ptr;
-    if (UNLIKELY(--pool->inuse == 0)) {
+    return --pool->inuse == 0;
+}
+
+static inline void
+pool_free_block(struct heap *heap, poolp pool, void *ptr)
+{
+    if (UNLIKELY(pool_put_block(pool, ptr))) {
         pool_reached_border(heap, pool);
     }
 }
