@@ -94,11 +94,11 @@ PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
  * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {
-    char cookie[8];             /* "pymemhp3" */
+    char cookie[8];             /* "pymemhp4" */
     const void *heaps, *pool_map, *map_leaves;
     uint32_t alignment, threshold, pool_overhead, map_root, nheaps;
     uint32_t heap_owner, heap_interpreter, heap_thread, heap_small_arenas;
-    uint32_t heap_medium_arenas, heap_first_chunk, heap_nchunks, heap_larger_blocks;
+    uint32_t heap_medium_arenas, heap_first_chunk, heap_nchunks, heap_raw_blocks;
     uint32_t heap_freed_by_others;
     uint32_t chunk, chunk_objects, chunk_nobjects, arena_object;
     uint32_t arena_set, arena_address, arena_pool_address;

@@ -17,11 +17,12 @@
  * The owner of the heap works here.  It holds the heap's look_lock while an arena
  * comes or goes, never while an arena allocator is called.
  *
- * Owns arena objects.  Calls the arena allocators, keeping.c, poolmap.c and
- * virtualmem.c. */
+ * Owns arena objects.  Calls the arena allocators, keeping.c, poolmap.c,
+ * shortways.c and virtualmem.c. */
 
 #include "pycore_arenas.h"
 #include "pycore_probes.h"
+#include "pycore_shortways.h"
 #include "pycore_virtualmem.h"
 
 PyObjectArenaAllocator medium_arena_allocator = {
@@ -118,6 +119,17 @@ arena_object_new(struct heap *heap)
     return arena;
 }
 
+/* The newest arena of small pools is in a leaf. */
+static void
+heap_settle(struct heap *heap, size_t leaf)
+{
+    heap->home.leaf = leaf;
+    heap->home.pools = pool_map_leaf(leaf)->small;
+    if (heap == &main_heap) {
+        short_ways_follow_home(&heap->home);
+    }
+}
+
 /* Tell an arena object what memory it describes.  The pools are aligned to
  * their size: what lies before the first one and behind the last one stays
  * unused. */
@@ -136,10 +148,11 @@ arena_set_memory(struct arena_object *arena, struct arena_set *set,
     {
         return -1;
     }
-    struct pool_map_home *home = &set->heap->home;
-    if (!set->is_medium) {
-        home->leaf = leaf_of(first);
-        home->pools = pool_map_leaf(home->leaf)->small;
+    if (set->is_medium) {
+        short_ways_pass_by(first);
+    }
+    else {
+        heap_settle(set->heap, leaf_of(first));
     }
     pthread_mutex_lock(&set->heap->look_lock);
     arena->set = set;
@@ -168,6 +181,7 @@ arena_return(struct arena_object *arena)
     set->ncurrent--;
     pthread_mutex_unlock(&heap->look_lock);
     arena_link(&heap->unused_objects, arena);
+    pool_map_uncover();
     set->allocator->free(set->allocator->ctx, memory, set->arena_size);
 }
 

@@ -40,7 +40,7 @@ _Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
 
 struct heap main_heap = {
     .usedpools = RINGS(main_heap),
-    .home = {SIZE_MAX, NULL},
+    .home = NO_HOME,
     .small_arenas = SMALL_ARENA_SET(&main_heap, 13, 256),
     .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 3, 64),
     .last_chunk = &main_heap.first_chunk,
@@ -56,7 +56,7 @@ static unsigned nheaps = 1;
 /* Without arenas: see pool_new(). */
 struct heap heap_of_nobody = {
     .usedpools = RINGS(heap_of_nobody),
-    .home = {SIZE_MAX, NULL},
+    .home = NO_HOME,
     .small_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
     .medium_arenas = {.heap = &heap_of_nobody, .allocator = &medium_arena_allocator},
     .last_chunk = &heap_of_nobody.first_chunk,
@@ -92,7 +92,7 @@ heap_init(struct heap *heap, unsigned number)
     for (unsigned i = 0; i < NB_SIZE_CLASSES; i++) {
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
-    heap->home.leaf = SIZE_MAX;
+    heap->home = (struct pool_map_home)NO_HOME;
     heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 2, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
@@ -174,9 +174,29 @@ heap_of_this_thread(void)
 }
 
 void
-heap_count_larger_of_nobody(Py_ssize_t n)
+heap_count_raw_of_nobody(Py_ssize_t n)
 {
-    atomic_fetch_add_explicit(&main_heap.larger_blocks, n, memory_order_relaxed);
+    atomic_fetch_add_explicit(&main_heap.raw_blocks, n, memory_order_relaxed);
+}
+
+static READS_WHILE_OTHERS_WRITE int
+count_used(const struct arena_object *arena, void *sum)
+{
+    for (unsigned i = 0; i < arena->ntotalpools; i++) {
+        *(Py_ssize_t *)sum += pool_look(arena_pool(arena, i)).nused;
+    }
+    return 0;
+}
+
+Py_ssize_t
+heap_count_larger(struct heap *heap)
+{
+    Py_ssize_t n = heap->raw_blocks;
+    arenas_visit(&heap->medium_arenas, count_used, &n);
+    for (const block *bp = heap->freed_by_others; bp != NULL; bp = *(block *const *)bp) {
+        n -= pool_of(bp) == NULL;
+    }
+    return n;
 }
 
 /* Blocks that others free.
@@ -196,6 +216,7 @@ take_list(struct heap *heap)
 }
 
 static void heaps_tend_left(void);
+static void heap_tend(struct heap *heap);
 
 /* The bit is set after the push and cleared before the list is taken, so it is never
  * clear for long while there is a list. */
@@ -229,11 +250,22 @@ heap_take_in_for(struct heap *heap, const struct heap *owner)
     atomic_fetch_sub_explicit(&heap->nfreed_by_others, n, memory_order_relaxed);
 }
 
+/* Do so many blocks wait, of about this size, that an owner who waits, too, would keep much
+ * memory by it?  Not asked of small ones: an interpreter's heap has no visitors. */
+static int
+is_much(size_t nblocks, unsigned blocksize)
+{
+    enum { MOST = 128, BYTES = 256 * 1024 };
+    size_t each = BYTES / blocksize < MOST ? BYTES / blocksize : MOST;
+    return blocksize > SMALL_REQUEST_THRESHOLD && nblocks % each == 0;
+}
+
 void
 heap_free_from_outside(poolp pool, void *ptr)
 {
     struct heap *heap = heaps[atomic_load(&pool->owner)];
-    atomic_fetch_add_explicit(&heap->nfreed_by_others, 1, memory_order_relaxed);
+    unsigned blocksize = pool->blocksize;
+    size_t n = atomic_fetch_add_explicit(&heap->nfreed_by_others, 1, memory_order_relaxed);
     block *head = atomic_load_explicit(&heap->freed_by_others, memory_order_relaxed);
     do {
         *(block **)ptr = head;      /* seen by whoever takes the list: exchange */
@@ -246,6 +278,9 @@ heap_free_from_outside(poolp pool, void *ptr)
                       == HEAP_LEFT))
     {
         heaps_tend_left();
+    }
+    else if (UNLIKELY(is_much(n + 1, blocksize))) {
+        heap_tend(heap);
     }
 }
 
@@ -262,7 +297,9 @@ heaps_take_in_own(void)
     if (heap_of_interpreter != NULL) {
         heap_take_in(heap_current());
     }
+    heap_enter_or_wait(heap_of_thread);
     heap_take_in(heap_of_thread);
+    heap_leave(heap_of_thread);
 }
 
 /* Arenas that are only kept: by the owner.  The number of bytes. */
@@ -329,6 +366,15 @@ heap_trim(struct heap *heap)
     heap_take_in(heap);
     heap_release_kept(heap);
     return set_trim(&heap->small_arenas) + set_trim(&heap->medium_arenas);
+}
+
+size_t
+heap_trim_of_thread(void)
+{
+    heap_enter_or_wait(heap_of_thread);
+    size_t nbytes = heap_trim(heap_of_thread);
+    heap_leave(heap_of_thread);
+    return nbytes;
 }
 
 void
@@ -399,7 +445,9 @@ thread_ended(void *heap_of_it)
     enum { NREADY = 8 };
     struct heap *heap = heap_of_it;
     heap_of_thread = &heap_of_nobody;
+    heap_enter_or_wait(heap);
     heap_take_in(heap);
+    heap_leave(heap);
     pthread_mutex_lock(&lock);
     unsigned nleft = 0;
     for (struct heap *other = left_heaps; other != NULL; other = other->next) {
@@ -435,13 +483,71 @@ heaps_tend_left(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* Visits: to threads that wait somewhere, and do not come by to take in what others freed
+ * of their heaps. */
+
+/* May the caller, who holds the lock, work on the heap of another thread?  Then it is to end
+ * the visit. */
+static int
+visit_begin(struct heap *heap)
+{
+    if (atomic_load(&heap->owner) != HEAP_OF_THREAD || heap == heap_of_thread
+        || atomic_load(&heap->owner_is_in))
+    {
+        return 0;
+    }
+    atomic_store(&heap->is_visited, 1);
+    if (virtual_barrier() == 0
+        && !atomic_load_explicit(&heap->owner_is_in, memory_order_acquire))
+    {
+        return 1;
+    }
+    atomic_store_explicit(&heap->is_visited, 0, memory_order_release);
+    return 0;
+}
+
+static void
+visit_end(struct heap *heap)
+{
+    atomic_store_explicit(&heap->is_visited, 0, memory_order_release);
+}
+
+COLD void
+heap_enter_or_wait(struct heap *of_thread)
+{
+    while (!heap_enter(of_thread)) {
+        heap_leave(of_thread);
+        pthread_mutex_lock(&lock);
+        pthread_mutex_unlock(&lock);
+    }
+}
+
+static COLD void
+heap_tend(struct heap *heap)
+{
+    if (pthread_mutex_trylock(&lock) != 0) {
+        return;
+    }
+    if (visit_begin(heap)) {
+        heap_take_in(heap);
+        visit_end(heap);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 size_t
-heaps_trim_left(void)
+heaps_trim_idle(void)
 {
     size_t nbytes = 0;
     pthread_mutex_lock(&lock);
     for (struct heap *heap = left_heaps; heap != NULL; heap = heap->next) {
         nbytes += heap_trim(heap);
+    }
+    for (unsigned i = 1; i < nheaps; i++) {
+        if (visit_begin(heaps[i])) {
+            nbytes += heap_trim(heaps[i]);
+            visit_end(heaps[i]);
+        }
     }
     pthread_mutex_unlock(&lock);
     return nbytes;
@@ -460,9 +566,14 @@ heaps_give_back_of_others(const struct heap *own, const struct heap *of_thread)
     }
     for (unsigned i = 0; i < nheaps; i++) {
         struct heap *heap = i == 0 ? &main_heap : heaps[i];
-        if (heap != own && heap != of_thread
-            && (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD))
-        {
+        if (heap == own || heap == of_thread) {
+            continue;
+        }
+        if (visit_begin(heap)) {
+            nbytes += heap_give_back(heap);
+            visit_end(heap);
+        }
+        else if (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD) {
             tell_owner(heap, HEAP_GIVES_BACK);
         }
     }
@@ -476,8 +587,13 @@ heaps_give_back(void)
     struct heap *own = _PyMem_HoldsGIL() ? heap_current() : &heap_of_nobody;
     struct heap *of_thread = heap_of_thread;
     size_t nbytes = heap_give_back(own);
-    if (of_thread != own) {
+    if (atomic_load_explicit(&of_thread->owner_is_in, memory_order_relaxed)) {
         nbytes += heap_give_back(of_thread);
+    }
+    else if (of_thread != own) {
+        heap_enter_or_wait(of_thread);
+        nbytes += heap_give_back(of_thread);
+        heap_leave(of_thread);
     }
     return nbytes + heaps_give_back_of_others(own, of_thread);
 }

@@ -191,7 +191,7 @@ add_figures(struct heap *heap, void *of_all)
     figures->medium_arenas_allocated += medium->ntimes_allocated;
     figures->medium_arenas_current += medium->ncurrent;
     figures->medium_arenas_highwater += medium->nhighwater;
-    figures->larger_blocks += (size_t)heap->larger_blocks;
+    figures->larger_blocks += (size_t)heap_count_larger(heap);
     figures->arena_objects += heap->nchunks * CHUNK_SIZE;
     return 0;
 }
@@ -220,7 +220,7 @@ PyMemHeap_GetFigures(PyMemHeapFigures *figures)
     .field = (uint32_t)offsetof(structure, member)
 
 const PyMemHeapLayout _PyMem_HeapLayout = {
-    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '3'},
+    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '4'},
     .heaps = heaps,
     .pool_map = pool_map,
     .map_leaves = &pool_map_nleaves,
@@ -236,7 +236,7 @@ const PyMemHeapLayout _PyMem_HeapLayout = {
     OFFSET(heap_medium_arenas, struct heap, medium_arenas),
     OFFSET(heap_first_chunk, struct heap, first_chunk),
     OFFSET(heap_nchunks, struct heap, nchunks),
-    OFFSET(heap_larger_blocks, struct heap, larger_blocks),
+    OFFSET(heap_raw_blocks, struct heap, raw_blocks),
     OFFSET(heap_freed_by_others, struct heap, freed_by_others),
     .chunk = CHUNK_SIZE,
     OFFSET(chunk_objects, struct arena_chunk, objects),

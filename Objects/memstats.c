@@ -1,6 +1,6 @@
 /* Statistics of pymalloc: counted from its structures, never kept beside them.
  *
- * Reads arenas, pools and the raw block count; changes nothing.  The text is
+ * Reads arenas, pools and the counts of raw blocks; changes nothing.  The text is
  * CPython's, to the column. */
 
 #include "cpython/objimpl.h"
@@ -136,12 +136,12 @@ usage_count_blocks(const struct usage *usage)
 static int
 add_larger_blocks(struct heap *heap, void *sum)
 {
-    *(Py_ssize_t *)sum += heap->larger_blocks;
+    *(Py_ssize_t *)sum += heap_count_larger(heap);
     return 0;
 }
 
-/* A thread that frees what another asked for counts it as less than none, and each heap is
- * read at another moment. */
+/* A thread that gives the raw domain's blocks back that another asked for counts less than
+ * none, and each heap is read at another moment. */
 static Py_ssize_t
 count_larger_blocks(void)
 {

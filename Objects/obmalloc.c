@@ -30,6 +30,11 @@
 #include <string.h>
 #include <wchar.h>
 
+#if HAS_NOPLT
+extern __attribute__((noplt)) void *malloc(size_t size);
+extern __attribute__((noplt)) void free(void *ptr);
+#endif
+
 /* A host may have its own: see _PyMem_BeforeFirstUse(). */
 WEAK PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = BORN_ALLOCS;
 
@@ -100,32 +105,39 @@ request_overflows(size_t nelem, size_t elsize)
     return elsize != 0 && nelem > (size_t)PY_SSIZE_T_MAX / elsize;
 }
 
-/* Is a domain pymalloc itself, and main_heap the only heap?  Then its functions go
- * straight into it.  Kept for each domain, as it is asked in each call.  A host that has
- * a table of its own begins with none. */
 #ifdef WITH_PYMALLOC
-WEAK int _PyMem_ServesDirectly[NB_DOMAINS] = BORN_SERVES_DIRECTLY;
 #  ifdef Py_DEBUG
 size_t medium_span;
 #  else
 size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  endif
-#  define IS_PYMALLOC(domain) LIKELY(_PyMem_ServesDirectly[domain])
+/* Is a domain pymalloc itself, and main_heap the only heap? */
+#  define IS_PYMALLOC(domain) LIKELY(short_ways[domain].span != 0)
 #else
 #  define IS_PYMALLOC(domain) 0
-#  define pymalloc_malloc(heap, size) NULL
+#  define pymalloc_malloc_small(heap, size) NULL
+#  define pymalloc_malloc_larger(size) NULL
 #  define pymalloc_realloc(heap, ptr, size) NULL
-#  define pymalloc_free(ptr) ((void)0)
+#  define pymalloc_free_far(ptr) ((void)0)
+#  define pymalloc_free_near(home, ptr) 0
 #endif
+
+/* A request that is not small, or a domain that is not pymalloc. */
+static NOINLINE void *
+domain_malloc_otherwise(size_t size, PyMemAllocatorDomain domain)
+{
+    if (IS_PYMALLOC(domain)) {
+        return pymalloc_malloc_larger(size);
+    }
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+    return size > (size_t)PY_SSIZE_T_MAX ? NULL : alloc->malloc(alloc->ctx, size);
+}
 
 static inline void *
 domain_malloc(PyMemAllocatorDomain domain, size_t size)
 {
-    if (IS_PYMALLOC(domain)) {
-        return pymalloc_malloc(&main_heap, size);
-    }
-    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
-    return size > (size_t)PY_SSIZE_T_MAX ? NULL : alloc->malloc(alloc->ctx, size);
+    return LIKELY(size - 1 < short_ways[domain].span)
+        ? pymalloc_malloc_small(&main_heap, size) : domain_malloc_otherwise(size, domain);
 }
 
 static inline void *
@@ -147,15 +159,24 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
         : alloc->realloc(alloc->ctx, ptr, new_size);
 }
 
-static inline void
-domain_free(PyMemAllocatorDomain domain, void *ptr)
+/* A block that is in another leaf than the newest arena, or in none; or a domain that is not pymalloc. */
+static NOINLINE void
+domain_free_far(void *ptr, PyMemAllocatorDomain domain)
 {
     if (IS_PYMALLOC(domain)) {
-        pymalloc_free(ptr);
+        pymalloc_free_far(ptr);
         return;
     }
     const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
     alloc->free(alloc->ctx, ptr);
+}
+
+static inline void
+domain_free(PyMemAllocatorDomain domain, void *ptr)
+{
+    if (UNLIKELY(!pymalloc_free_near(&short_ways[domain].home, ptr))) {
+        domain_free_far(ptr, domain);
+    }
 }
 
 /* The raw domain.  Where nobody hooked it there is nothing between a request
@@ -167,16 +188,30 @@ domain_free(PyMemAllocatorDomain domain, void *ptr)
 #  define pymalloc_has_medium(ptr) 0
 #endif
 
+static inline int
+is_below_medium(const void *ptr)
+{
+    return (uintptr_t)ptr < atomic_load_explicit(&no_medium_below, memory_order_relaxed);
+}
+
+static inline int
+is_no_medium(const void *ptr)
+{
+    return is_below_medium(ptr) || !pymalloc_has_medium(ptr);
+}
+
+static NOINLINE void *
+raw_malloc_by_table(size_t size)
+{
+    return size > (size_t)PY_SSIZE_T_MAX ? NULL : RAW->malloc(RAW->ctx, size);
+}
+
 void *
 PyMem_RawMalloc(size_t size)
 {
-    if (size > (size_t)PY_SSIZE_T_MAX) {
-        return NULL;
-    }
-    void *ptr = LIKELY(RAW->malloc == _PyMem_RawMalloc)
-        ? malloc(size != 0 ? size : 1) : NULL;
+    void *ptr = LIKELY(size - 1 < short_ways[PYMEM_DOMAIN_RAW].span) ? malloc(size) : NULL;
     if (UNLIKELY(ptr == NULL)) {
-        ptr = RAW->malloc(RAW->ctx, size);
+        ptr = raw_malloc_by_table(size);
     }
     PROBE3(alloc, PYMEM_DOMAIN_RAW, size, ptr);
     return ptr;
@@ -193,8 +228,8 @@ PyMem_RawCalloc(size_t nelem, size_t elsize)
 void *
 _PyMem_RawReallocOwn(void *ptr, size_t new_size)
 {
-    void *moved = LIKELY(RAW->realloc == _PyMem_RawRealloc)
-        ? realloc(ptr, new_size != 0 ? new_size : 1) : NULL;
+    void *moved = LIKELY(new_size - 1 < short_ways[PYMEM_DOMAIN_RAW].span)
+        ? realloc(ptr, new_size) : NULL;
     if (UNLIKELY(moved == NULL)) {
         moved = RAW->realloc(RAW->ctx, ptr, new_size);
     }
@@ -208,7 +243,7 @@ PyMem_RawRealloc(void *ptr, size_t new_size)
     if (new_size > (size_t)PY_SSIZE_T_MAX) {
         return NULL;
     }
-    if (LIKELY(!pymalloc_has_medium(ptr))) {
+    if (LIKELY(is_no_medium(ptr))) {
         return _PyMem_RawReallocOwn(ptr, new_size);
     }
     void *moved = RAW->realloc(RAW->ctx, ptr, new_size);
@@ -220,7 +255,7 @@ void
 _PyMem_RawFreeOwn(void *ptr)
 {
     PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
-    if (LIKELY(RAW->free == _PyMem_RawFree)) {
+    if (LIKELY(short_ways[PYMEM_DOMAIN_RAW].span != 0)) {
         free(ptr);
     }
     else {
@@ -228,8 +263,8 @@ _PyMem_RawFreeOwn(void *ptr)
     }
 }
 
-void
-PyMem_RawFree(void *ptr)
+static NOINLINE void
+raw_free_far(void *ptr)
 {
     if (LIKELY(!pymalloc_has_medium(ptr))) {
         _PyMem_RawFreeOwn(ptr);
@@ -237,6 +272,18 @@ PyMem_RawFree(void *ptr)
     else {
         PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
         RAW->free(RAW->ctx, ptr);
+    }
+}
+
+void
+PyMem_RawFree(void *ptr)
+{
+    if (LIKELY(is_below_medium(ptr))) {
+        PROBE2(free, PYMEM_DOMAIN_RAW, ptr);
+        free(ptr);
+    }
+    else {
+        raw_free_far(ptr);
     }
 }
 
@@ -381,19 +428,38 @@ PyMem_GetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
     }
 }
 
-#ifdef WITH_PYMALLOC
+static int
+domain_is(int domain, const PyMemAllocatorEx *other)
+{
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
+    return alloc->malloc == other->malloc && alloc->calloc == other->calloc
+        && alloc->realloc == other->realloc && alloc->free == other->free;
+}
 
 static void
-choose_paths(void)
+choose_raw_way(void)
 {
+    static const PyMemAllocatorEx of_c = MALLOC_ALLOC;
+    short_way_set(PYMEM_DOMAIN_RAW, domain_is(PYMEM_DOMAIN_RAW, &of_c) ? PY_SSIZE_T_MAX : 0);
+}
+
+#ifdef WITH_PYMALLOC
+
+void
+_PyMem_ChooseShortWays(void)
+{
+    static const PyMemAllocatorEx pymalloc = PYMALLOC_ALLOC;
+    choose_raw_way();
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
-        const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
-        _PyMem_ServesDirectly[domain] = heap_of_interpreter == NULL
-            && alloc->malloc == _PyObject_Malloc
-            && alloc->calloc == _PyObject_Calloc
-            && alloc->realloc == _PyObject_Realloc
-            && alloc->free == _PyObject_Free;
+        int is_open = heap_of_interpreter == NULL && domain_is(domain, &pymalloc);
+        short_way_set(domain, is_open ? SMALL_REQUEST_THRESHOLD : 0);
     }
+}
+
+static void
+choose_ways(void)
+{
+    _PyMem_ChooseShortWays();
     medium_span = _PyMem_RawIsUntouched() && pymalloc_choose_medium()
         ? MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD : 0;
 }
@@ -402,12 +468,18 @@ void
 _PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
 {
     heap_of_interpreter = of_interpreter;
-    choose_paths();
+    choose_ways();
 }
 
 #else
 
-#define choose_paths() ((void)0)
+void
+_PyMem_ChooseShortWays(void)
+{
+    choose_raw_way();
+}
+
+#define choose_ways _PyMem_ChooseShortWays
 
 void
 _PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
@@ -423,6 +495,6 @@ PyMem_SetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
     before_first_use();
     if (is_domain(domain)) {
         _PyMem_Allocators[domain] = *allocator;
-        choose_paths();
+        choose_ways();
     }
 }

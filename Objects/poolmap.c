@@ -30,6 +30,14 @@ pool_map_unlock(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* What was written before is seen by whoever has the lock next: pool_map_cover(). */
+void
+pool_map_uncover(void)
+{
+    pool_map_lock();
+    pool_map_unlock();
+}
+
 static int
 leaf_commit(struct pool_leaf *leaf, const void *part)
 {

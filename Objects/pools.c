@@ -344,6 +344,19 @@ pool_reached_border(struct heap *heap, poolp pool)
 }
 
 void
+medium_pool_reached_border(struct heap *heap, poolp pool)
+{
+    if (pool->next == NULL) {
+        pool_became_used_again(heap, pool);
+    }
+    else {
+        arenas_tick(heap);
+        medium_pool_became_empty(pool);
+    }
+    heap_leave(heap);
+}
+
+void
 pool_change_owner(struct heap *heap, poolp pool)
 {
     atomic_store(&pool->owner, heap->number);

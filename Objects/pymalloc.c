@@ -63,15 +63,15 @@ pymalloc_choose_medium(void)
     return known;
 }
 
-/* Blocks over the threshold. */
+/* Blocks over the threshold.  Those of medium pools are counted by their pools. */
 
 static void *
-counted(void *block_not_small)
+counted(void *block_of_raw)
 {
-    if (LIKELY(block_not_small != NULL)) {
-        heap_count_larger(heap_of_thread, 1);
+    if (LIKELY(block_of_raw != NULL)) {
+        heap_count_raw(heap_of_thread, 1);
     }
-    return block_not_small;
+    return block_of_raw;
 }
 
 /* The pool at hand has none, or this is the first medium request of the thread.  NULL:
@@ -86,33 +86,47 @@ medium_malloc_slowly(size_t nbytes)
         }
         heap_of_this_thread();
     }
-    return counted(heap_take_block_slowly(heap_of_thread, medium_class(nbytes)));
+    struct heap *heap = heap_of_thread;
+    heap_enter_or_wait(heap);
+    void *ptr = heap_take_block_slowly(heap, medium_class(nbytes));
+    heap_leave(heap);
+    return ptr;
+}
+
+static NOINLINE void *
+raw_malloc(size_t nbytes)
+{
+    return counted(PyMem_RawMalloc(nbytes));
 }
 
 static NOINLINE void *
 medium_or_raw_malloc(size_t nbytes)
 {
-    void *ptr = is_medium(nbytes) ? medium_malloc_slowly(nbytes) : NULL;
-    return ptr != NULL ? ptr : counted(PyMem_RawMalloc(nbytes));
+    void *ptr = medium_malloc_slowly(nbytes);
+    return ptr != NULL ? ptr : raw_malloc(nbytes);
 }
 
-/* From a pool of this thread; NULL: the one at hand has none. */
+/* From a pool of this thread; NULL: the one at hand has none, or another thread is in the
+ * heap. */
 static inline void *
 medium_take_block(size_t nbytes)
 {
     struct heap *heap = heap_of_thread;
-    void *ptr = heap_take_block(heap, medium_class(nbytes));
-    if (LIKELY(ptr != NULL)) {
-        heap_count_larger(heap, 1);
+    if (UNLIKELY(!heap_enter(heap))) {
+        return NULL;
     }
+    void *ptr = ring_take_block(&heap->usedpools[medium_class(nbytes)]);
+    heap_leave(heap);
     return ptr;
 }
 
-static NOINLINE void
-medium_free_from_outside(poolp pool, void *ptr)
+static COLD void
+medium_free_after_visit(poolp pool, void *ptr)
 {
-    heap_count_larger(heap_of_thread, -1);
-    heap_free_from_outside(pool, ptr);
+    struct heap *heap = heap_of_thread;
+    heap_enter_or_wait(heap);
+    pool_free_block(heap, pool, ptr);
+    heap_leave(heap);
 }
 
 static inline void
@@ -120,29 +134,35 @@ medium_free(poolp pool, void *ptr)
 {
     struct heap *heap = heap_of_thread;
     if (UNLIKELY(pool_owner(pool) != heap->number)) {
-        medium_free_from_outside(pool, ptr);
-        return;
+        heap_free_from_outside(pool, ptr);
     }
-    heap_count_larger(heap, -1);
-    pool_free_block(heap, pool, ptr);
+    else if (UNLIKELY(!heap_enter(heap))) {
+        medium_free_after_visit(pool, ptr);
+    }
+    else if (UNLIKELY(pool_put_block(pool, ptr))) {
+        medium_pool_reached_border(heap, pool);
+    }
+    else {
+        heap_leave(heap);
+    }
 }
 
 static NOINLINE void
 raw_free(void *ptr)
 {
     if (ptr != NULL) {
-        heap_count_larger(heap_of_thread, -1);
+        heap_count_raw(heap_of_thread, -1);
         _PyMem_RawFreeOwn(ptr);
     }
 }
 
 /* Requests that are not small, and where the common case of small ones ends. */
 
-NOINLINE void
-pymalloc_free_elsewhere(void *ptr)
+static inline void
+free_larger(struct pool_leaf *leaf, void *ptr)
 {
-    poolp pool = medium_pool_of(ptr);
-    if (pool != NULL) {
+    poolp pool = medium_pool_in(leaf, ptr);
+    if (LIKELY(pool != NULL)) {
         medium_free(pool, ptr);
     }
     else {
@@ -150,21 +170,40 @@ pymalloc_free_elsewhere(void *ptr)
     }
 }
 
+NOINLINE void
+pymalloc_free_elsewhere(void *ptr)
+{
+    free_larger(pool_map_leaf(leaf_of((uintptr_t)ptr)), ptr);
+}
+
+void
+pymalloc_free_far(void *ptr)
+{
+    struct pool_leaf *leaf = pool_map_leaf(leaf_of((uintptr_t)ptr));
+    poolp pool = small_pool_in(leaf, ptr);
+    if (pool != NULL) {
+        pool_free_block(&main_heap, pool, ptr);
+    }
+    else {
+        free_larger(leaf, ptr);
+    }
+}
+
 NOINLINE void *
 pymalloc_malloc_larger(size_t nbytes)
 {
-    void *ptr = NULL;
-    if (LIKELY(is_medium(nbytes))) {
-        ptr = medium_take_block(nbytes);
+    if (UNLIKELY(!is_medium(nbytes))) {
+        return raw_malloc(nbytes);
     }
+    void *ptr = medium_take_block(nbytes);
     return LIKELY(ptr != NULL) ? ptr : medium_or_raw_malloc(nbytes);
 }
 
 NOINLINE void *
-pymalloc_malloc_slowly(struct heap *heap, size_t nbytes)
+pymalloc_malloc_slowly(size_t nbytes, struct heap *heap)
 {
     void *ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
-    return LIKELY(ptr != NULL) ? ptr : counted(PyMem_RawMalloc(nbytes));
+    return LIKELY(ptr != NULL) ? ptr : raw_malloc(nbytes);
 }
 
 void *
@@ -173,7 +212,7 @@ pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize)
     size_t nbytes = nelem * elsize;     /* no overflow: see PyObject_Calloc() */
     void *ptr = NULL;
     if (LIKELY(is_small(nbytes))) {
-        ptr = heap_take_block(heap, SIZE_TO_INDEX(nbytes));
+        ptr = ring_take_block(ring_of_small(heap, nbytes));
         if (UNLIKELY(ptr == NULL)) {
             ptr = heap_take_block_slowly(heap, SIZE_TO_INDEX(nbytes));
         }
@@ -304,7 +343,7 @@ _PyObject_Free(void *ctx, void *ptr)
 {
     (void)ctx;
     if (LIKELY(heap_of_interpreter == NULL)) {
-        pymalloc_free(ptr);
+        pymalloc_free_far(ptr);
         return;
     }
     struct heap *heap = heap_current();
@@ -321,10 +360,10 @@ size_t
 pymalloc_trim(void)
 {
     struct heap *heap = heap_current();
-    size_t nbytes = heaps_trim_left();
+    size_t nbytes = heaps_trim_idle();
     if (heap == &main_heap) {
         heap_take_over();
     }
     nbytes += heap_trim(heap);
-    return nbytes + heap_trim(heap_of_thread);
+    return nbytes + heap_trim_of_thread();
 }

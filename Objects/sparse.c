@@ -87,7 +87,7 @@ _Static_assert(MEDIUM_POOL_SIZE / SMALL_REQUEST_THRESHOLD <= POOL_SIZE / ALIGNME
 
 /* The list leads all over the pool, and each step would wait for memory; one behind the
  * other all lines of the pool come sooner. */
-static void
+static READS_WHILE_OTHERS_WRITE void
 load_cut_part(const struct pool *pool)
 {
     const volatile block *start = pool_address(pool);

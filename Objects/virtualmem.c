@@ -265,6 +265,28 @@ virtual_is_limited(void)
     return virtual_is_confined() || has_limit(RLIMIT_AS) || has_limit(RLIMIT_DATA);
 }
 
+/* membarrier(2): a process tells once that it will ask. */
+int
+virtual_barrier(void)
+{
+#ifdef SYS_membarrier
+    enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER = 1 << 4 };
+    static atomic_int refused;
+    if (refused || virtual_is_confined()) {
+        return -1;
+    }
+    int errno_before = errno;
+    if (syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) != 0) {
+        refused = syscall(SYS_membarrier, REGISTER, 0, 0) != 0
+            || syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0, 0) != 0;
+    }
+    errno = errno_before;
+    return refused ? -1 : 0;
+#else
+    return -1;
+#endif
+}
+
 uintptr_t
 virtual_thread_number(void)
 {
@@ -699,6 +721,12 @@ int
 virtual_is_limited(void)
 {
     return 0;
+}
+
+int
+virtual_barrier(void)
+{
+    return -1;
 }
 
 uintptr_t

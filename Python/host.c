@@ -213,7 +213,8 @@ PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
     FIRST_ALLOC(PYMEM_DOMAIN_RAW), FIRST_ALLOC(PYMEM_DOMAIN_MEM),
     FIRST_ALLOC(PYMEM_DOMAIN_OBJ),
 };
-int _PyMem_ServesDirectly[NB_DOMAINS];      /* none passes these by */
+struct short_way short_ways[NB_DOMAINS] = NO_SHORT_WAYS;    /* none passes these by */
+atomic_uintptr_t no_medium_below = 0;
 
 __attribute__((constructor)) static void
 before_main(void)
@@ -225,12 +226,11 @@ void
 _PyMem_BeforeFirstUse(void)
 {
     static const PyMemAllocatorEx born[NB_DOMAINS] = BORN_ALLOCS;
-    static const int directly[NB_DOMAINS] = BORN_SERVES_DIRECTLY;
     static int is_done;
     if (!is_done) {
         is_done = 1;
         memcpy(_PyMem_Allocators, born, sizeof(born));
-        memcpy(_PyMem_ServesDirectly, directly, sizeof(directly));
+        _PyMem_ChooseShortWays();
         setup_from_environment();
     }
 }

@@ -42,7 +42,7 @@ static const struct {
     FUNCTION(PyThreadState_GetUnchecked, 8), FUNCTION(PyGILState_GetThisThreadState, 8),
     FUNCTION(PyThreadState_GetInterpreter, 12),
     FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
-    FUNCTION(_PyInterpreterState_HasFeature, MAYBE),
+    FUNCTION(_PyInterpreterState_HasFeature, MAYBE), FUNCTION(_PyRuntime, MAYBE),
 };
 
 /* The host. */

@@ -62,12 +62,40 @@ static FAST_THREAD_LOCAL struct {
     struct heap *heap;
 } known;
 
+/* From 3.13 on _PyRuntime begins with a table of offsets: a cookie, then 64-bit numbers.
+ * Two of them, side by side, tell where an interpreter's state has the address of its GIL,
+ * and where it has that GIL if it is one of its own, as the main interpreter's is.  That
+ * they do is made sure of. */
+static int
+shares_main_gil(const char *interp)
+{
+    enum { SIZE_OF_STATE = 6, FIRST_PLACE = 14, LAST_PLACE = 16 };
+    const uint64_t *table = interpreter._PyRuntime;
+    if (table == NULL || memcmp(table, "xdebugpy", 8) != 0) {
+        return 0;
+    }
+    const char *main_one = interpreter.PyInterpreterState_Main();
+    uint64_t size = table[SIZE_OF_STATE];
+    for (int place = FIRST_PLACE; place <= LAST_PLACE; place++) {
+        uint64_t gil = table[place], own = table[place + 1];
+        if (gil >= size || own >= size || gil % sizeof(void *) != 0) {
+            continue;
+        }
+        const char *main_gil = *(const char *const *)(main_one + gil);
+        if (main_gil == main_one + own) {
+            return *(const char *const *)(interp + gil) == main_gil;
+        }
+    }
+    return 0;
+}
+
 static int
 uses_main_heap(void *interp)
 {
     return interp == interpreter.PyInterpreterState_Main()
         || (interpreter._PyInterpreterState_HasFeature != NULL
-            && interpreter._PyInterpreterState_HasFeature(interp, USE_MAIN_OBMALLOC));
+            && interpreter._PyInterpreterState_HasFeature(interp, USE_MAIN_OBMALLOC))
+        || shares_main_gil(interp);
 }
 
 static struct heap *

@@ -27,6 +27,14 @@
 #  define READS_WHILE_OTHERS_WRITE
 #endif
 
+/* May a function of another library be called without the jump through the table of
+ * procedure linkage? */
+#ifdef __has_attribute
+#  define HAS_NOPLT __has_attribute(noplt)
+#else
+#  define HAS_NOPLT 0
+#endif
+
 /* Data of a thread, reached without a call also in a shared library. */
 #if defined(__GNUC__)
 #  define FAST_THREAD_LOCAL \

@@ -97,13 +97,7 @@ struct heap {
      * lookout is first in each ring of small pools: see heap_post_lookouts(). */
     struct pool lookouts[NB_SMALL_SIZE_CLASSES];
 
-    /* The leaf that the newest arena of small pools is in.  Nearly all others are
-     * in it, too, so that free() finds a record without waiting for a load from
-     * pool_map.  The owner's alone: it is written in two stores. */
-    struct pool_map_home {
-        size_t leaf;            /* SIZE_MAX before the first arena */
-        poolp pools;            /* pool_map[leaf]->small */
-    } home;
+    struct pool_map_home home;  /* NO_HOME before the first arena of small pools */
 
     struct arena_set small_arenas;
     struct arena_set medium_arenas;
@@ -118,10 +112,10 @@ struct heap {
     struct arena_object *unused_objects;
     size_t nchunks;
 
-    /* Blocks that were asked of pymalloc and are not small.  The owner adds and
+    /* Blocks that were asked of pymalloc and are the raw domain's.  The owner adds and
      * subtracts what its own thread does; main_heap's is added to by those who
      * have no heap, with an atomic instruction. */
-    _Atomic Py_ssize_t larger_blocks;
+    _Atomic Py_ssize_t raw_blocks;
 
     /* Blocks of this heap that others freed: a list through their first words.
      * heap_free_from_outside() adds, heap_take_in() takes all. */
@@ -132,6 +126,11 @@ struct heap {
      * the owner while it does what such a look can't bear: an arena comes or
      * goes, the list above is taken in. */
     pthread_mutex_t look_lock;
+
+    /* Of a heap of a thread.  Another thread may visit it while the owner is not in it, to
+     * do what the owner would do if it came by: see heap_enter(). */
+    atomic_uchar owner_is_in;   /* the owner writes it */
+    atomic_uchar is_visited;    /* the visitor writes it, who holds the lock of all heaps */
 
     uint16_t number;            /* heaps[number] is this one */
     _Atomic enum heap_owner owner;
@@ -174,20 +173,44 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
 /* The same, which makes one; heap_of_nobody: no memory. */
 struct heap *heap_of_this_thread(void);
 
-/* Add to the count of blocks over the threshold: 1 or -1.  No atomic instruction for
- * the thread whose count it is. */
-void heap_count_larger_of_nobody(Py_ssize_t n);
+/* The owner of a heap of a thread goes in and out, and so often that it may cost next to
+ * nothing: it writes that it is in, and looks for a visitor.  No barrier orders the two.
+ * The visitor writes that it comes, has the system put a barrier into each thread, and
+ * then looks whether the owner is in.  0: there is a visitor; to be waited for. */
+static inline int
+heap_enter(struct heap *of_thread)
+{
+    atomic_store_explicit(&of_thread->owner_is_in, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    return atomic_load_explicit(&of_thread->is_visited, memory_order_acquire) == 0;
+}
+
 static inline void
-heap_count_larger(struct heap *of_thread, Py_ssize_t n)
+heap_leave(struct heap *of_thread)
+{
+    atomic_store_explicit(&of_thread->owner_is_in, 0, memory_order_release);
+}
+
+void heap_enter_or_wait(struct heap *of_thread);
+
+/* Add to the count of blocks that the raw domain serves: 1 or -1.  No atomic instruction
+ * for the thread whose count it is. */
+void heap_count_raw_of_nobody(Py_ssize_t n);
+static inline void
+heap_count_raw(struct heap *of_thread, Py_ssize_t n)
 {
     if (UNLIKELY(of_thread == &heap_of_nobody)) {
-        heap_count_larger_of_nobody(n);
+        heap_count_raw_of_nobody(n);
         return;
     }
     Py_ssize_t count =
-        atomic_load_explicit(&of_thread->larger_blocks, memory_order_relaxed);
-    atomic_store_explicit(&of_thread->larger_blocks, count + n, memory_order_relaxed);
+        atomic_load_explicit(&of_thread->raw_blocks, memory_order_relaxed);
+    atomic_store_explicit(&of_thread->raw_blocks, count + n, memory_order_relaxed);
 }
+
+/* Blocks in use that are not small: those that its raw_blocks tells, which may be less
+ * than none, and those in its pools.  While look_lock is held. */
+Py_ssize_t heap_count_larger(struct heap *heap);
 
 /* A heap for an interpreter; NULL: no memory.  From any thread. */
 struct heap *heap_new(int64_t interpreter);
@@ -219,10 +242,12 @@ heap_tick(struct heap *heap)
     }
 }
 
-/* Give back all memory that no block is in: of a heap, by its owner; of heaps that
- * threads left, by anybody.  The number of bytes. */
+/* Give back all memory that no block is in: of a heap, by its owner; of the calling
+ * thread's; of heaps that threads left, and of threads that are elsewhere, by anybody.  The
+ * number of bytes. */
 size_t heap_trim(struct heap *heap);
-size_t heaps_trim_left(void);
+size_t heap_trim_of_thread(void);
+size_t heaps_trim_idle(void);
 
 /* A request failed: give back all arenas that are only kept, of the heaps that the calling
  * thread may work on, and tell the others' owners.  The number of bytes.  From any

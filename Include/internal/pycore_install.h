@@ -7,7 +7,8 @@
 
 #include "cpython/pymem.h"
 
-/* All public functions of CPython but the last, which is asked where it is there. */
+/* All public functions of CPython but the last two, which are asked where they are there:
+ * up to 3.12, and from 3.13 on. */
 struct interpreter_functions {
     const char *(*Py_GetVersion)(void);
     int (*Py_IsInitialized)(void);
@@ -22,6 +23,7 @@ struct interpreter_functions {
     int64_t (*PyInterpreterState_GetID)(void *interp);
     void *(*PyInterpreterState_Main)(void);
     int (*_PyInterpreterState_HasFeature)(void *interp, unsigned long feature);
+    const uint64_t *_PyRuntime;     /* offsets in its structures, for debuggers */
 };
 extern __attribute__((visibility("hidden"))) struct interpreter_functions interpreter;
 

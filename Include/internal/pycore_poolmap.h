@@ -99,9 +99,22 @@ INTERNAL_DATA(struct pool_leaf *_Atomic) pool_map[POOL_MAP_LEAVES];
 
 INTERNAL_DATA(atomic_size_t) pool_map_nleaves;
 
+/* A leaf at hand.  The leaf that the newest arena of small pools of a heap is in has nearly
+ * all others, too, so that free() finds a record without waiting for a load from pool_map.
+ * For the heap's owner alone: it is written in two stores. */
+struct pool_map_home {
+    size_t leaf;            /* SIZE_MAX: none */
+    poolp pools;            /* pool_map[leaf]->small */
+};
+#define NO_HOME {SIZE_MAX, NULL}
+
 /* Make sure that the frame at an address has records that can be written; -1: no memory,
  * or no leaf covers the address.  From any thread. */
 int pool_map_cover(uintptr_t address);
+
+/* The memory of an arena is about to go: its records are as if it had never been.  Another
+ * thread that gets the same address from the system sees them so. */
+void pool_map_uncover(void);
 
 /* Around a fork, so that the map is whole in the child. */
 void pool_map_lock(void);
@@ -128,26 +141,36 @@ pool_map_leaf(size_t leaf)
         ? atomic_load_explicit(&pool_map[leaf], memory_order_acquire) : NULL;
 }
 
+/* The pool that a block lies in, small or medium, if its leaf is known; NULL where that is
+ * NULL, or where there is no such pool. */
+static inline poolp
+small_pool_in(struct pool_leaf *leaf, const void *ptr)
+{
+    poolp pool = leaf != NULL ? &leaf->small[frame_of((uintptr_t)ptr)] : NULL;
+    return pool != NULL && pool->blocksize != 0 ? pool : NULL;
+}
+
+static inline poolp
+medium_pool_in(struct pool_leaf *leaf, const void *ptr)
+{
+    size_t number = (uint32_t)(uintptr_t)ptr >> MEDIUM_POOL_BITS;
+    poolp pool = leaf != NULL ? &leaf->medium[number].pool : NULL;
+    return pool != NULL && pool->blocksize != 0 ? pool : NULL;
+}
+
 /* The small pool that a block lies in; NULL if it is none.  CPython's
  * address_in_range().  From any thread. */
 static inline poolp
 pool_of(const void *ptr)
 {
-    uintptr_t address = (uintptr_t)ptr;
-    struct pool_leaf *leaf = pool_map_leaf(leaf_of(address));
-    poolp pool = leaf != NULL ? &leaf->small[frame_of(address)] : NULL;
-    return pool != NULL && pool->blocksize != 0 ? pool : NULL;
+    return small_pool_in(pool_map_leaf(leaf_of((uintptr_t)ptr)), ptr);
 }
 
 /* The same for a medium pool. */
 static inline poolp
 medium_pool_of(const void *ptr)
 {
-    uintptr_t address = (uintptr_t)ptr;
-    struct pool_leaf *leaf = pool_map_leaf(leaf_of(address));
-    poolp pool = leaf == NULL ? NULL
-        : &leaf->medium[(uint32_t)address >> MEDIUM_POOL_BITS].pool;
-    return pool != NULL && pool->blocksize != 0 ? pool : NULL;
+    return medium_pool_in(pool_map_leaf(leaf_of((uintptr_t)ptr)), ptr);
 }
 
 /* The record of the pool at an address that the map covers. */

@@ -55,13 +55,14 @@ pool_count_blocks(const struct pool *pool)
 /* Out of line, where the common case ends. */
 void *heap_take_block_slowly(struct heap *heap, unsigned szclass);
 void pool_reached_border(struct heap *heap, poolp pool);
+void medium_pool_reached_border(struct heap *heap, poolp pool); /* and heap_leave() */
 
-/* A block of a size class from the pool at hand; NULL when that has none, for
+/* A block from the pool at hand, the next one in its ring; NULL when that has none, for
  * heap_take_block_slowly() to go on.  Five loads and stores and one test. */
 static inline void *
-heap_take_block(struct heap *heap, unsigned szclass)
+ring_take_block(const struct pool *ring)
 {
-    poolp pool = heap->usedpools[szclass].next;
+    poolp pool = ring->next;
     block *bp = pool->freeblock;
     if (LIKELY(bp != NULL)) {
         pool->freeblock = *(block **)bp;
@@ -70,14 +71,31 @@ heap_take_block(struct heap *heap, unsigned szclass)
     return bp;
 }
 
+/* The ring for a small request.  Where records are multiples of ALIGNMENT the class need
+ * not be calculated. */
+static inline poolp
+ring_of_small(struct heap *heap, size_t nbytes)
+{
+    size_t below = (nbytes - 1) & ~(size_t)(ALIGNMENT - 1);
+    return sizeof(struct pool) % ALIGNMENT == 0
+        ? (poolp)((char *)heap->usedpools + below * (sizeof(struct pool) / ALIGNMENT))
+        : &heap->usedpools[below / ALIGNMENT];
+}
+
 /* Take back a block of a pool that the heap owns.  Four loads and stores, one
- * test. */
-static inline void
-pool_free_block(struct heap *heap, poolp pool, void *ptr)
+ * test.  1: pool_reached_border() has to follow. */
+static inline int
+pool_put_block(poolp pool, void *ptr)
 {
     *(block **)ptr = pool->freeblock;
     pool->freeblock = ptr;
-    if (UNLIKELY(--pool->inuse == 0)) {
+    return --pool->inuse == 0;
+}
+
+static inline void
+pool_free_block(struct heap *heap, poolp pool, void *ptr)
+{
+    if (UNLIKELY(pool_put_block(pool, ptr))) {
         pool_reached_border(heap, pool);
     }
 }

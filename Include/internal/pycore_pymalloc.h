@@ -17,34 +17,47 @@
 INTERNAL_DATA(size_t) medium_span;
 
 /* Out of line, where the common case ends: pymalloc.c. */
-void *pymalloc_malloc_slowly(struct heap *heap, size_t nbytes);     /* a small block */
+void *pymalloc_malloc_slowly(size_t nbytes, struct heap *heap);     /* a small block */
 void *pymalloc_malloc_larger(size_t nbytes);                /* 0, or not small */
 void pymalloc_free_elsewhere(void *ptr);
 
-/* A request of any size, served by a heap, whose owner asks. */
+/* A small request, served by a heap, whose owner asks. */
+static inline void *
+pymalloc_malloc_small(struct heap *heap, size_t nbytes)
+{
+    void *ptr = ring_take_block(ring_of_small(heap, nbytes));
+    return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_slowly(nbytes, heap);
+}
+
+/* The same of any size. */
 static inline void *
 pymalloc_malloc(struct heap *heap, size_t nbytes)
 {
-    if (LIKELY(nbytes - 1 < SMALL_REQUEST_THRESHOLD)) {
-        void *ptr = heap_take_block(heap, SIZE_TO_INDEX(nbytes));
-        return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_slowly(heap, nbytes);
-    }
-    return pymalloc_malloc_larger(nbytes);
+    return LIKELY(nbytes - 1 < SMALL_REQUEST_THRESHOLD)
+        ? pymalloc_malloc_small(heap, nbytes) : pymalloc_malloc_larger(nbytes);
 }
 
-/* The end of a block wherever it came from, while main_heap is the only heap of small
- * blocks: nobody asks whose it is. */
-static inline void
-pymalloc_free(void *ptr)
+/* The end of a block in the leaf at hand, while main_heap is the only heap of small blocks.
+ * 0: the block is in another leaf, or in none. */
+static inline int
+pymalloc_free_near(const struct pool_map_home *home, void *ptr)
 {
-    poolp pool = heap_pool_of(&main_heap, ptr);
-    if (LIKELY(pool != NULL)) {
+    uintptr_t address = (uintptr_t)ptr;
+    if (UNLIKELY(leaf_of(address) != home->leaf)) {
+        return 0;
+    }
+    poolp pool = &home->pools[frame_of(address)];
+    if (LIKELY(pool->blocksize != 0)) {
         pool_free_block(&main_heap, pool, ptr);
     }
     else {
         pymalloc_free_elsewhere(ptr);
     }
+    return 1;
 }
+
+/* The same where that is not known. */
+void pymalloc_free_far(void *ptr);
 
 void *pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize);
 void *pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes);

@@ -4,19 +4,14 @@
 #define Py_INTERNAL_PYMEM_H
 
 #include "pycore_compiler.h"
+#include "pycore_shortways.h"
 #include "cpython/pymem.h"
 
 #include <stdio.h>
 #include <wchar.h>
 
-#define NB_DOMAINS 3
-
 /* The allocator of each domain, by PyMemAllocatorDomain. */
 INTERNAL_DATA(PyMemAllocatorEx) _PyMem_Allocators[NB_DOMAINS];
-
-/* Is the allocator of a domain pymalloc with one heap?  Requests pass the table by
- * then. */
-INTERNAL_DATA(int) _PyMem_ServesDirectly[NB_DOMAINS];
 
 /* malloc as an allocator (Objects/rawalloc.c).  A request for 0 bytes becomes
  * one for 1. */
@@ -129,11 +124,29 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 #else
 #  define BORN_ALLOCS {RAW_ALLOC, SMALL_ALLOC, SMALL_ALLOC}
 #endif
-#if defined(WITH_PYMALLOC) && !defined(Py_DEBUG)
-#  define BORN_SERVES_DIRECTLY {[PYMEM_DOMAIN_MEM] = 1, [PYMEM_DOMAIN_OBJ] = 1}
+
+/* Short ways are open to what has an allocator of ours. */
+#ifdef WITH_PYMALLOC
+#  define SMALL_WAY {SMALL_REQUEST_THRESHOLD, NO_HOME}
 #else
-#  define BORN_SERVES_DIRECTLY {0}
+#  define SMALL_WAY {0, NO_HOME}
 #endif
+#ifdef WITH_RAW_MIMALLOC
+#  define RAW_SPAN 0
+#else
+#  define RAW_SPAN PY_SSIZE_T_MAX
+#endif
+#define RAW_WAY {RAW_SPAN, NO_HOME}
+#ifdef Py_DEBUG
+#  define BORN_SHORT_WAYS NO_SHORT_WAYS
+#  define BORN_NO_MEDIUM_BELOW 0
+#else
+#  define BORN_SHORT_WAYS {RAW_WAY, SMALL_WAY, SMALL_WAY}
+#  define BORN_NO_MEDIUM_BELOW (RAW_SPAN != 0 ? UINTPTR_MAX : 0)
+#endif
+
+/* The domains' allocators were set otherwise than by PyMem_SetAllocator(). */
+void _PyMem_ChooseShortWays(void);
 
 /* Where the host decides about the allocators (Python/host.c): to be called before
  * one of them is looked at.  Its own table, in which they wait for the first block,

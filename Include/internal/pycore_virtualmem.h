@@ -75,6 +75,10 @@ uint64_t virtual_count_waits(void);
  * a limit on its memory may always take what was lent.) */
 int virtual_is_limited(void);
 
+/* Each thread of the process that runs passes a full memory barrier before this returns;
+ * -1: the system knows no such thing, or may not be asked. */
+int virtual_barrier(void);
+
 /* The system's number of the calling thread, or the C library's where the system must not
  * be asked. */
 uintptr_t virtual_thread_number(void);

@@ -23,13 +23,13 @@ POINTERS = "heaps pool_map map_leaves".split()
 NUMBERS = """
     alignment threshold pool_overhead map_root nheaps heap_owner heap_interpreter
     heap_thread heap_small_arenas heap_medium_arenas heap_first_chunk heap_nchunks
-    heap_larger_blocks heap_freed_by_others chunk chunk_objects chunk_nobjects
+    heap_raw_blocks heap_freed_by_others chunk chunk_objects chunk_nobjects
     arena_object arena_set arena_address arena_pool_address arena_nfreepools
     arena_ntotalpools set_arena_size set_pool_size set_ntimes_allocated set_ncurrent
     set_nhighwater leaf_medium medium_record medium_gone pool_gone pool pool_freeblock
     pool_next pool_inuse pool_blocksize pool_nextoffset pool_owner""".split()
 LAYOUT = struct.Struct(f"<8s{len(POINTERS)}Q{len(NUMBERS)}I")
-COOKIE = b"pymemhp3"
+COOKIE = b"pymemhp4"
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 # ptrace(2), waitpid(2)
@@ -88,6 +88,7 @@ class Process(Memory):
         return heaps
 
     def figures(self):
+        """As PyMemHeap_GetFigures(), but that larger_blocks lacks those in medium pools."""
         at = self.layout
         figures = {"threshold": at["threshold"], "alignment": at["alignment"],
                    "pool_overhead": at["pool_overhead"], "map_root": at["map_root"],
@@ -99,8 +100,8 @@ class Process(Memory):
         for heap in self._heaps():
             owner, = struct.unpack("<I", self.bytes(heap + at["heap_owner"], 4))
             figures["heaps"] += owner != 0
-            larger, = struct.unpack("<q", self.bytes(heap + at["heap_larger_blocks"], 8))
-            figures["larger_blocks"] += larger
+            raw, = struct.unpack("<q", self.bytes(heap + at["heap_raw_blocks"], 8))
+            figures["larger_blocks"] += raw
             figures["arena_objects"] += self.word(heap + at["heap_nchunks"]) * at["chunk"]
             for prefix, arenas in (("", "heap_small_arenas"),
                                    ("medium_", "heap_medium_arenas")):
@@ -230,6 +231,8 @@ class Process(Memory):
                            arena.pool_address + i * arena.pool_size, freed)
                 for i in range(arena.npools)]
             arenas.append(arena)
+            if arena.is_medium:
+                figures["larger_blocks"] += sum(pool.nused for pool in arena.pools)
         return Heap(figures, sorted(arenas, key=arena_order))
 
     @contextmanager
@@ -314,6 +317,7 @@ class Process(Memory):
                     states[3] += 1
                 else:
                     states[2 if inuse else 1] += 1
+                figures["larger_blocks"] += inuse if arena.is_medium else 0
                 if inuse:
                     npools, nblocks = sizes.get(blocksize, (0, 0))
                     sizes[blocksize] = npools + 1, nblocks + inuse

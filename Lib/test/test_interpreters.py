@@ -59,9 +59,8 @@ def run_code(python, code, **variables):
     return result.stdout
 
 
-# ctypes is not for isolated interpreters; so the one that uses it shares the main GIL
-# (under pymem-run it has a heap all the same, in 3.13), and others with a GIL each work
-# beside it.
+# ctypes is not for isolated interpreters; so the one that uses it shares the main GIL, and
+# others with a GIL each work beside it.
 CROSSING = INTERPRETERS + """
 import ctypes
 api = ctypes.pythonapi
@@ -134,8 +133,8 @@ def test_many_interpreters_grow_no_more_than_stock(linked):
     assert ours < 1.1 * stock, (ours, stock)
 
 
-def test_an_interpreter_that_shares_the_gil_shares_the_heap(linked):
-    run_code(linked, INTERPRETERS + """
+def test_an_interpreter_that_shares_the_gil_shares_the_heap(several):
+    run_code(several, INTERPRETERS + """
 from pymem.heap import Heap
 interpreter = shared()
 execute(interpreter, "kept = [str(i) for i in range(1000)]")

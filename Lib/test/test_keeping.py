@@ -96,3 +96,42 @@ def test_what_is_no_size(size):
     result = run(BUILD / "python", "-c", "pass", environment=variables)
     assert result.returncode == -6
     assert f"PYMEM_KEEP is {text}" in result.stderr
+
+
+@pytest.mark.parametrize("size", [1000, 3000, 20_000])
+@pytest.mark.parametrize("who", ["itself", "main", "another"])
+def test_a_thread_that_waits_after_a_peak(served, who, size):
+    """128 MiB of blocks over 512 bytes, which are the thread's that asked for them; they
+    are freed, and from then on nothing is called."""
+    run_code(served, f"""
+import threading
+who, size = {who!r}, {size}
+blocks, may_free, are_free, end = [], *(threading.Event() for _ in range(3))
+made = threading.Event()
+def work():
+    blocks.extend(bytes(size) for _ in range(2**27 // size))
+    made.set()
+    if who == "itself":
+        may_free.wait()
+        blocks.clear()
+        are_free.set()
+    end.wait()
+before = resident()
+thread = threading.Thread(target=work)
+thread.start()
+made.wait()
+assert resident() - before > 120
+may_free.set()
+if who == "main":
+    blocks.clear()
+elif who == "another":
+    another = threading.Thread(target=blocks.clear)
+    another.start()
+    another.join()
+else:
+    are_free.wait()
+after = resident()
+assert after - before < 16 + 0.05 * 128, (before, after)
+end.set()
+thread.join()
+""")

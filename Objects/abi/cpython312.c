@@ -5,7 +5,7 @@
  *   _PyMem_DebugMalloc, _PyMem_ArenaAlloc,   is filled with them; the library has
  *   ... by these names                       them, and nobody reads the table
  *   those of since312.h                      sys, the end of interpreters
- *   __wrap_PyMem_RawCalloc                   pystate.o, through the linker's --wrap */
+ *   __wrap__PyEval_InitGIL                   pylifecycle.o, through the linker's --wrap */
 
 #include "abi.h"
 #include "pycore_interp.h"
@@ -15,18 +15,18 @@
 #define HEAP_OF(interp) (interp)->obmalloc.mgmt.arenas
 #include "since312.h"
 
-/* An interpreter's state is the one block that tells of a new one in time: the main
- * one's is no block. */
-extern void *__wrap_PyMem_RawCalloc(size_t nelem, size_t elsize);
-extern void *__real_PyMem_RawCalloc(size_t nelem, size_t elsize);
+/* Each interpreter gets its GIL, or the main one's, before it runs and after it was told
+ * whether it has a heap. */
+extern PyStatus __wrap__PyEval_InitGIL(PyThreadState *tstate, int own_gil);
+extern PyStatus __real__PyEval_InitGIL(PyThreadState *tstate, int own_gil);
 
-void *
-__wrap_PyMem_RawCalloc(size_t nelem, size_t elsize)
+PyStatus
+__wrap__PyEval_InitGIL(PyThreadState *tstate, int own_gil)
 {
-    if (elsize == sizeof(PyInterpreterState)) {
+    if (!uses_main_heap(tstate->interp)) {
         python_has_other_heaps();
     }
-    return __real_PyMem_RawCalloc(nelem, elsize);
+    return __real__PyEval_InitGIL(tstate, own_gil);
 }
 
 struct _PyTraceMalloc_Config *
