@@ -375,7 +375,8 @@ def main():
     return options.function(options)
 
 
-if __name__ == "__main__":
+def program():
+    """What the program pymem does, too."""
     try:
         sys.exit(main())
     except HeapError as error:
@@ -388,3 +389,7 @@ if __name__ == "__main__":
         sys.exit(1)
     except OSError as error:
         sys.exit(f"pymem: {error.filename or error}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    program()
