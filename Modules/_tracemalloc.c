@@ -549,6 +549,7 @@ static PyMethodDef module_methods[] = {
     {"get_traced_memory", tracemalloc_get_traced_memory, METH_NOARGS,
      get_traced_memory_doc},
     {"reset_peak", tracemalloc_reset_peak, METH_NOARGS, reset_peak_doc},
+    MORE_METHODS
     {NULL, NULL, 0, NULL}
 };
 

@@ -8,11 +8,14 @@
 #  error "a free-threaded CPython: its tracer needs the GIL"
 #endif
 
+#include "_tracerlinks.h"
+
 #define MODULE_NAME "_pymemtracer"
 
 static int
 tell_the_interpreter(void)
 {
+    tracer_link_others(tracer_is_tracing());
     /* Estimates are of blocks: an object of a free list has its block's traceback. */
     return python_trace_references(tracer_is_tracing() && tracer_sample_bytes() == 0);
 }
@@ -20,6 +23,7 @@ tell_the_interpreter(void)
 static void
 tell_the_interpreter_no(void)
 {
+    tracer_link_others(0);
     (void)python_trace_references(0);
 }
 
@@ -81,6 +85,22 @@ module_exec(PyObject *module)
                  "(pip install)", PY_VERSION, Py_GetVersion());
     return -1;
 }
+
+/* An extension module was loaded, which may report blocks of its own. */
+static PyObject *
+tracemalloc_link_others(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (tracer_is_tracing()) {
+        tracer_link_others(1);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(link_others_doc, "_link_others($module, /)\n--\n\n"
+"Let blocks that modules report, which were loaded since start(), be traced.");
+
+#define MORE_METHODS \
+    {"_link_others", tracemalloc_link_others, METH_NOARGS, link_others_doc},
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},

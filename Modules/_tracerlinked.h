@@ -3,6 +3,7 @@
 
 #define MODULE_NAME "_tracemalloc"
 #define MODULE_SLOTS NULL
+#define MORE_METHODS
 
 static struct PyModuleDef module_def;
 static int start(int nframe, size_t sample_bytes, uint64_t seed);

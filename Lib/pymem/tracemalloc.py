@@ -8,6 +8,7 @@ interpreter's own tracer, which is pymem's; in any other an extension module tha
 built with that version's headers, and hooks the allocators that the process has.
 """
 
+import _imp
 import tracemalloc as _standard
 import _tracemalloc as _tracer
 from tracemalloc import (BaseFilter, DomainFilter, Filter, Frame, Snapshot, Statistic,
@@ -46,6 +47,19 @@ def _refuse(nframe=1):
 
 
 _standard_start = _standard.start
+_load_module = _imp.create_dynamic
+
+
+def _load_and_link(*arguments):
+    module = _load_module(*arguments)
+    _tracer._link_others()
+    return module
+
+
+def _take_over(on):
+    """What is in the place of others' functions while the module's tracer is on."""
+    _standard.start = _refuse if on else _standard_start
+    _imp.create_dynamic = _load_and_link if on else _load_module
 
 
 def start(nframe=1, sample_bytes=0, *, seed=0):
@@ -56,7 +70,7 @@ def start(nframe=1, sample_bytes=0, *, seed=0):
     """
     _tracer.start(nframe, sample_bytes, seed)
     if _tracer.__name__ == "_pymemtracer":
-        _standard.start = _refuse
+        _take_over(True)
 
 
 def stop():
@@ -66,8 +80,8 @@ def stop():
     only passes on.
     """
     _tracer.stop()
-    if _standard.start is _refuse:
-        _standard.start = _standard_start
+    if _tracer.__name__ == "_pymemtracer":
+        _take_over(False)
 
 
 def take_snapshot():

@@ -79,8 +79,6 @@ def write_wheel(path, products, program):
     for name, product in products.items():
         wheel.add(name, product.read_bytes(), 0o755)
     wheel.add(f"{FOLDER}.data/scripts/pymem-run", program.read_bytes(), 0o755)
-    wheel.add(f"{FOLDER}.data/data/share/man/man1/pymem-run.1",
-              (TOP / "Doc" / "man" / "pymem-run.1").read_bytes())
     for name, data in information().items():
         wheel.add(f"{folder}/{name}", data)
     wheel.close(folder)
