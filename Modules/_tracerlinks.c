@@ -1,8 +1,9 @@
 /* Blocks that other extension modules report reach this tracer.
  *
  * NumPy and others call PyTraceMalloc_Track() and PyTraceMalloc_Untrack(), and _pymem
- * asks where a block was allocated.  Each of them has a table of the addresses of such functions, which the dynamic linker fills with the
- * interpreter's.  While this tracer is on, its own stand there.
+ * asks where a block was allocated.  Each of them has a table of the addresses of such
+ * functions, which the dynamic linker fills with the interpreter's.  While this tracer is
+ * on, its own stand there.
  *
  *   multiarray.so  call --> [ table: PyTraceMalloc_Track ] --> the interpreter's
  *                                                 \--> ours, while tracing

@@ -314,6 +314,52 @@ def test_another_version_is_told(environment):
                      "symbol|PyInit)", result.stderr)
 
 
+def test_page_of_who_allocates(environment):
+    """Its programs run, and the first line is the one that leaks."""
+    page = (TOP / "Doc" / "who-allocates.rst").read_text()
+    blocks = ["\n".join(line[3:] for line in block.splitlines())
+              for block in re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", page)]
+    program = blocks[1]
+    out = environment.python(program + "\n" + blocks[2].replace("...", "kept = bytes(10**6)")
+                             + "\n" + blocks[3] + "\ntracemalloc.stop()\n" + blocks[4])
+    number = program.splitlines().index(next(
+        line for line in program.splitlines() if "never taken out" in line)) + 1
+    assert re.match(rf"<string>:{number}: size=\d+ KiB, count=\d+", out), out
+    assert "<string>:" in out.splitlines()[3] and "+977 KiB" in out
+
+
+def test_others_blocks_reach_it(environment):
+    """A module that reports blocks, loaded before the tracer starts and after."""
+    if call(environment.bin("python"), "-c", "import _testcapi").returncode != 0:
+        pytest.skip("this CPython has no _testcapi (Debian: libpython3-testsuite)")
+    environment.python("""
+import sys, _testcapi, pymem.tracemalloc as tracemalloc
+track, untrack = _testcapi.tracemalloc_track, _testcapi.tracemalloc_untrack
+def domain_5():
+    return [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
+tracemalloc.start(2)
+track(5, 1 << 40, 777)
+assert domain_5() == [777]
+untrack(5, 1 << 40)
+assert domain_5() == []
+tracemalloc.stop()
+try: track(5, 1 << 40, 777)
+except RuntimeError: pass
+else: sys.exit("traced by nobody")
+import tracemalloc as standard
+standard.start()
+track(5, 1 << 40, 778)
+assert [t.size for t in standard.take_snapshot().traces if t.domain == 5] == [778]
+""")
+    environment.python("""
+import sys, pymem.tracemalloc as tracemalloc
+tracemalloc.start(2)
+import _testcapi
+_testcapi.tracemalloc_track(5, 1 << 40, 777)
+assert 777 in [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
+""")
+
+
 # The build.
 
 def test_missing_headers_are_named(tmp_path):
