@@ -56,7 +56,7 @@ class Environment:
                       if "__pycache__" not in path.parts)
 
     def run(self, *command, **options):
-        result = call(self.bin(command[0]), *command[1:], cwd=self.folder, **options)
+        result = call(self.bin(command[0]), *command[1:], cwd=self.folder.parent, **options)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -86,7 +86,8 @@ def environment(request, tmp_path_factory):
     made.run("python", "-m", "pip", "install", "--no-index", source)
     yield made
     made.run("python", "-m", "pip", "uninstall", "-y", "pymem-cpython")
-    assert set(made.listing()) ^ set(made.before) == set()
+    left = set(made.listing()) ^ set(made.before)
+    assert left == set(), left
 
 
 def test_commands_work_at_once(environment):
@@ -180,7 +181,7 @@ result = unittest.TextTestRunner().run(
 print(result.testsRun, *sorted(test.id().split(".")[-1] for test, _ in
                                result.failures + result.errors))
 """
-    result = call(environment.bin("python"), "-c", script, cwd=environment.folder)
+    result = call(environment.bin("python"), "-c", script, cwd=environment.folder.parent)
     if "no test suite" in result.stderr:
         pytest.skip("this CPython has no test suite (Debian: libpython3-testsuite)")
     number, *failed = result.stdout.splitlines()[-1].split()
@@ -302,7 +303,8 @@ def test_another_version_is_told(environment):
     site = environment.python("import _pymemtracer as m; print(m.__file__)").strip()
     folder = os.path.dirname(site)
     result = call(environment.bin("pymem-run"), "--stats", others[0], "-c",
-                  "import pymem.tracemalloc", env=clean_environment(PYTHONPATH=folder))
+                  "import pymem.tracemalloc", env=clean_environment(
+                      PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1"))
     assert result.returncode == 1
     assert "ImportError: pymem has no tracer for this CPython" in result.stderr
     assert re.search(r"# arenas allocated total +=", result.stderr)

@@ -65,7 +65,8 @@ def configured(pointer_size):
 def all_files():
     """The files of a source distribution: all that the two name."""
     words = set(re.split(r"[\s,:()\[\]]+", read("Makefile.am") + read("configure.ac")))
-    words |= {word + ".in" for word in words} | {"Makefile.am", "configure.ac"}
+    words |= {word + ".in" for word in words if word != "Makefile"}
+    words |= {"Makefile.am", "configure.ac"}
     return sorted(word for word in words
                   if word and not word.startswith(("/", ".", "build/"))
                   and (TOP / word).is_file())
