@@ -316,6 +316,17 @@ def test_another_version_is_told(environment):
                      "symbol|PyInit)", result.stderr)
 
 
+def test_flames_are_of_pymems_tracer(environment, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import _pymemtracer, sys\ndef make(): return [bytes(5000) for _ in "
+                      "range(50)]\nkept = make()\nassert _pymemtracer.is_tracing()\n")
+    for native in ([], ["--native"]):
+        output = tmp_path / "flame.txt"
+        environment.run("pymem", "flame", *native, "--format", "collapsed", "-o", output,
+                        script)
+        assert re.search(r"make \(script.py:2\)", output.read_text())
+
+
 def test_page_of_who_allocates(environment):
     """Its programs run, and the first line is the one that leaks."""
     page = (TOP / "Doc" / "who-allocates.rst").read_text()

@@ -126,7 +126,7 @@ def build(folder):
     """{path in site-packages: file}, and the program pymem-run."""
     b = Builder(folder)
     abi = f"Objects/abi/cpython{PYTHON.replace('.', '')}.c"
-    tables = b.add("tables", b.ours, make_list("TABLE_SOURCES"))
+    tables = b.add("tables", b.ours, make_list("TABLE_PARTS"))
     pymem = (b.add("pymem", b.theirs, make_list("PYMEM_MODULE"))
              + b.add("pymem", b.ours, make_list("PYMEM_MODULE_PARTS")) + tables)
     faults = b.add("faults", b.theirs, make_list("PYMEMFAULTS_MODULE")) + tables
@@ -138,7 +138,7 @@ def build(folder):
                         f'-DPACKAGE_VERSION_TEXT="{version()}"'],
                 make_list("pymem_run_SOURCES"))
     worker = b.add("bench", b.ours, make_list("bench_worker_SOURCES"))
-    record = b.add("bench", b.ours, make_list("RECORD_SOURCES"))
+    record = b.add("bench", b.ours, make_list("RECORD_PARTS"))
     b.compile()
     exports, suffix = "Modules/module.map", sysconfig.get_config_var("EXT_SUFFIX")
     products = {
