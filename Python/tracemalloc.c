@@ -55,6 +55,7 @@ static struct {
     int stacks_are_old;                 /* and are to go then */
     const struct trace_source *source;
     struct traced_domain *domains[NB_DOMAINS];  /* of this start */
+    int hooks_stayed;                   /* below others', at a stop */
 } tracer;
 
 /* What a thread allocates is traced, traced without being shown, or not traced. */
@@ -368,6 +369,8 @@ tracer_caller(void)
 
 /* The hooks. */
 
+static void *traced_malloc(void *ctx, size_t size);
+
 static inline int
 has_gil(const struct traced_domain *domain)
 {
@@ -396,9 +399,26 @@ trace_new_block(const struct traced_domain *domain, void *ptr, size_t size,
 
 /* While the allocator below works nothing is traced: it may ask the raw domain. */
 
+/* Hooks that stayed at a stop, and have nobody's over them any more, go.  With the GIL. */
+static COLD void
+take_late_hooks_off(void)
+{
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMemAllocatorEx found;
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &found);
+        while (found.malloc == traced_malloc) {
+            found = ((const struct traced_domain *)found.ctx)->below;
+            PyMem_SetAllocator((PyMemAllocatorDomain)domain, &found);
+        }
+    }
+}
+
 static NOINLINE void *
 malloc_that_may_be_traced(const struct traced_domain *domain, size_t size)
 {
+    if (UNLIKELY(tracer.hooks_stayed) && !tracer.is_tracing && has_gil(domain)) {
+        take_late_hooks_off();
+    }
     enum tracing how = is_to_be_traced(size);
     enum visibility before = tracer_pause();
     void *ptr = domain->below.malloc(domain->below.ctx, size);
@@ -646,7 +666,8 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     return 0;
 }
 
-/* A hook over which somebody has set another one stays, and only passes on. */
+/* A hook over which somebody has set another one stays, and only passes on, until a
+ * request finds that the other is gone. */
 static void
 take_hook_off(PyMemAllocatorDomain number)
 {
@@ -654,6 +675,9 @@ take_hook_off(PyMemAllocatorDomain number)
     PyMem_GetAllocator(number, &found);
     if (found.malloc == traced_malloc && found.ctx == tracer.domains[number]) {
         PyMem_SetAllocator(number, &tracer.domains[number]->below);
+    }
+    else {
+        tracer.hooks_stayed = 1;
     }
 }
 

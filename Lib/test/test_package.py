@@ -265,6 +265,24 @@ for sample in (0, 2000):
     tracemalloc.stop()
     assert [str(i) for i in range(5000)]
 """)
+    environment.python("""
+import ctypes, _pymem, pymem.tracemalloc as tracemalloc
+def functions():
+    found = []
+    for domain in range(3):
+        allocator = (ctypes.c_void_p * 5)()
+        ctypes.pythonapi.PyMem_GetAllocator(domain, allocator)
+        found.append(list(allocator))
+    return found
+before = functions()
+tracemalloc.start()
+_pymem.count()
+tracemalloc.stop()
+assert functions() != before
+_pymem.stop()
+kept = [str(i) for i in range(1000)]
+assert functions() == before            # nothing is left
+""")
 
 
 def test_one_tracer_at_a_time(environment):
