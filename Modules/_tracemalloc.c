@@ -13,7 +13,10 @@
  *   _PyTraceMalloc_Start, and all the others  3.12+: start, and its own module
  *
  * The rest of its list (PyTraceMalloc_Track and Untrack, _PyMem_DumpTraceback) is
- * what the tracer has anyway. */
+ * what the tracer has anyway.
+ *
+ * With TRACER_BESIDE it is an extension module for an interpreter that keeps its own:
+ * _tracerbeside.h. */
 
 #include "../Objects/abi/abi.h"
 
@@ -36,31 +39,18 @@ extern void _PyTraceMalloc_ResetPeak(void);
 
 /* -- start and stop ----------------------------------------------------------- */
 
-/* Of the configuration, whose own names differ by version. */
-enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };
-
-static int
-tell_the_interpreter(void)
-{
-    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
-    /* Asks to be told of each new object: also of those that a free list gives
-     * again, which have the stack of their block while samples are traced. */
-    int was_told = config->tracing;
-    config->tracing = tracer_is_tracing() && tracer_sample_bytes() == 0;
-    config->max_nframe = tracer_is_tracing() ? (int)tracer_max_frames() : 1;
-    return config->tracing != was_told ? python_trace_references(config->tracing) : 0;
-}
+#ifdef TRACER_BESIDE
+#  include "_tracerbeside.h"
+#else
+#  include "_tracerlinked.h"
+#endif
 
 static int
 start(int nframe, size_t sample_bytes, uint64_t seed)
 {
-    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
-    if ((int)config->initialized == FINALIZED && !Py_IsInitialized()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "the tracemalloc module has been unloaded");
+    if (check_the_interpreter() < 0) {
         return -1;
     }
-    config->initialized = INITIALIZED;
     if (nframe < 1 || nframe > MAX_TRACE_FRAMES) {
         PyErr_Format(PyExc_ValueError,
                      "the number of frames must be in range [1; %d]",
@@ -76,8 +66,7 @@ start(int nframe, size_t sample_bytes, uint64_t seed)
     }
     if (tell_the_interpreter() < 0) {
         tracer_stop();
-        config->tracing = 0;
-        config->max_nframe = 1;
+        tell_the_interpreter_no();
         return -1;
     }
     return 0;
@@ -90,80 +79,6 @@ _PyTraceMalloc_Stop(void)
     if (tracer_is_tracing()) {
         tracer_stop();
         (void)tell_the_interpreter();
-    }
-}
-
-/* PYTHONTRACEMALLOC_SAMPLE: the mean number of bytes between samples. */
-static int
-sample_bytes_of_environment(size_t *sample_bytes)
-{
-    const char *text = Py_GETENV("PYTHONTRACEMALLOC_SAMPLE");
-    *sample_bytes = 0;
-    if (text == NULL || *text == '\0') {
-        return 0;
-    }
-    char *end;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    if (*end != '\0' || *text == '-' || errno != 0 || n > PY_SSIZE_T_MAX) {
-        PyErr_Format(PyExc_ValueError, "PYTHONTRACEMALLOC_SAMPLE takes a "
-                     "number of bytes, not \"%s\"", text);
-        return -1;
-    }
-    *sample_bytes = (size_t)n;
-    return 0;
-}
-
-/* As the interpreter starts: nframe is what it was told, 0 for nothing. */
-static int
-start_from_environment(int nframe)
-{
-    assert(PyGILState_Check());
-    size_t sample_bytes;
-    if (sample_bytes_of_environment(&sample_bytes) < 0) {
-        return -1;
-    }
-    if (nframe == 0 && sample_bytes == 0) {
-        return 0;
-    }
-    /* Another cycle of Py_Initialize() and Py_FinalizeEx() may have been before. */
-    python_tracemalloc_config()->initialized = NOT_INITIALIZED;
-    return start(nframe != 0 ? nframe : 1, sample_bytes, 0);
-}
-
-/* Up to 3.11 always, from 3.12 on if PYTHONTRACEMALLOC is set. */
-#if PY_VERSION_HEX < 0x030C0000
-int
-_PyTraceMalloc_Init(int nframe)
-{
-    return start_from_environment(nframe);
-}
-#else
-int
-_PyTraceMalloc_Start(int max_nframe)
-{
-    return start_from_environment(max_nframe);
-}
-
-/* Nothing is left to do: the first start does it.  Releases of 3.13 declare either
- * type; all zeros is success in both. */
-typedef __typeof__(_PyTraceMalloc_Init()) init_result;   /* int or PyStatus */
-
-init_result
-_PyTraceMalloc_Init(void)
-{
-    return (init_result){0};
-}
-#endif
-
-void
-_PyTraceMalloc_Fini(void)
-{
-    struct _PyTraceMalloc_Config *config = python_tracemalloc_config();
-    assert(PyGILState_Check());
-    if ((int)config->initialized == INITIALIZED) {
-        config->initialized = FINALIZED;
-        _PyTraceMalloc_Stop();
     }
 }
 
@@ -309,7 +224,8 @@ _PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr)
     PyObject *stack = NULL;
     tracer_hold_stacks();
     if (!tracer_find(domain, ptr, &trace)) {
-        stack = Py_NewRef(Py_None);
+        Py_INCREF(Py_None);
+        stack = Py_None;
     }
     else {
         struct objects objects = {.shared = PyDict_New()};
@@ -331,10 +247,14 @@ trace_object(struct objects *objects, const struct trace *trace)
     unsigned total;
     tracer_stack_length(trace->stack, &total);
     PyObject *stack = stack_object(objects, trace->stack);
-    return stack != NULL
-        ? Py_BuildValue("(InOI)", trace->domain, (Py_ssize_t)trace->size, stack,
-                        total)
-        : NULL;
+    if (stack == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x03090000
+    return Py_BuildValue("(InOI)", trace->domain, (Py_ssize_t)trace->size, stack, total);
+#else
+    return Py_BuildValue("(InO)", trace->domain, (Py_ssize_t)trace->size, stack);
+#endif
 }
 
 struct known_trace {
@@ -497,7 +417,7 @@ tracemalloc_stop(PyObject *module, PyObject *Py_UNUSED(ignored))
 int
 _PyTraceMalloc_GetTracebackLimit(void)
 {
-    return python_tracemalloc_config()->max_nframe;
+    return tracer_is_tracing() ? (int)tracer_max_frames() : 1;
 }
 
 static PyObject *
@@ -629,6 +549,7 @@ static PyMethodDef module_methods[] = {
     {"get_traced_memory", tracemalloc_get_traced_memory, METH_NOARGS,
      get_traced_memory_doc},
     {"reset_peak", tracemalloc_reset_peak, METH_NOARGS, reset_peak_doc},
+    MORE_METHODS
     {NULL, NULL, 0, NULL}
 };
 
@@ -637,15 +558,8 @@ PyDoc_STRVAR(module_doc, "Which blocks of Python's memory are alive, and where t
 
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
-    "_tracemalloc",
-    module_doc,
-    0,
-    module_methods,
-    NULL, NULL, NULL, NULL
+    .m_name = MODULE_NAME,
+    .m_doc = module_doc,
+    .m_methods = module_methods,
+    .m_slots = MODULE_SLOTS,
 };
-
-PyMODINIT_FUNC
-PyInit__tracemalloc(void)
-{
-    return PyModule_Create(&module_def);
-}

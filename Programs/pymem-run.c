@@ -23,6 +23,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifndef PKGLIBDIR
+#  define PKGLIBDIR "pymem"
+#endif
+
 static const char usage[] =
     "usage: pymem-run [options] PYTHON [ARGUMENT...]\n"
     "\n"
@@ -60,10 +64,44 @@ fail(int status, const char *format, ...)
     exit(status);
 }
 
+/* The folder of this program, without links to it. */
+static void
+find_own_folder(char folder[PATH_MAX])
+{
+    ssize_t length = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+    folder[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(folder, '/');
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+}
+
+/* A program of the virtual environment that pip installed this one into: so that
+ * venv/bin/pymem-run python is the environment's, whether that is active or not. */
+static int
+find_in_own_environment(const char *name, char path[PATH_MAX])
+{
+#ifdef PYTHON_VERSION
+    char folder[PATH_MAX], marker[PATH_MAX + 20];
+    find_own_folder(folder);
+    snprintf(marker, sizeof(marker), "%s/../pyvenv.cfg", folder);
+    return strchr(name, '/') == NULL && access(marker, F_OK) == 0
+        && snprintf(path, PATH_MAX, "%s/%s", folder, name) < PATH_MAX
+        && access(path, X_OK) == 0;
+#else
+    (void)name;
+    (void)path;
+    return 0;
+#endif
+}
+
 /* Where execvp() would find a program. */
 static void
 find_program(const char *name, char path[PATH_MAX])
 {
+    if (find_in_own_environment(name, path)) {
+        return;
+    }
     const char *places = getenv("PATH");
     if (strchr(name, '/') != NULL || places == NULL) {
         if (access(name, F_OK) != 0) {
@@ -246,19 +284,21 @@ check_program(const char *name, int depth)
     check_elf(path, file);
 }
 
-/* Beside this program in a build, or where it was installed. */
+/* Beside this program in a build, or where it was installed; PYTHON_VERSION: by pip, into
+ * the folders of that version. */
 static void
 find_preload(char path[PATH_MAX])
 {
     char self[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    self[length > 0 ? length : 0] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash != NULL) {
-        *slash = '\0';
-    }
+    find_own_folder(self);
     static const char *const places[] = {
         "%s/.libs/pymem-preload.so", "%s/pymem-preload.so",
+#ifdef PYTHON_VERSION
+        "%s/../lib/python" PYTHON_VERSION "/site-packages/pymem/pymem-preload.so",
+        "%s/../lib/python" PYTHON_VERSION "/dist-packages/pymem/pymem-preload.so",
+        "%s/../lib64/python" PYTHON_VERSION "/site-packages/pymem/pymem-preload.so",
+        "%s/../pymem/pymem-preload.so",         /* pip install --target */
+#endif
         "%s/../lib/pymem/pymem-preload.so"};
     for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
         char candidate[2 * PATH_MAX];
@@ -442,6 +482,10 @@ main(int argc, char **argv)
     unsetenv("PYMEM_RUN_STATS_JSON");
     struct told told = read_options(argc, argv);
     check_variables();
+    char path[PATH_MAX];
+    if (find_in_own_environment(argv[optind], path)) {
+        argv[optind] = path;
+    }
     check_program(argv[optind], 0);
     preload_library();
     char text[100];

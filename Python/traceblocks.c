@@ -9,12 +9,15 @@
  *
  *   slot   [ holds code: 1 bit | blocksize - size: 7 bits | stack: 24 bits ]
  *
+ * Beside another memory subsystem, whose pools we can't ask for, the addresses of the
+ * blocks tell where slots belong: pycore_traceframes.h.
+ *
  * All others (large blocks, the raw domain, domains of libraries, estimates, the
  * stacks after 16,777,215 different ones) are in a hash table. */
 
 #include "pycore_traceblocks.h"
 #include "pycore_tracetables.h"
-#ifdef WITH_PYMALLOC
+#if defined(WITH_PYMALLOC) && !defined(TRACER_BESIDE)
 #  include "pycore_pymalloc.h"
 #  include "pycore_virtualmem.h"
 #endif
@@ -76,12 +79,17 @@ void
 blocks_use_filter(int on)
 {
     memset(trace_filter, 0, sizeof(trace_filter));
+#ifdef TRACER_BESIDE
+    on = 1;                 /* slots ask it, too */
+#endif
     filter_is_on = on;
 }
 
 /* Slots. */
 
-#ifdef WITH_PYMALLOC
+#if defined(TRACER_BESIDE)
+#  include "pycore_traceframes.h"
+#elif defined(WITH_PYMALLOC)
 
 static int
 is_small_block(uintptr_t ptr)
@@ -477,6 +485,16 @@ slots_clear(void)
 
 #endif
 
+#ifndef TRACER_BESIDE
+/* May the hash table have a trace of a block that has a slot? */
+static inline int
+may_be_elsewhere(uintptr_t ptr)
+{
+    (void)ptr;
+    return small_blocks_are_elsewhere;
+}
+#endif
+
 /* All others. */
 
 static int
@@ -529,7 +547,7 @@ block_store(const struct trace *trace, int is_estimate)
         store_in_map(trace);
     }
     else if (LIKELY(!is_estimate && slot_store(trace))) {
-        if (UNLIKELY(small_blocks_are_elsewhere)) {
+        if (UNLIKELY(may_be_elsewhere(trace->ptr))) {
             struct trace old = *trace;
             map_find_or_drop(&old, 1);
         }

@@ -55,6 +55,7 @@ static struct {
     int stacks_are_old;                 /* and are to go then */
     const struct trace_source *source;
     struct traced_domain *domains[NB_DOMAINS];  /* of this start */
+    int hooks_stayed;                   /* below others', at a stop */
 } tracer;
 
 /* What a thread allocates is traced, traced without being shown, or not traced. */
@@ -233,6 +234,8 @@ sample_is_due(size_t size)
     return 1;
 }
 
+#define SMALL_ENOUGH 512u               /* bytes: pymalloc's in all versions */
+
 /* How a request is to be traced; 0: not at all. */
 enum tracing { NOT_TRACED, TRACED, TRACED_HIDDEN };
 
@@ -240,8 +243,11 @@ static inline enum tracing
 is_to_be_traced(size_t size)
 {
     if (UNLIKELY(mine.visibility != SHOWN)) {
-        return mine.visibility == HIDDEN && tracer.sample_bytes == 0
+        return mine.visibility == HIDDEN && tracer.is_tracing && tracer.sample_bytes == 0
             ? TRACED_HIDDEN : NOT_TRACED;
+    }
+    if (UNLIKELY(!tracer.is_tracing)) {
+        return NOT_TRACED;      /* a hook that stayed below another one */
     }
     if (tracer.sample_bytes == 0) {
         return TRACED;
@@ -254,6 +260,22 @@ is_to_be_traced(size_t size)
         return NOT_TRACED;
     }
     return sample_is_due(size) ? TRACED : NOT_TRACED;
+}
+
+/* Most requests while samples are traced: small ones, which no allocator below passes on
+ * to the raw domain, before the next sample.  In a thread whose start this is samples are
+ * traced. */
+static inline int
+passes_untraced(size_t size)
+{
+    if (LIKELY(size < mine.bytes_left && size <= SMALL_ENOUGH && mine.visibility == SHOWN
+               && mine.start == atomic_load_explicit(&tracer.start,
+                                                     memory_order_relaxed)))
+    {
+        mine.bytes_left -= size;
+        return 1;
+    }
+    return 0;
 }
 
 /* May a block have a trace? */
@@ -347,6 +369,8 @@ tracer_caller(void)
 
 /* The hooks. */
 
+static void *traced_malloc(void *ctx, size_t size);
+
 static inline int
 has_gil(const struct traced_domain *domain)
 {
@@ -375,14 +399,27 @@ trace_new_block(const struct traced_domain *domain, void *ptr, size_t size,
 
 /* While the allocator below works nothing is traced: it may ask the raw domain. */
 
-static void *
-traced_malloc(void *ctx, size_t size)
+/* Hooks that stayed at a stop, and have nobody's over them any more, go.  With the GIL. */
+static COLD void
+take_late_hooks_off(void)
 {
-    const struct traced_domain *domain = ctx;
-    enum tracing how = is_to_be_traced(size);
-    if (how == TRACED) {
-        REMEMBER_CALLER();
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        PyMemAllocatorEx found;
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &found);
+        while (found.malloc == traced_malloc) {
+            found = ((const struct traced_domain *)found.ctx)->below;
+            PyMem_SetAllocator((PyMemAllocatorDomain)domain, &found);
+        }
     }
+}
+
+static NOINLINE void *
+malloc_that_may_be_traced(const struct traced_domain *domain, size_t size)
+{
+    if (UNLIKELY(tracer.hooks_stayed) && !tracer.is_tracing && has_gil(domain)) {
+        take_late_hooks_off();
+    }
+    enum tracing how = is_to_be_traced(size);
     enum visibility before = tracer_pause();
     void *ptr = domain->below.malloc(domain->below.ctx, size);
     if (how != NOT_TRACED) {
@@ -390,6 +427,19 @@ traced_malloc(void *ctx, size_t size)
     }
     tracer_resume(before);
     return ptr;
+}
+
+static void *
+traced_malloc(void *ctx, size_t size)
+{
+    const struct traced_domain *domain = ctx;
+    if (passes_untraced(size)) {
+        return domain->below.malloc(domain->below.ctx, size);
+    }
+    if (mine.visibility == SHOWN) {
+        REMEMBER_CALLER();
+    }
+    return malloc_that_may_be_traced(domain, size);
 }
 
 static void *
@@ -436,8 +486,9 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     int had_trace = 0;
     if (how != NOT_TRACED || may_be_traced(ptr)) {
         lock();
-        stack = how != NOT_TRACED ? prepare_trace(how, has_gil(domain)) : 0;
-        int has_room = how == NOT_TRACED || stack != 0;
+        int is_traced = how != NOT_TRACED && tracer.is_tracing;
+        stack = is_traced ? prepare_trace(how, has_gil(domain)) : 0;
+        int has_room = !is_traced || stack != 0;
         had_trace = has_room && block_drop(&old);
         unlock();
         if (!has_room) {
@@ -460,7 +511,7 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     else if (resized == NULL && had_trace) {
         block_store(&old, tracer.sample_bytes != 0);
     }
-    else if (resized != NULL && how != NOT_TRACED) {
+    else if (resized != NULL && stack != 0) {
         store_trace(0, (uintptr_t)resized, size, stack);
     }
     unlock();
@@ -615,6 +666,21 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     return 0;
 }
 
+/* A hook over which somebody has set another one stays, and only passes on, until a
+ * request finds that the other is gone. */
+static void
+take_hook_off(PyMemAllocatorDomain number)
+{
+    PyMemAllocatorEx found;
+    PyMem_GetAllocator(number, &found);
+    if (found.malloc == traced_malloc && found.ctx == tracer.domains[number]) {
+        PyMem_SetAllocator(number, &tracer.domains[number]->below);
+    }
+    else {
+        tracer.hooks_stayed = 1;
+    }
+}
+
 void
 tracer_stop(void)
 {
@@ -622,11 +688,11 @@ tracer_stop(void)
         return;
     }
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        PyMem_SetAllocator((PyMemAllocatorDomain)domain,
-                           &tracer.domains[domain]->below);
+        take_hook_off((PyMemAllocatorDomain)domain);
     }
     lock();
     tracer.is_tracing = 0;
+    tracer.start++;             /* no thread passes anything untraced any more */
     blocks_clear();
     clear_stacks();
     unlock();

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from pymem import running
 from pymem.heap import NO_MODULE, Heap, HeapError
 
 
@@ -247,7 +248,7 @@ class Peak:
         self.snapshot, self.highest, self.own = None, 0, 0
 
     def look(self):
-        import tracemalloc
+        tracemalloc = running.tracer()
         current = tracemalloc.get_traced_memory()[0] - self.own
         if current > 1.1 * self.highest:
             self.highest, self.snapshot = current, None
@@ -257,9 +258,9 @@ class Peak:
 
 
 def flame_traced(options, found):
-    import tracemalloc
     from pymem import flame as flaming
     from pymem.running import Ticker, run_script
+    tracemalloc = running.tracer()
     tracemalloc.start(options.frames)
     peak = Peak()
     ticker = Ticker(peak.look, 0.01) if options.peak else None
@@ -277,13 +278,12 @@ def flame_traced(options, found):
 
 
 def flame_native(options, found):
-    import tracemalloc
     import _pymem
     from pymem import flame as flaming, native
     from pymem.running import run_script
     if options.peak:
         raise HeapError("flame takes --peak or --native, not both")
-    tracemalloc.start(options.frames)
+    running.tracer().start(options.frames)
     _pymem.record()
 
     def at_end():
@@ -375,7 +375,8 @@ def main():
     return options.function(options)
 
 
-if __name__ == "__main__":
+def program():
+    """What the program pymem does, too."""
     try:
         sys.exit(main())
     except HeapError as error:
@@ -388,3 +389,7 @@ if __name__ == "__main__":
         sys.exit(1)
     except OSError as error:
         sys.exit(f"pymem: {error.filename or error}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    program()

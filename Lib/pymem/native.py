@@ -1,13 +1,13 @@
 """The C functions on a stack, by the symbols of the files they are in."""
 
 import struct
-import tracemalloc
 from functools import lru_cache
 
 import _pymem
 
 from pymem.elf import symbols
 from pymem.explain import traced
+from pymem.running import tracer
 
 RECORD = struct.Struct(f"={2 + _pymem.NATIVE_FRAMES}Q")
 # What calls Python code: frames further out are told by the Python stack.
@@ -56,6 +56,6 @@ def stop_recording():
     _pymem.stop()
     addresses = memoryview(records).cast("Q")[::RECORD.size // 8]
     tracebacks = [traced(address)[1] for address in addresses]
-    tracemalloc.stop()
+    tracer().stop()
     for (_, size, *frames), traceback in zip(RECORD.iter_unpack(records), tracebacks):
         yield size, traceback, stack(tuple(frames))

@@ -100,10 +100,11 @@ def play(path, name, allocator, worker, live):
 
 
 def find_worker():
-    """bench-worker, or None: it stands beside _pymem.so."""
+    """bench-worker, or None: it stands beside _pymem.so, or in the package."""
     import _pymem
-    worker = Path(_pymem.__file__).resolve().with_name("bench-worker")
-    return worker if worker.exists() else None
+    folder = Path(_pymem.__file__).resolve().parent
+    places = (folder / "bench-worker", folder / "pymem" / "bench-worker")
+    return next((path for path in places if path.is_file()), None)
 
 
 def replay(path, geometries, allocators):

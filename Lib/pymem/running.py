@@ -7,6 +7,15 @@ import threading
 import traceback
 
 
+def tracer():
+    """The module pymem.tracemalloc; the interpreter's own where there is none for it."""
+    try:
+        from pymem import tracemalloc
+    except ImportError:
+        import tracemalloc
+    return tracemalloc
+
+
 class Ticker(threading.Thread):
     """Calls function() every so many seconds until it is stopped."""
 

@@ -780,3 +780,40 @@ for turn in range(3):
     assert result.stdout.replace("False 7", "False 1") == first, result.stderr
     result = run(python, script, "all")
     assert (result.stdout, result.stderr) == ((first + later) * 3, "")
+
+
+def test_hooks_over_the_tracers_stay(python, tmp_path):
+    """They and the tracer's below them go on when it stops."""
+    check(python, """
+import _pymem, tracemalloc
+tracemalloc.start()
+early = [str(i) for i in range(5000)]
+_pymem.count()
+tracemalloc.stop()
+late = [str(i) for i in range(5000)]
+early.clear()
+tracemalloc.start()
+last = [str(i) * 20 for i in range(5000)]
+assert tracemalloc.get_traced_memory()[0] > 300_000
+requests = _pymem.stop()[0]
+assert requests > 10_000, requests
+late.clear()
+last.clear()
+tracemalloc.stop()
+assert [str(i) for i in range(5000)]
+""", tmp_path, PYTHONPATH=str(BUILD))
+
+
+def test_module_of_the_package_is_the_interpreters_tracer(python, tmp_path):
+    check(python, """
+import _tracemalloc, tracemalloc as standard
+from pymem import tracemalloc
+assert tracemalloc.is_tracing is _tracemalloc.is_tracing
+tracemalloc.start(3, sample_bytes=1000, seed=5)
+assert tracemalloc.get_sample_bytes() == 1000 and standard.is_tracing()
+tracemalloc.stop()
+standard.start()
+tracemalloc.start()
+assert isinstance(tracemalloc.take_snapshot(), standard.Snapshot)
+standard.stop()
+""", tmp_path, PYTHONPATH=str(BUILD))

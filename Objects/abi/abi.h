@@ -2,6 +2,9 @@
  * version, Objects/abi/cpython3XX.c.  Tools/relink compiles that file and the
  * module with the headers of the CPython that it links, and no other.
  *
+ * Where TRACER_BESIDE is defined the tracer is an extension module in a CPython that
+ * keeps its own memory subsystem: of the file the frames are taken, and beside.h.
+ *
  * From 3.12 on the file also says where its version keeps an interpreter's heap,
  * HEAP_OF(), and calls python_has_other_heaps() before an interpreter begins that does
  * not share the main one's: since312.h, which does the rest. */
@@ -9,8 +12,13 @@
 #ifndef PYMEM_ABI_H
 #define PYMEM_ABI_H
 
-#ifndef Py_BUILD_CORE_BUILTIN
+#if defined(TRACER_BESIDE)
+#  define Py_BUILD_CORE_MODULE
+#elif !defined(Py_BUILD_CORE_BUILTIN)
 #  define Py_BUILD_CORE_BUILTIN
+#endif
+#ifndef Py_BUILD_CORE
+#  define Py_BUILD_CORE
 #endif
 #include "Python.h"
 #include "pycore_code.h"

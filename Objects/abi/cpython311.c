@@ -8,7 +8,11 @@
 
 #include "abi.h"
 
-#include "before312.h"
+#ifdef TRACER_BESIDE
+#  include "beside.h"
+#else
+#  include "before312.h"
+#endif
 
 #define NEWEST_FRAME(tstate) (tstate)->cframe->current_frame
 #define FRAME_CODE(frame) (frame)->f_code

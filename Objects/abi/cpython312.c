@@ -11,6 +11,10 @@
 #include "pycore_interp.h"
 #include "pycore_runtime.h"
 
+#ifdef TRACER_BESIDE
+#  include "beside.h"
+#else
+
 /* Of its own allocator's state nothing is used: a pointer in it leads to the heap. */
 #define HEAP_OF(interp) (interp)->obmalloc.mgmt.arenas
 #include "since312.h"
@@ -41,6 +45,8 @@ python_trace_references(int on)
     (void)on;       /* the interpreter looks at the configuration itself */
     return 0;
 }
+
+#endif
 
 #define NEWEST_FRAME(tstate) (tstate)->cframe->current_frame
 #define FRAME_CODE(frame) (frame)->f_code

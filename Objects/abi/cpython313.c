@@ -16,6 +16,8 @@
 
 #include "abi.h"
 
+#ifndef TRACER_BESIDE
+
 /* Delayed frees: with the GIL no thread is waited for. */
 
 void
@@ -29,5 +31,7 @@ _PyObject_FreeDelayed(void *ptr)
 {
     PyObject_Free(ptr);
 }
+
+#endif
 
 #include "since313.h"

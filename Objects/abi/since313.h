@@ -5,6 +5,10 @@
 #include "pycore_interp.h"
 #include "pycore_runtime.h"
 
+#ifdef TRACER_BESIDE
+#  include "beside.h"
+#else
+
 #define HEAP_OF(interp) (interp)->obmalloc
 #include "since312.h"
 
@@ -79,6 +83,8 @@ python_trace_references(int on)
 {
     return PyRefTracer_SetTracer(on ? _PyTraceMalloc_TraceRef : NULL, NULL);
 }
+
+#endif
 
 #define NEWEST_FRAME(tstate) (tstate)->current_frame
 #define FRAME_CODE(frame) _PyFrame_GetCode(frame)

@@ -3,6 +3,8 @@
 
 #include "abi.h"
 
+#ifndef TRACER_BESIDE
+
 /* Delayed frees: with the GIL no thread is waited for. */
 
 void
@@ -20,6 +22,8 @@ _PyMem_ProcessDelayedNoDealloc(PyThreadState *tstate, delayed_dealloc_cb dealloc
     (void)dealloc;
     (void)state;
 }
+
+#endif
 
 #include "pycore_interpframe.h"
 #include "since313.h"

@@ -69,8 +69,8 @@ def report(results, pair):
                 for figure in ("speed", "memory")))
 
 
-def parse_options(prog, description, rounds, flags=()):
-    """The command line of a benchmark of whole programs; flags are its own."""
+def parse_options(prog, description, rounds, flags=(), values=()):
+    """The command line of a benchmark of whole programs; flags and values are its own."""
     parser = argparse.ArgumentParser(
         prog=prog, description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,6 +79,8 @@ def parse_options(prog, description, rounds, flags=()):
     parser.add_argument("--build", type=Path, default=TOP / "build")
     for flag in flags:
         parser.add_argument(flag, action="store_true")
+    for value, metavar in values:
+        parser.add_argument(value, metavar=metavar)
     names = [function.__name__ for function in PROGRAMS]
     parser.add_argument("programs", nargs="*", metavar="PROGRAM",
                         help=", ".join(names))

@@ -2,11 +2,13 @@
 """Time whole programs with tracemalloc on, on build/python and build/python-stock.
 
     bench_tracemalloc.py [--rounds=N] [--json=FILE] [PROGRAM...]
+    bench_tracemalloc.py --package=PYTHON [--rounds=N] [--json=FILE] [PROGRAM...]
 
 Each figure is relative to the same interpreter without tracing: processor time
 with 1 frame, with 25 frames, and (ours alone) with samples of 512 KiB; peak
 memory; and seconds for a snapshot of 1,000,000 traces.  Medians of rounds in
-which all ways run in turn.
+which all ways run in turn.  With --package it is one interpreter, which is not linked with
+pymem and has the package that pip installed: pymem.tracemalloc in it, and its own tracer.
 """
 
 import json
@@ -27,7 +29,9 @@ WAYS = {"off": (0, None), "1 frame": (1, None), "25 frames": (25, None),
 INTERPRETERS = {"pymem": "python", "CPython": "python-stock"}
 
 SNAPSHOT = """
-import gc, time, tracemalloc
+import gc, time
+try: from pymem import tracemalloc
+except ImportError: import tracemalloc
 gc.disable()
 tracemalloc.start(1)
 blocks = []
@@ -45,24 +49,33 @@ def ways_of(interpreter):
     return [way for way in WAYS if interpreter == "pymem" or way != "samples"]
 
 
-def run_program(python, name, way):
+def command_line(python, name, way, is_package):
+    """And the environment for it."""
     nframe, sample = WAYS[way]
-    environment = {} if sample is None else {
-        "PYTHONTRACEMALLOC_SAMPLE": str(sample)}
-    options = [] if nframe == 0 else ["-X", f"tracemalloc={nframe}"]
-    result = subprocess.run([python, "-s", *options, SCRIPT, name], text=True,
-                            stdout=subprocess.PIPE, env=environment)
+    if nframe == 0:
+        return [python, "-s", SCRIPT, name], {}
+    if is_package:
+        return [python, "-s", SCRIPT, name, str(nframe), str(sample or 0)], {}
+    return ([python, "-s", "-X", f"tracemalloc={nframe}", SCRIPT, name],
+            {} if sample is None else {"PYTHONTRACEMALLOC_SAMPLE": str(sample)})
+
+
+def run_program(python, name, way, is_package=False):
+    command, environment = command_line(python, name, way, is_package)
+    result = subprocess.run(command, text=True, stdout=subprocess.PIPE, env=environment)
     if result.returncode != 0:
         sys.exit(f"bench: {name} on {python} failed")
     return json.loads(result.stdout)
 
 
-def snapshot_seconds(python):
-    return float(subprocess.run([python, "-I", "-c", SNAPSHOT], text=True,
+def snapshot_seconds(python, without_package):
+    hidden = "import sys; sys.modules['pymem'] = None\n" if without_package else ""
+    return float(subprocess.run([python, "-I", "-c", hidden + SNAPSHOT], text=True,
                                 check=True, stdout=subprocess.PIPE).stdout)
 
 
-def measure(build, names, rounds):
+def measure(pythons, names, rounds, is_package):
+    """pythons: {interpreter: path}"""
     samples = {(name, interpreter, way): []
                for name in names for interpreter in INTERPRETERS
                for way in ways_of(interpreter)}
@@ -73,9 +86,10 @@ def measure(build, names, rounds):
             progress(f"round {turn + 1} of {rounds}: {name}, {interpreter}, "
                      f"{way}")
             samples[key].append(run_program(
-                build / INTERPRETERS[interpreter], name, way))
-        for interpreter, python in INTERPRETERS.items():
-            snapshots[interpreter].append(snapshot_seconds(build / python))
+                pythons[interpreter], name, way, is_package and interpreter == "pymem"))
+        for interpreter, python in pythons.items():
+            snapshots[interpreter].append(snapshot_seconds(
+                python, is_package and interpreter == "CPython"))
     progress("")
     results = {}
     for (name, interpreter, way), runs in samples.items():
@@ -105,9 +119,12 @@ def report(results, snapshots):
 
 
 def main():
-    options = parse_options("bench_tracemalloc.py", __doc__, 5)
-    results, snapshots = measure(options.build, options.programs or CHOSEN,
-                                 options.rounds)
+    options = parse_options("bench_tracemalloc.py", __doc__, 5,
+                            values=[("--package", "PYTHON")])
+    pythons = {interpreter: options.package or options.build / name
+               for interpreter, name in INTERPRETERS.items()}
+    results, snapshots = measure(pythons, options.programs or CHOSEN, options.rounds,
+                                 bool(options.package))
     report(results, snapshots)
     if options.json:
         options.json.write_text(json.dumps([results, snapshots], indent=1))

@@ -1,8 +1,8 @@
 """Programs as people write them, to time a whole interpreter with.
 
-    python programs.py NAME
+    python programs.py NAME [FRAMES [SAMPLE_BYTES]]
 
-Runs one of them and prints a line of JSON: seconds of processor time and the
+Runs one of them, with FRAMES under pymem.tracemalloc, and prints a line of JSON: seconds of processor time and the
 peak resident set.  Only the standard library is used.
 """
 
@@ -168,8 +168,12 @@ def peak_kib():
 
 def main():
     programs = {function.__name__: function for function in PROGRAMS}
-    if len(sys.argv) != 2 or sys.argv[1] not in programs:
-        sys.exit(f"usage: programs.py NAME; names: {', '.join(programs)}")
+    if not 2 <= len(sys.argv) <= 4 or sys.argv[1] not in programs:
+        sys.exit("usage: programs.py NAME [FRAMES [SAMPLE_BYTES]]; names: "
+                 + ", ".join(programs))
+    if len(sys.argv) > 2:
+        from pymem import tracemalloc
+        tracemalloc.start(*map(int, sys.argv[2:]))
     start = time.process_time()
     programs[sys.argv[1]]()
     spent = time.process_time() - start

@@ -1,0 +1,434 @@
+"""What pip installs, in a fresh virtual environment of CPythons found here.
+
+The oldest, the newest and the one that runs the tests; with PYMEM_PACKAGE=all (make
+check-package) every one from 3.8 on.  The running one installs the source distribution.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, pythons
+
+sys.path.insert(0, str(TOP / "Tools" / "package"))
+import projectfiles  # noqa: E402
+
+VERSION_OF = "import sys; print('%d.%d' % sys.version_info[:2])"
+
+
+def call(*command, **options):
+    return subprocess.run([str(word) for word in command], text=True, errors="replace",
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          **{"timeout": 300, "env": clean_environment(), **options})
+
+
+def chosen():
+    """{version: python}, of each version one that has headers."""
+    found = {}
+    for python in pythons(3, 8):
+        result = call(python, "-c", VERSION_OF + """
+import os, sysconfig
+print(os.path.exists(sysconfig.get_path('include') + '/Python.h'))""")
+        version, has_headers = result.stdout.split()
+        if has_headers == "True":
+            found.setdefault(version, python)
+    versions = sorted(found, key=lambda version: int(version[2:]))
+    if os.environ.get("PYMEM_PACKAGE") != "all":
+        running = "%d.%d" % sys.version_info[:2]
+        versions = [v for v in versions if v in (versions[0], running, versions[-1])]
+    return {version: found[version] for version in versions}
+
+
+class Environment:
+    def __init__(self, folder, version):
+        self.folder, self.version = folder, version
+        self.minor = int(version[2:])
+
+    def bin(self, name):
+        return self.folder / "bin" / name
+
+    def listing(self):
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*")
+                      if "__pycache__" not in path.parts)
+
+    def run(self, *command, **options):
+        result = call(self.bin(command[0]), *command[1:], cwd=self.folder.parent, **options)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def python(self, code, *arguments, **variables):
+        return self.run("python", "-c", code, *arguments,
+                        env=clean_environment(**variables))
+
+
+def backend(python, code, *arguments, **options):
+    return call(python, "-c", "import sys; sys.path.insert(0, sys.argv[1])\n"
+                "import pymembuild\n" + code, TOP / "Tools" / "package", *arguments,
+                **options)
+
+
+@pytest.fixture(scope="session", params=list(chosen()))
+def environment(request, tmp_path_factory):
+    version, python = request.param, chosen()[request.param]
+    folder = tmp_path_factory.mktemp("package") / "a venv"
+    result = call(python, "-m", "venv", folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    made, source = Environment(folder, version), TOP
+    if python == sys.executable:
+        result = backend(python, "print(pymembuild.build_sdist(sys.argv[2]))", folder.parent)
+        source = folder.parent / result.stdout.strip()
+        assert source.is_file(), result.stderr
+    made.before = made.listing()
+    made.run("python", "-m", "pip", "install", "--no-index", source)
+    yield made
+    made.run("python", "-m", "pip", "uninstall", "-y", "pymem-cpython")
+    left = set(made.listing()) ^ set(made.before)
+    assert left == set(), left
+
+
+def test_commands_work_at_once(environment):
+    version = projectfiles.version()
+    assert environment.run("pymem", "--version") == f"pymem {version}\n"
+    assert environment.run("python", "-m", "pymem", "--version") == f"pymem {version}\n"
+    assert environment.run("pymem-run", "--version") == f"pymem-run {version}\n"
+    assert f"Version: {version}\n" in environment.run("python", "-m", "pip", "show",
+                                                      "pymem-cpython")
+
+
+def test_pymem_run_takes_the_environments_python(environment):
+    """Though it is not active; and pymem serves."""
+    out = environment.run("pymem-run", "python", "-c", "import sys; print(sys.prefix)\n"
+                          "from pymem.heap import Heap\n"
+                          "print(Heap.take().statistics()['arenas']['current'] > 0)")
+    assert out.splitlines() == [str(environment.folder), "True"]
+
+
+def test_worker_and_faults_are_found(environment):
+    out = environment.python("""
+from pymem import faults, replay
+print(replay.find_worker() is not None)
+print(faults.call(lambda: [1] * 1000, "mem", fail_from=1).exception)""")
+    assert out.splitlines() == ["True", ""]
+
+
+# The tracer.
+
+def test_each_block_has_its_trace(environment):
+    """Over each allocator: sizes, lines, sums; blocks that are freed and moved."""
+    script = """
+import gc, random, pymem.tracemalloc as tracemalloc
+rng = random.Random(7)
+before = [bytes(n) for n in range(500)]     # not traced, and freed while others are
+tracemalloc.start(2)
+def make(n): return bytes(n)
+kept = {}
+for i in range(30000):
+    n = rng.choice((rng.randrange(40), rng.randrange(700), rng.randrange(5000)))
+    kept[rng.randrange(3000)] = make(n), n
+    if i == 9000: before.clear()
+array = bytearray()
+for i in range(3000): array.append(1)
+blocks = {}
+for trace in tracemalloc.take_snapshot().traces:
+    blocks.setdefault((trace.traceback[-1].lineno, trace.size), []).append(trace)
+expected = {}
+for key, (block, n) in kept.items():
+    if n > 1:
+        assert tracemalloc.get_object_traceback(block)[-1].lineno == 6
+        size = n + bytes.__basicsize__
+        expected[size] = expected.get(size, 0) + 1
+others = sum(len(blocks[6, size]) - count for size, count in expected.items())
+assert 0 <= others <= 3, others         # of the call itself, as a frame
+assert all(len(blocks[6, size]) >= count for size, count in expected.items())
+assert tracemalloc.get_object_traceback(before) is None
+del block, trace, blocks
+gc.collect()
+current = tracemalloc.get_traced_memory()[0]
+sizes = sum(trace[1] for trace in tracemalloc._get_traces())
+assert 0 <= sizes - current <= 4096, (sizes, current)
+kept.clear()
+assert tracemalloc.get_traced_memory()[0] < current - 1_000_000
+tracemalloc.clear_traces()
+assert tracemalloc.get_traced_memory()[0] < 10_000
+"""
+    mallocs = ["", "malloc", "debug", "malloc_debug"]
+    if environment.minor >= 13:
+        mallocs.append("mimalloc")
+    for malloc in mallocs:
+        environment.python(script, PYTHONMALLOC=malloc)
+    for options in ([], ["--debug"], ["--raw"]):
+        environment.run("pymem-run", *options, "python", "-c", script)
+
+
+def test_as_the_interpreters_own(environment):
+    """CPython's test_tracemalloc, with ours in place of the standard module."""
+    script = """
+import sys, unittest
+import tracemalloc as standard
+import pymem.tracemalloc as ours, _pymemtracer
+try:
+    from test import test_tracemalloc as tests
+except ImportError:
+    sys.exit("no test suite")
+tests.tracemalloc = ours
+sys.modules["_tracemalloc"] = _pymemtracer
+result = unittest.TextTestRunner().run(
+    unittest.defaultTestLoader.loadTestsFromModule(tests))
+print(result.testsRun, *sorted(test.id().split(".")[-1] for test, _ in
+                               result.failures + result.errors))
+"""
+    result = call(environment.bin("python"), "-c", script, cwd=environment.folder.parent)
+    if "no test suite" in result.stderr:
+        pytest.skip("this CPython has no test suite (Debian: libpython3-testsuite)")
+    number, *failed = result.stdout.splitlines()[-1].split()
+    assert int(number) > 40
+    known = set(KNOWN)
+    if environment.minor >= 13:
+        known.remove("test_new_reference")
+    assert set(failed) <= known, result.stderr
+
+
+# Before 3.13 nobody is told of an object that comes from a free list.
+KNOWN = ["test_new_reference"]
+
+
+def test_interpreters_threads_and_forks(environment):
+    environment.python("""
+import os, sys, threading
+import pymem.tracemalloc as tracemalloc
+def work(n):
+    kept = []
+    for i in range(n):
+        kept.append((i, str(i), [i] * (i % 70)))
+        if len(kept) > 500: kept = []
+def together(n, function, *arguments):
+    threads = [threading.Thread(target=function, args=arguments) for _ in range(n)]
+    for thread in threads: thread.start()
+    return threads
+tracemalloc.start(5)
+threads = together(3, work, 10000)
+for _ in range(5):
+    pid = os.fork()
+    if pid == 0:
+        work(1000)
+        os._exit(len(tracemalloc.take_snapshot().traces) < 10)
+    assert os.waitpid(pid, 0)[1] == 0
+for thread in threads: thread.join()
+try:
+    import _xxsubinterpreters as interpreters
+except ImportError:
+    import _interpreters as interpreters
+run = getattr(interpreters, "run_string", None) or interpreters.exec
+def interpret():
+    interpreter = interpreters.create()
+    run(interpreter, "kept = [(i, str(i)) for i in range(20000)]")
+    interpreters.destroy(interpreter)
+for _ in range(3):
+    for thread in together(2, interpret): thread.join()
+for thread in together(2, work, 10**8): pass
+""".replace("for thread in together(2, work, 10**8): pass", """
+for thread in (threading.Thread(target=work, args=(10**8,), daemon=True)
+               for _ in range(2)): thread.start()
+for i in range(40):
+    tracemalloc.stop()
+    tracemalloc.start(1 + i % 3, i % 2 * 1000)
+    tracemalloc.take_snapshot()
+class Late:
+    def __del__(self): self.made = [str(i) for i in range(1000)]
+late = Late()
+late.self = late"""))      # and the end, while threads allocate and all is traced
+
+
+def test_hooks_over_the_tracers_stay(environment):
+    environment.python("""
+import _pymem, pymem.tracemalloc as tracemalloc
+for sample in (0, 2000):
+    tracemalloc.start(1, sample)
+    early = [str(i) for i in range(5000)]
+    _pymem.count()
+    tracemalloc.stop()
+    assert tracemalloc.get_traced_memory() == (0, 0)
+    late = [str(i) for i in range(5000)]
+    early.clear()
+    assert tracemalloc.get_tracemalloc_memory() < 100_000
+    tracemalloc.start(1, sample)
+    last = [str(i) * 20 for i in range(5000)]
+    assert tracemalloc.get_traced_memory()[0] > 300_000
+    requests = _pymem.stop()[0]
+    assert requests > 5000, requests
+    late.clear()
+    last.clear()
+    tracemalloc.stop()
+    assert [str(i) for i in range(5000)]
+""")
+    environment.python("""
+import ctypes, _pymem, pymem.tracemalloc as tracemalloc
+def functions():
+    found = []
+    for domain in range(3):
+        allocator = (ctypes.c_void_p * 5)()
+        ctypes.pythonapi.PyMem_GetAllocator(domain, allocator)
+        found.append(list(allocator))
+    return found
+before = functions()
+tracemalloc.start()
+_pymem.count()
+tracemalloc.stop()
+assert functions() != before
+_pymem.stop()
+kept = [str(i) for i in range(1000)]
+assert functions() == before            # nothing is left
+""")
+
+
+def test_one_tracer_at_a_time(environment):
+    out = environment.python("""
+import tracemalloc, pymem.tracemalloc as ours
+ours.start()
+for start in (tracemalloc.start, lambda: (tracemalloc.start(), ours.start())):
+    try: start()
+    except RuntimeError as error: print(error)
+    ours.stop()
+tracemalloc.stop()
+ours.start()
+try: ours.start(-1)
+except ValueError as error: print(error)
+ours.stop()
+for arguments in ((0,), (1, -1)):
+    try: ours.start(*arguments)
+    except ValueError as error: print(error)
+try: ours.take_snapshot()
+except RuntimeError as error: print(error)
+""")
+    first, second, third, fourth, fifth, last = out.splitlines()
+    assert "pymem.tracemalloc is tracing" in first and "stop() first" in first
+    assert "interpreter's own tracemalloc is tracing" in second
+    assert "range [1; 65535]" in third and third == fourth
+    assert "sample_bytes is a number" in fifth
+    assert last.endswith("must be tracing memory allocations to take a snapshot")
+
+
+def test_another_version_is_told(environment):
+    """Its tracer is refused, and pymem-run serves it."""
+    others = [python for version, python in chosen().items()
+              if version != environment.version]
+    if not others:
+        pytest.skip("there is one version here")
+    site = environment.python("import _pymemtracer as m; print(m.__file__)").strip()
+    folder = os.path.dirname(site)
+    result = call(environment.bin("pymem-run"), "--stats", others[0], "-c",
+                  "import pymem.tracemalloc", env=clean_environment(
+                      PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1"))
+    assert result.returncode == 1
+    assert "ImportError: pymem has no tracer for this CPython" in result.stderr
+    assert re.search(r"# arenas allocated total +=", result.stderr)
+    result = call(others[0], "-c", "import importlib.util as u; s = "
+                  f"u.spec_from_file_location('_pymemtracer', {site!r}); "
+                  "s.loader.exec_module(u.module_from_spec(s))")
+    assert result.returncode == 1
+    assert re.search(rf"ImportError: .*(built for CPython {environment.version}\.|undefined "
+                     "symbol|PyInit)", result.stderr)
+
+
+def test_flames_are_of_pymems_tracer(environment, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import _pymemtracer, sys\ndef make(): return [bytes(5000) for _ in "
+                      "range(50)]\nkept = make()\nassert _pymemtracer.is_tracing()\n")
+    for native in ([], ["--native"]):
+        output = tmp_path / "flame.txt"
+        environment.run("pymem", "flame", *native, "--format", "collapsed", "-o", output,
+                        script)
+        assert re.search(r"make \(script.py:2\)", output.read_text())
+
+
+def test_page_of_who_allocates(environment):
+    """Its programs run, and the first line is the one that leaks."""
+    page = (TOP / "Doc" / "who-allocates.rst").read_text()
+    blocks = ["\n".join(line[3:] for line in block.splitlines())
+              for block in re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", page)]
+    program = blocks[1]
+    out = environment.python(program + "\n" + blocks[2].replace("...", "kept = bytes(10**6)")
+                             + "\n" + blocks[3] + "\ntracemalloc.stop()\n" + blocks[4])
+    number = program.splitlines().index(next(
+        line for line in program.splitlines() if "never taken out" in line)) + 1
+    assert re.match(rf"<string>:{number}: size=\d+ KiB, count=\d+", out), out
+    assert "<string>:" in out.splitlines()[3] and "+977 KiB" in out
+
+
+def test_others_blocks_reach_it(environment):
+    """A module that reports blocks, loaded before the tracer starts and after."""
+    if call(environment.bin("python"), "-c", "import _testcapi").returncode != 0:
+        pytest.skip("this CPython has no _testcapi (Debian: libpython3-testsuite)")
+    environment.python("""
+import sys, _testcapi, pymem.tracemalloc as tracemalloc
+track, untrack = _testcapi.tracemalloc_track, _testcapi.tracemalloc_untrack
+def domain_5():
+    return [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
+tracemalloc.start(2)
+track(5, 1 << 40, 777)
+assert domain_5() == [777]
+untrack(5, 1 << 40)
+assert domain_5() == []
+tracemalloc.stop()
+try: track(5, 1 << 40, 777)
+except RuntimeError: pass
+else: sys.exit("traced by nobody")
+import tracemalloc as standard
+standard.start()
+track(5, 1 << 40, 778)
+assert [t.size for t in standard.take_snapshot().traces if t.domain == 5] == [778]
+""")
+    environment.python("""
+import sys, pymem.tracemalloc as tracemalloc
+tracemalloc.start(2)
+import _testcapi
+_testcapi.tracemalloc_track(5, 1 << 40, 777)
+assert 777 in [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
+""")
+
+
+# The build.
+
+def test_missing_headers_are_named(tmp_path):
+    result = backend(sys.executable, "import sysconfig\n"
+                     "sysconfig.get_path = lambda name: '/nowhere'\n"
+                     "pymembuild.build_wheel(sys.argv[2])", tmp_path)
+    version = "%d.%d" % sys.version_info[:2]
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"pymem: /nowhere/Python.h is missing: the headers of CPython {version} (Debian, "
+        f"Ubuntu: apt-get install libpython{version}-dev; Fedora: dnf install "
+        f"python{version}-devel)\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_compiler_is_named(tmp_path):
+    result = backend(sys.executable, "pymembuild.build_wheel(sys.argv[2])", tmp_path,
+                     env=clean_environment(CC="no-such-compiler -O2"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("pymem: there is no C compiler no-such-compiler (")
+
+
+def test_choices_are_those_of_configure():
+    configured = (BUILD / "pyconfig.h").read_text()
+    ours = projectfiles.configured(8 if sys.maxsize > 2**32 else 4)
+    mimalloc = re.compile("^#(?:define|undef) WITH_MIMALLOC.*$", re.M)
+    assert "configure" not in ours.split("*/")[1]
+    # It is configured where its library is found.
+    assert (re.sub(r"/\* pyconfig.h.  Generated from .*\n", "", mimalloc.sub("", configured))
+            == mimalloc.sub("", ours))
+
+
+def test_a_source_distribution_is_what_is_committed():
+    """Each file of Makefile.am; nothing of a build."""
+    result = call("git", "-C", TOP, "ls-files")
+    if result.returncode != 0:
+        pytest.skip("this is no clone")
+    committed = set(result.stdout.splitlines())
+    assert set(projectfiles.all_files()) <= committed
+    assert len(projectfiles.all_files()) > 200
+    assert json.dumps(projectfiles.make_list("PACKAGE_SOURCES")).count(".py") > 15

@@ -1,0 +1,8 @@
+/* CPython 3.8: its frames.  It is not linked with the library: its tracer is always an
+ * extension module. */
+
+#include "abi.h"
+#include "beside.h"
+
+#define BYTES_OF_LASTI 1
+#include "before311.h"
