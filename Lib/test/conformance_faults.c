@@ -108,22 +108,12 @@ in_region(void *ptr)
     return region != NULL && (char *)ptr >= region && (char *)ptr < region + REGION;
 }
 
+/* Blocks that a fault takes from elsewhere; NULL: none. */
 static void *
-wrapped_malloc(size_t size)
+faulty_block(size_t size)
 {
-    static int stuck;
-    if (IS(2) && size == 0) {
-        return NULL;
-    }
     if (IS(3) && size == 0) {
         return nothing;
-    }
-    if (IS(8)) {
-        char *block = base.malloc(size + 8);
-        return block == NULL ? NULL : block + 8;
-    }
-    if (IS(12)) {
-        size = (uint32_t)size;
     }
     if (IS(16) && last_freed != NULL && size <= 64) {
         void *block = last_freed;
@@ -132,9 +122,6 @@ wrapped_malloc(size_t size)
         }
         return block;
     }
-    if (IS(17) && size > 300) {
-        size -= 64;
-    }
     if (IS(18) && size <= 64) {
         struct link *link = unguarded;
         if (link != NULL) {
@@ -142,25 +129,51 @@ wrapped_malloc(size_t size)
             for (volatile int i = 0; i < 50; i++) {
             }
             unguarded = next;
-            return link;
         }
-        size = 64;
+        return link;
     }
-    if (IS(20) && size < 200) {
-        void *block = thread_malloc(size);
-        if (block != NULL) {
-            return block;
-        }
+    return IS(20) && size < 200 ? thread_malloc(size) : NULL;
+}
+
+/* What the base is asked for. */
+static size_t
+faulty_size(size_t size)
+{
+    return IS(12) ? (uint32_t)size
+        : IS(17) && size > 300 ? size - 64
+        : IS(18) && size <= 64 ? 64 : size;
+}
+
+static void *
+locked_malloc(size_t size)
+{
+    if (!IS(19)) {
+        return base.malloc(size);
     }
-    if (IS(19)) {
-        pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&lock);
+    void *block = base.malloc(size);
+    for (volatile int i = 0; i < 200; i++) {
     }
-    void *block = IS(23) && stuck ? NULL : base.malloc(size);
-    if (IS(19)) {
-        for (volatile int i = 0; i < 200; i++) {
-        }
-        pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&lock);
+    return block;
+}
+
+static void *
+wrapped_malloc(size_t size)
+{
+    static int stuck;
+    if ((IS(2) && size == 0) || (IS(23) && stuck)) {
+        return NULL;
     }
+    if (IS(8)) {
+        char *block = base.malloc(size + 8);
+        return block == NULL ? NULL : block + 8;
+    }
+    void *block = faulty_block(size);
+    if (block != NULL) {
+        return block;
+    }
+    block = locked_malloc(faulty_size(size));
     stuck |= block == NULL && size < (1u << 24);
     if (IS(21) && block == NULL) {
         return (void *)-1;

@@ -20,6 +20,14 @@ OTHERS = ["PyMem_GetAllocator", "PyMem_SetAllocator", "PyMem_SetupDebugHooks",
 GIL = ["PyGILState_Ensure", "PyGILState_Release"]
 WHAT = {b"m": "malloc", b"c": "calloc", b"r": "realloc", b"f": "free"}
 IS_PYPY = sys.implementation.name == "pypy"
+if IS_PYPY:     # its memmove of ctypes takes a second for 4 MB
+    import _cffi_backend
+    _byte = _cffi_backend.new_pointer_type(_cffi_backend.new_primitive_type("char"))
+
+    def move(address, data, size):
+        _cffi_backend.memmove(_cffi_backend.cast(_byte, address), data, size)
+else:
+    move = ctypes.memmove
 # Holds the GIL in a call, as extensions do; PyPy's functions take it themselves.
 Holding = getattr(ctypes, "PyDLL", ctypes.CDLL)
 Prototype = getattr(ctypes, "PYFUNCTYPE", ctypes.CFUNCTYPE)
@@ -31,7 +39,7 @@ class Call(ctypes.Structure):
 
 
 class Arenas(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in ("nalloc", "nfree", "wrong", "size")]
+    _fields_ = [(name, ctypes.c_size_t) for name in ("nalloc", "nfree", "wrong")]
 
 
 SIGNATURES = {      # result, arguments
@@ -103,8 +111,11 @@ class Functions:
         self.mimalloc = bool(sysconfig.get_config_var("WITH_MIMALLOC"))
         self.addresses = {name: subject.find(name) for name in
                           [prefix + each for prefix in PREFIXES for each in FAMILY] + OTHERS}
+        interpreter = Interpreter()
         for name in GIL:
-            self.addresses[name] = Interpreter().find(name)
+            self.addresses[name] = interpreter.find(name)
+        self.error_occurred = Prototype(ctypes.c_void_p)(interpreter.find("PyErr_Occurred"))
+        self.error_clear = Prototype(None)(interpreter.find("PyErr_Clear"))
         self.functions = [[self.function(prefix + each, *SIGNATURES[each]) for each in FAMILY]
                           for prefix in PREFIXES]
 
@@ -130,6 +141,13 @@ class Functions:
     def need_debug_hooks(self, domain):
         self.need("PyMem_SetupDebugHooks")
 
+    def takes_exception(self):
+        """Is an exception set?  None is, afterwards."""
+        is_set = bool(self.error_occurred())
+        if is_set:
+            self.error_clear()
+        return is_set
+
     def malloc(self, domain, size):
         return self.functions[domain][0](size)
 
@@ -146,7 +164,7 @@ class Functions:
 
     @staticmethod
     def write(address, data):
-        ctypes.memmove(address, data, len(data))
+        move(address, data, len(data))
 
     @staticmethod
     def allocated_blocks():
@@ -204,9 +222,6 @@ class Driver(Functions):
     def arenas(self):
         counts = self.ask("arenas", result=Arenas)
         return counts.nalloc, counts.nfree, counts.wrong
-
-    def arena_size_asked(self):
-        return self.ask("arenas", result=Arenas).size
 
     def get_allocator(self, domain):
         fields = (ctypes.c_size_t * 5)()

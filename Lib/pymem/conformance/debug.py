@@ -74,7 +74,7 @@ def freed_bytes_are_dead(api, domain):
     api.free(domain, kept)
 
 
-def overflow_text(api, domain):
+def overflow_text(domain):
     return ("Debug memory block at address p=0x...: API '%s'\n"
             "    16 bytes originally requested\n"
             "    The 7 pad bytes at p-7 are FORBIDDENBYTE, as expected.\n"
@@ -82,8 +82,7 @@ def overflow_text(api, domain):
             "        at tail+0: 0x78 *** OUCH\n" % LETTERS[domain]
             + "".join("        at tail+%d: 0xfd\n" % i for i in range(1, 8))
             + "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n\n"
-            "Enable tracemalloc to get the memory block allocation traceback\n\n"
-            + fatal_line(api, "_PyMem_DebugRawFree", "bad trailing pad byte"))
+            "Enable tracemalloc to get the memory block allocation traceback\n\n")
 
 
 @promise("A write behind a block is noticed when it is freed. The text tells the block, its "
@@ -95,7 +94,9 @@ def overflow_is_told(api, domain):
         block = api.malloc(domain, 16)
         api.write(block + 16, b"x")
         api.free(domain, block)
-    death(misuse, overflow_text(api, domain), "a write behind a block")
+    death(misuse, overflow_text(domain)
+          + fatal_line(api, "_PyMem_DebugRawFree", "bad trailing pad byte"),
+          "a write behind a block")
 
 
 @promise("A write before a block is noticed when it is freed.", HOOKS, **DEBUG)

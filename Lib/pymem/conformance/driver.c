@@ -314,7 +314,6 @@ arena_hook_alloc(void *ctx, size_t size)
     struct arena_hook *hook = ctx;
     hook->counts.nalloc++;
     hook->counts.wrong_size += size != MIB;
-    hook->counts.size = size;
     if (countdown_fails(&hook->countdown)) {
         return NULL;
     }

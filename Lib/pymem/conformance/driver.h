@@ -58,7 +58,6 @@ size_t testpymem_take_calls(struct testpymem_call *calls, size_t room);
  * 1 MiB, and fails like a hook. */
 struct testpymem_arenas {
     size_t nalloc, nfree, wrong_size;
-    size_t size;            /* of the last one that was asked for */
 };
 void testpymem_arena_hook(size_t offset, long fail_at, int fail_on);
 struct testpymem_arenas testpymem_arenas(void);

@@ -111,7 +111,7 @@ def realloc_that_a_hook_fails_keeps_block(api, domain):
 
 
 @promise("pymalloc keeps requests of 1 to 512 bytes to itself; 0 bytes and larger ones reach "
-         "the hook of the raw domain.", C_API + "#the-pymalloc-allocator", domains=(1, 2))
+         "the hook of the raw domain.", C_API + "#the-pymalloc-allocator", domains=(1, 2), interpreter=True)
 def what_reaches_the_raw_domain(api, domain):
     if domain == RAW:
         return

@@ -99,6 +99,7 @@ random_size(uint32_t *state)
 struct crowd {
     int domain;
     int rounds;
+    int forks;              /* threads run on until all forks are done */
     struct block *slots[NSLOTS];
 };
 
@@ -163,7 +164,9 @@ crowd_run(void *arg)
 {
     struct member *member = arg;
     struct crowd *crowd = member->crowd;
-    for (int i = 0; i < crowd->rounds && member->result == 0; i++) {
+    for (int i = 0; member->result == 0
+         && (i < crowd->rounds
+             || __atomic_load_n(&crowd->forks, __ATOMIC_RELAXED)); i++) {
         struct block *block = block_ask(crowd->domain,
                                         random_size(&member->random));
         if (block != NULL && random_next(&member->random) % 4 == 0) {
@@ -242,6 +245,7 @@ testpymem_threads(int domain, int nthreads, int rounds, int over_fork)
     int started = 0, result = 0;
     crowd.domain = domain;
     crowd.rounds = rounds;
+    crowd.forks = over_fork;
     for (; started < nthreads && started < 64; started++) {
         members[started] = (struct member){
             &crowd, 2463534242u + 7919u * (uint32_t)started, 0};
@@ -254,6 +258,7 @@ testpymem_threads(int domain, int nthreads, int rounds, int over_fork)
     if (over_fork > 0 && result == 0) {
         result = fork_meanwhile(domain, over_fork);
     }
+    __atomic_store_n(&crowd.forks, 0, __ATOMIC_RELAXED);
     for (int i = 0; i < started; i++) {
         pthread_join(threads[i], NULL);
         result |= members[i].result;

@@ -19,7 +19,7 @@ def threads_share_blocks(api, domain):
 @promise("A process may fork while other threads allocate; the child goes on.",
          WHERE + "; os.fork() in docs.python.org/3/library/os.html#os.fork", **RAW_ONLY)
 def fork_while_threads_allocate(api, domain):
-    expect_no(api.threads(domain, 4, 20000, 20))
+    expect_no(api.threads(domain, 4, 1, 30))
 
 
 @promise("A block outlives the thread that asked for it.", WHERE, **RAW_ONLY)
