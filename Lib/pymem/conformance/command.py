@@ -80,6 +80,8 @@ def conformance(options):
             driver = subjects.build_driver(folder)
             subject = subjects.find_subject(options.subject, driver, options.prefix)
             results = show(subject, promises, options)
+    except BrokenPipeError:
+        raise
     except (subjects.CannotTest, OSError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
         print(f"pymem: {text}", file=sys.stderr)

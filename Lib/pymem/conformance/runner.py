@@ -57,8 +57,14 @@ def run(subject, promises, seconds, jobs, each=lambda result: None):
     """Results, in the order of the promises; each() hears of one when it is there."""
     results = []
     with ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(lambda promise: run_promise(subject, promise, seconds),
-                               promises):
-            each(result)
-            results.append(result)
+        futures = [pool.submit(run_promise, subject, promise, seconds)
+                   for promise in promises]
+        try:
+            for future in futures:
+                results.append(future.result())
+                each(results[-1])
+        except BaseException:       # Control-C: what did not begin is not begun
+            for future in futures:
+                future.cancel()
+            raise
     return results

@@ -162,6 +162,9 @@ class PythonSubject(Subject):
         facts = self.ask_facts()
         if tuple(facts["version"]) < OLDEST:
             raise CannotTest(f"{python} is older than 3.8")
+        if facts["pointer_size"] != 8:
+            raise CannotTest(f"{python} has pointers of {8 * facts['pointer_size']} bits; the "
+                             "promises are written for 64")
         self.title = f"{facts['implementation']} {facts['release']} ({python})"
         if facts["free_threaded"]:
             self.title += ", free-threaded"
@@ -189,4 +192,5 @@ def find_subject(what, driver, prefix=None):
         raise CannotTest(f"{what} is older than 3.8")
     if done.stdout.strip() != b"True":
         raise CannotTest(f"{what} is no Python")
-    return PythonSubject(python, driver)
+    # A child has another folder.  Links stay: a virtual environment is found by one.
+    return PythonSubject(os.path.abspath(python), driver)
