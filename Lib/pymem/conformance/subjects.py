@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SOURCES = ["driver.c", "load.c"]
 OLDEST = (3, 8)
 PREFIXES = ["", "je_", "mi_", "tc_"]        # of malloc, calloc, realloc and free
 DOMAIN_NAMES = ["raw", "mem", "object"]
@@ -22,14 +23,26 @@ class CannotTest(Exception):
     """One line that says why, and what to do."""
 
 
+def ready_driver():
+    """The driver that was built with the package, beside it as its modules are."""
+    path = Path(os.path.abspath(__file__)).parent.parent.parent / "_pymemconformance.so"
+    # Of a source tree it may be older than what it is made of.
+    is_old = path.exists() and (HERE.parent.parent / "test").is_dir() and any(
+        path.stat().st_mtime < (HERE / name).stat().st_mtime for name in SOURCES)
+    return path if path.exists() and not is_old else None
+
+
 def build_driver(folder):
-    """Its path, or None where no C compiler is."""
+    """Its path, or None where there is neither a driver nor a C compiler."""
+    ready = ready_driver()
+    if ready is not None:
+        return ready
     compiler = shlex.split(os.environ.get("CC", "cc"))
     if shutil.which(compiler[0]) is None:
         return None
     path = Path(folder) / "driver.so"
     command = [*compiler, "-O1", "-w", "-fPIC", "-shared", "-pthread", "-o", path,
-               HERE / "driver.c", HERE / "load.c"]
+               *(HERE / name for name in SOURCES)]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
