@@ -1,4 +1,4 @@
-/* The Python side of the tests: each function of _testpymem.h as a method.
+/* The Python side of the tests: what Lib/pymem/conformance/driver.h declares, as methods.
  *
  * Compiled once for each implementation under test, with the module's name as
  * TESTPYMEM_MODULE.  Addresses are ints; a NULL is None. */
@@ -6,7 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "_testpymem.h"
+#include "driver.h"
 
 #include <string.h>
 
@@ -34,11 +34,10 @@ address_or_none(const void *ptr)
 static PyObject *
 provided(PyObject *result)
 {
-    if (testpymem_missing != NULL) {
+    const char *missing = testpymem_take_missing();
+    if (missing != NULL) {
         Py_XDECREF(result);
-        PyErr_Format(PyExc_NotImplementedError, "there is no %s",
-                     testpymem_missing);
-        testpymem_missing = NULL;
+        PyErr_Format(PyExc_NotImplementedError, "there is no %s", missing);
         return NULL;
     }
     return result;
@@ -311,7 +310,7 @@ test_malloc_without_gil(PyObject *module, PyObject *args)
         return NULL;
     }
     testpymem_malloc_without_gil(domain);
-    Py_RETURN_NONE;
+    return provided_none();
 }
 
 static PyMethodDef methods[] = {
@@ -353,5 +352,6 @@ PyMODINIT_FUNC INIT_OF(TESTPYMEM_MODULE)(void);
 PyMODINIT_FUNC
 INIT_OF(TESTPYMEM_MODULE)(void)
 {
+    testpymem_provide_linked();
     return PyModule_Create(&definition);
 }

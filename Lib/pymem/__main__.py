@@ -291,6 +291,13 @@ def flame_native(options, found):
     return run_script(options.script, options.arguments, at_end)
 
 
+# conformance
+
+def conformance(options):
+    from pymem.conformance import command
+    return command.conformance(options)
+
+
 def positive(convert, what):
     def parse(text):
         try:
@@ -356,6 +363,10 @@ def parser():
     made.add_argument("--frames", type=number, default=25, metavar="N")
     made.add_argument("script", metavar="SCRIPT|SNAPSHOT")
     made.add_argument("arguments", nargs=argparse.REMAINDER)
+    made = command(conformance, "Ask an allocator for each promise that Python needs.")
+    from pymem.conformance.command import DESCRIPTION, add_options
+    made.description = DESCRIPTION
+    add_options(made, number, seconds)
     return main_parser
 
 
@@ -367,7 +378,8 @@ def main():
         print(f"pymem {VERSION}")
         return 0
     if options.command is None:
-        made.error("a command is needed: stats, heapmap, watch, explain, replay, flame")
+        made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
+                   "conformance")
     for name in ("script", "target", "trace"):
         path = getattr(options, name, None)
         if path and not path.isdigit() and not os.path.exists(path):

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from asked import Asked
 from oracle_differences import reason_to_differ
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("PYMEM_BUILD", TOP / "build")).resolve()
 sys.path.insert(0, str(BUILD))
+sys.path.insert(1, str(TOP / "Lib"))
 
 RAW, MEM, OBJ = range(3)
 DOMAINS = [RAW, MEM, OBJ]
@@ -257,7 +259,7 @@ def driver(implementation):
 def api(driver):
     """The module that drives one implementation; hooks are taken off after."""
     driver.take_calls()
-    yield driver
+    yield Asked(driver)
     for domain in DOMAINS:
         driver.unhook(domain)
 
@@ -271,12 +273,21 @@ class Child:
     def run(self, code, **variables):
         chosen = IMPLEMENTATIONS[self.implementation]
         code = f"import sys, {chosen.module} as api\n{code}"
+        path = os.pathsep.join(map(str, [chosen.folder, TOP / "Lib", TOP / "Lib" / "test"]))
         result = run(chosen.python, "-c", code, environment=clean_environment(
-            PYTHONPATH=str(chosen.folder), **variables))
+            PYTHONPATH=path, **variables))
         missing = re.search(r"^NotImplementedError: (.*)", result.stderr, re.M)
         if missing:
             raise Missing(missing[1])
         return result
+
+    def keeps(self, promise, *domain, **variables):
+        """A promise of pymem.conformance, as "group.name"; it raises what is broken."""
+        group, name = promise.split(".")
+        result = self.run(f"from asked import Asked\nfrom pymem.conformance import {group}\n"
+                          f"{group}.{name}({', '.join(map(str, ['Asked(api)', *domain]))})",
+                          **variables)
+        assert result.returncode == 0, result.stderr
 
     def fatal(self, code, **variables):
         """What was written to stderr, up to the fatal error, addresses

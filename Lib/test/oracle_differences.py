@@ -12,7 +12,7 @@ PYPY_HOOKS = "PyPy has no debug hooks, and ignores PYTHONMALLOC"
 
 # (tests, implementations, parameters or None, reason)
 DIFFERENCES = [
-    ("test_arenas_are_asked_for_and_given_back|test_lines_add_up|"
+    ("test_lines_add_up|"
      "test_rows_after_the_same_requests|test_form_is_cpythons", OLD, None,
      SMALL_ARENAS),
     ("test_long_overflow_text|test_without_gil|test_text_is_cpythons",
