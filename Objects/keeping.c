@@ -226,12 +226,13 @@ arenas_pool_rests(struct arena_set *set)
     }
 }
 
-/* A small heap is not worth a sweep. */
+/* A small heap is not worth a sweep.  Medium blocks are about as large as a page, and so
+ * more of their pages are free. */
 static int
 is_worth_a_sweep(const struct arena_set *set)
 {
-    enum { FEWEST_ARENAS = 16 };
-    return set->ncurrent >= FEWEST_ARENAS && !has_cpythons_rule(set);
+    size_t fewest_arenas = set->is_medium ? 4 : 16;
+    return set->ncurrent >= fewest_arenas && !has_cpythons_rule(set);
 }
 
 /* Has so much become free since the last one? */

@@ -222,11 +222,10 @@ sweep_arena(const struct arena_object *arena, void *state)
     return sweep->nleft == 0;
 }
 
-void
-heap_sweep(struct heap *heap)
+static void
+sweep_set(struct arena_set *set)
 {
     enum { AT_A_TIME = 256 };
-    struct arena_set *set = &heap->small_arenas;
     struct sweep sweep = {0, set->nswept, AT_A_TIME};
     if (arenas_visit(set, sweep_arena, &sweep) != 0) {
         set->nswept = sweep.nswept;
@@ -235,4 +234,11 @@ heap_sweep(struct heap *heap)
         set->nswept = 0;
         set->nopened = 0;
     }
+}
+
+void
+heap_sweep(struct heap *heap)
+{
+    sweep_set(&heap->small_arenas);
+    sweep_set(&heap->medium_arenas);
 }
