@@ -342,7 +342,8 @@ window_goes_on(struct arena_set *set)
         atomic_fetch_or(&set->heap->to_do, HEAP_RELEASES_KEPT);
     }
     int is_sparse = many_opened(set) || has_returned || set->nswept > 0;
-    if (is_sparse && has_settled(set)) {
+    int is_time = set->nswept > 0 || has_returned || virtual_clock() >= set->sweep_again;
+    if (is_sparse && is_time && has_settled(set)) {
         atomic_fetch_or(&set->heap->to_do, HEAP_SWEEPS);
     }
     if (resting_pools(set) > stay_for_good(set) || set->earned > 0 || is_sparse) {
