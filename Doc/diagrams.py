@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pymem import heapmap, replay
 from pymem.capi import free, malloc, read, realloc, write
-from pymem.heap import Heap, Usage
+from pymem.heap import Heap
 from pymem.native import function_at
 from pymem.picture import GRAY, INK, Picture, class_color, hsl, round_up
 
@@ -227,10 +227,28 @@ def resize():
 
 # Arenas
 
-def resident():
-    for line in open("/proc/self/status"):
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
+def layers():
+    """MiB of the arenas of small blocks: in blocks in use; of what is in memory besides, in
+    pools that are in use, and in free pools; and of address space."""
+    size, present = os.sysconf("SC_PAGESIZE"), 1 << 63
+    blocks = used = free_ones = space = 0
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        for arena in Heap.take().arenas:
+            if arena.is_medium:
+                continue
+            pagemap.seek(arena.pool_address // size * 8)
+            pages = array("Q", pagemap.read(arena.npools * arena.pool_size // size * 8))
+            per_pool = arena.pool_size // size
+            for i, pool in enumerate(arena.pools):
+                here = sum(page >= present
+                           for page in pages[i * per_pool:(i + 1) * per_pool]) * size
+                if pool.blocksize:
+                    used += here
+                else:
+                    free_ones += here
+            blocks += arena.used_bytes
+            space += arena.size
+    return [n / 2**20 for n in (blocks, max(used - blocks, 0), free_ones, space)]
 
 
 @diagram
@@ -238,59 +256,65 @@ def rss():
     samples, marks = [], []
 
     def sample(label=None):
-        usage = Usage.now()
         if label:
             marks.append((len(samples), label))
-        samples.append((usage.used_bytes, usage.held_bytes, resident()))
+        samples.append(layers())
 
     def busy(seconds):
         """The program goes on with something small."""
-        for _ in range(12):
-            end = time.monotonic() + seconds / 12
+        for _ in range(15):
+            end = time.monotonic() + seconds / 15
             while time.monotonic() < end:
                 free(malloc(500))
                 [bytes(300) for _ in range(64)]
             sample()
+    blocks, part = array("Q"), 25_000
     sample("builds")
-    blocks = array("Q")
-    for _ in range(40):
-        blocks.extend(malloc(100) for _ in range(25_000))
+    for _ in range(16):
+        blocks.extend(malloc(100) for _ in range(part))
         sample()
-    sample("drops 9 of 10, at random places")
+    sample("drops 99 of 100")
     left = array("Q")
-    for i in range(0, len(blocks), 25_000):
-        for j, p in enumerate(blocks[i:i + 25_000]):
-            if j * 7919 % 10:
+    for i in range(0, len(blocks), part):
+        for j, p in enumerate(blocks[i:i + part]):
+            if j * 7919 % 100:
                 free(p)
             else:
                 left.append(p)
         sample()
-    busy(0.6)
+    sample("goes on")
+    busy(3.0)
     sample("drops the rest")
-    for i in range(0, len(left), 5_000):
-        for p in left[i:i + 5_000]:
-            free(p)
+    for p in left:
+        free(p)
+    sample()
+    sample("waits")
+    for _ in range(8):
+        time.sleep(0.2)
         sample()
-    busy(1.2)
-    sample("PyMem_Trim()")
-    ctypes.pythonapi.PyMem_Trim()
-    for _ in range(6):
-        sample()
-    most = round_up(max(max(s) for s in samples) / 2**20)
+    sample("goes on")
+    busy(1.0)
+    most = round_up(max(s[3] for s in samples))
     picture = Picture(720)
-    names = [("used blocks", USED), ("arenas", "#c07a1b"), ("resident memory", "#8e44ad")]
+    names = [("blocks in use", USED), ("free blocks", "#9ec3e6"),
+             ("free pools, empty arenas", "#e9c48d"), ("arenas, in memory or not", "#8e44ad")]
     legend(picture, 60, 16, names)
-    picture.grid(60, 60, 640, 220, most, "", "MiB")
+    picture.grid(60, 62, 640, 220, most, "", "MiB in memory")
+    step = 640 / (len(samples) - 1)
 
-    def x_of(i):
-        return 60 + 640 * i / (len(samples) - 1)
-    for column, (_, color) in enumerate(names):
-        picture.line([(x_of(i), 280 - 220 * s[column] / 2**20 / most)
-                      for i, s in enumerate(samples)], color, 1.8)
+    def y_of(value):
+        return 282 - 220 * value / most
+    for i, of_sample in enumerate(samples[:-1]):
+        low = 0
+        for value, (_, color) in zip(of_sample, names[:3]):
+            picture.rectangle(60 + i * step, y_of(low + value), step + 0.3,
+                              y_of(low) - y_of(low + value), color)
+            low += value
+    picture.line([(60 + i * step, y_of(s[3])) for i, s in enumerate(samples)], names[3][1],
+                 1.6)
     for n, (i, label) in enumerate(marks):
-        picture.line([(x_of(i), 48), (x_of(i), 290)], "#999999", 0.6)
-        picture.text(x_of(i) + (3 if n < 3 else -3), 294, label, 10,
-                     anchor="start" if n < 3 else "end")
+        picture.line([(60 + i * step, 50), (60 + i * step, 292)], "#999999", 0.6)
+        picture.text(60 + i * step + 3, 296 + 12 * (n % 2), label, 10)
     return picture
 
 

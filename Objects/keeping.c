@@ -226,12 +226,13 @@ arenas_pool_rests(struct arena_set *set)
     }
 }
 
-/* A small heap is not worth a sweep. */
+/* A small heap is not worth a sweep.  Medium blocks are about as large as a page, and so
+ * more of their pages are free. */
 static int
 is_worth_a_sweep(const struct arena_set *set)
 {
-    enum { FEWEST_ARENAS = 16 };
-    return set->ncurrent >= FEWEST_ARENAS && !has_cpythons_rule(set);
+    size_t fewest_arenas = set->is_medium ? 4 : 16;
+    return set->ncurrent >= fewest_arenas && !has_cpythons_rule(set);
 }
 
 /* Has so much become free since the last one? */
@@ -341,7 +342,8 @@ window_goes_on(struct arena_set *set)
         atomic_fetch_or(&set->heap->to_do, HEAP_RELEASES_KEPT);
     }
     int is_sparse = many_opened(set) || has_returned || set->nswept > 0;
-    if (is_sparse && has_settled(set)) {
+    int is_time = set->nswept > 0 || has_returned || virtual_clock() >= set->sweep_again;
+    if (is_sparse && is_time && has_settled(set)) {
         atomic_fetch_or(&set->heap->to_do, HEAP_SWEEPS);
     }
     if (resting_pools(set) > stay_for_good(set) || set->earned > 0 || is_sparse) {

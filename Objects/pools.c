@@ -27,7 +27,7 @@
  * border.  Owns size_classes[].  Calls arenas.c for pools, heaps.c for what others
  * freed. */
 
-#include "pycore_pools.h"
+#include "pycore_rings.h"
 #include "pycore_arenas.h"
 #include "pycore_host.h"
 #include "pycore_sparse.h"
@@ -83,25 +83,6 @@ pool_is_valid(poolp pool)
             || (pool->next->prev == pool && pool->prev->next == pool));
 }
 
-/* A pool comes in last.  While it waits for its turn more of its blocks are
- * freed, so that malloc finds several in it: with the first place it would find
- * one, and every other call would move a pool out of the ring or back. */
-static void
-pool_link(poolp ring, poolp pool)
-{
-    pool->next = ring;
-    pool->prev = ring->prev;
-    ring->prev->next = pool;
-    ring->prev = pool;
-}
-
-static void
-pool_unlink(poolp pool)
-{
-    pool->prev->next = pool->next;
-    pool->next->prev = pool->prev;
-}
-
 /* The header, which few calls need, is looked at only where there are such pools. */
 static int
 pool_has_gone_pages(const struct heap *heap, poolp pool)
@@ -147,11 +128,18 @@ pool_cut_blocks(struct heap *heap, poolp pool, const struct size_class *class)
     pool->nextoffset = (uint16_t)(offset / ALIGNMENT);
 }
 
+static struct arena_set *
+arenas_of(struct heap *heap, const struct pool *pool)
+{
+    return pool_is_medium(pool) ? &heap->medium_arenas : &heap->small_arenas;
+}
+
 static void
 pool_became_full(struct heap *heap, poolp pool)
 {
-    if (!pool_is_medium(pool) && heap->small_arenas.nopened > 0) {
-        heap->small_arenas.nopened--;
+    struct arena_set *set = arenas_of(heap, pool);
+    if (set->nopened > 0) {
+        set->nopened--;
     }
     DEBUG_ASSERT(pool->inuse == size_classes[pool_class(pool)].nblocks);
     pool_unlink(pool);
@@ -167,8 +155,9 @@ pool_became_used_again(struct heap *heap, poolp pool)
     pool->inuse = (uint16_t)(size_classes[szclass].nblocks - 1);
     pool_link(&heap->usedpools[szclass], pool);
     DEBUG_ASSERT(pool_is_valid(pool));
-    if (szclass < NB_SMALL_SIZE_CLASSES && ++heap->small_arenas.nopened % 1024 == 0) {
-        arenas_pools_opened(&heap->small_arenas);
+    struct arena_set *set = arenas_of(heap, pool);
+    if (++set->nopened % (set->is_medium ? 64 : 1024) == 0) {   /* 8 MiB, or 16 */
+        arenas_pools_opened(set);
     }
 }
 
@@ -287,12 +276,12 @@ arena_release_kept(struct arena_object *arena)
  * release a pool each time, so the last pool of a class stays, unless an
  * arena could become empty by it. */
 static void
-small_pool_became_empty(poolp pool)
+small_pool_became_empty(struct heap *heap, poolp pool)
 {
     struct pool_header *header = pool_header_of(pool);
     struct arena_object *arena = header->arena;
     int is_new = !header->kept;
-    if (pool->next != pool->prev) {
+    if (!pool_is_last_of_class(heap, pool)) {
         pool_release(pool);
     }
     else if (is_new) {
@@ -313,10 +302,10 @@ small_pool_became_empty(poolp pool)
 /* An arena of medium pools has so few that it often could be empty but for a kept one:
  * there that stays until an arena would be bought, or a window of time ends. */
 static void
-medium_pool_became_empty(poolp pool)
+medium_pool_became_empty(struct heap *heap, poolp pool)
 {
     struct pool_header *header = pool_header_of(pool);
-    if (pool->next != pool->prev) {
+    if (!pool_is_last_of_class(heap, pool)) {
         pool_release(pool);
     }
     else if (!header->kept) {
@@ -336,10 +325,10 @@ pool_reached_border(struct heap *heap, poolp pool)
     }
     arenas_tick(heap);
     if (pool_is_medium(pool)) {
-        medium_pool_became_empty(pool);
+        medium_pool_became_empty(heap, pool);
     }
     else {
-        small_pool_became_empty(pool);
+        small_pool_became_empty(heap, pool);
     }
 }
 
@@ -486,30 +475,29 @@ pool_new(struct heap *heap, unsigned szclass)
 static void *
 take_block_from_ring(struct heap *heap, unsigned szclass)
 {
-    enum { AT_A_TIME = 8 };
     const struct size_class *class = &size_classes[szclass];
-    poolp ring = &heap->usedpools[szclass], put_behind = NULL;
-    unsigned nput_behind = 0;
+    poolp ring = &heap->usedpools[szclass];
     for (;;) {
         poolp pool = ring->next;
         if (UNLIKELY(is_lookout(pool))) {
             lookout_leave(pool);
             continue;
         }
-        if (pool == ring && (pool = pool_new(heap, szclass)) == NULL) {
-            return NULL;
+        if (pool == ring) {
+            if ((pool = ring_take_from_groups(heap, szclass)) == NULL
+                && (pool = pool_new(heap, szclass)) == NULL)
+            {
+                return NULL;
+            }
+        }
+        else if (pool->freeblock == NULL && !pool_is_uncut(heap, pool, class)) {
+            pool_became_full(heap, pool);
+            continue;
+        }
+        else if (pool_waits_in_group(heap, szclass, pool)) {
+            continue;
         }
         if (pool->freeblock == NULL) {
-            if (!pool_is_uncut(heap, pool, class)) {
-                pool_became_full(heap, pool);
-                continue;
-            }
-            if (pool->next != ring && pool != put_behind && nput_behind++ < AT_A_TIME) {
-                put_behind = put_behind == NULL ? pool : put_behind;
-                pool_unlink(pool);
-                pool_link(ring, pool);
-                continue;
-            }
             pool_cut_blocks(heap, pool, class);
         }
         block *bp = pool->freeblock;

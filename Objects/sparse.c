@@ -86,13 +86,18 @@ _Static_assert(MEDIUM_POOL_SIZE / SMALL_REQUEST_THRESHOLD <= POOL_SIZE / ALIGNME
                "medium pools have fewer blocks than small ones");
 
 /* The list leads all over the pool, and each step would wait for memory; one behind the
- * other all lines of the pool come sooner. */
+ * other all lines of the pool come sooner.  To look at a page that is gone would be a page
+ * fault. */
 static READS_WHILE_OTHERS_WRITE void
-load_cut_part(const struct pool *pool)
+load_cut_part(const struct pool *pool, uint32_t gone)
 {
     const volatile block *start = pool_address(pool);
-    size_t end = (size_t)pool->nextoffset * ALIGNMENT;
+    size_t end = (size_t)pool->nextoffset * ALIGNMENT, page = virtual_page_size();
     for (size_t offset = 0; offset < end; offset += 64) {
+        if ((gone >> offset / page & 1) != 0) {
+            offset += page - 64;
+            continue;
+        }
         (void)start[offset];
     }
 }
@@ -116,7 +121,7 @@ needed_pages(poolp pool, const struct size_class *class)
     unsigned ncut = pool_count_cut(pool, class);
     struct block_set free_blocks;
     memset(&free_blocks, 0, sizeof(free_blocks));
-    load_cut_part(pool);
+    load_cut_part(pool, header->gone);
     mark_free_blocks(pool, class, &free_blocks);
     page_set needed = class->first > 0 ? 1 : 0;
     for (unsigned i = 0; i * 64 < ncut; i++) {
@@ -188,13 +193,26 @@ pool_purge(poolp pool)
 }
 
 /* A sweep takes a few milliseconds in each window of time, and goes on in the next one.
- * Only pools of which three quarters are free: others may soon be full again. */
+ * Only pools of which three quarters are free: others may soon be full again, or sparse.
+ * So as long as those others lose blocks the sweep comes again. */
+
+#define SWEEP_AGAIN_MILLISECONDS 2000
 
 struct sweep {
     size_t nseen;               /* arenas, of which the first nswept are skipped */
     size_t nswept;
     unsigned nleft;             /* pools that may still be purged now */
 };
+
+/* Pools that have free blocks and are not sparse. */
+static void
+count_open(struct arena_set *set, const struct pool *pool)
+{
+    if (pool->next != NULL) {
+        set->nopen_seen++;
+        set->open_bytes_seen += (size_t)pool->inuse * pool->blocksize;
+    }
+}
 
 static int
 is_sparse(const struct pool *pool)
@@ -212,9 +230,13 @@ sweep_arena(const struct arena_object *arena, void *state)
     }
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
         poolp pool = arena_pool(arena, i);
-        if (pool->blocksize != 0 && is_sparse(pool)
-            && pool_purge(pool) > 0 && sweep->nleft > 0)
-        {
+        if (pool->blocksize == 0) {
+            continue;
+        }
+        if (!is_sparse(pool)) {
+            count_open(arena->set, pool);
+        }
+        else if (pool_purge(pool) > 0 && sweep->nleft > 0) {
             sweep->nleft--;
         }
     }
@@ -222,17 +244,34 @@ sweep_arena(const struct arena_object *arena, void *state)
     return sweep->nleft == 0;
 }
 
-void
-heap_sweep(struct heap *heap)
+/* All were seen.  The first time nobody knows whether others lose blocks. */
+static void
+sweep_ends(struct arena_set *set)
+{
+    int is_falling = set->open_bytes == 0
+        || set->open_bytes_seen < set->open_bytes - set->open_bytes / 8;
+    set->nopened = is_falling ? set->nopen_seen : 0;
+    set->open_bytes = is_falling ? set->open_bytes_seen : 0;
+    set->sweep_again = virtual_clock() + SWEEP_AGAIN_MILLISECONDS;
+    set->nswept = set->nopen_seen = set->open_bytes_seen = 0;
+}
+
+static void
+sweep_set(struct arena_set *set)
 {
     enum { AT_A_TIME = 256 };
-    struct arena_set *set = &heap->small_arenas;
     struct sweep sweep = {0, set->nswept, AT_A_TIME};
     if (arenas_visit(set, sweep_arena, &sweep) != 0) {
         set->nswept = sweep.nswept;
     }
     else {
-        set->nswept = 0;
-        set->nopened = 0;
+        sweep_ends(set);
     }
+}
+
+void
+heap_sweep(struct heap *heap)
+{
+    sweep_set(&heap->small_arenas);
+    sweep_set(&heap->medium_arenas);
 }

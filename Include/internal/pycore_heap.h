@@ -56,12 +56,17 @@ struct arena_set {
     size_t least_resting;       /* pools */
     unsigned nkept;             /* medium ones that are kept, or were: pools.c */
 
-    /* Of small pools. */
     size_t nopened;             /* full ones that came to have a free block, less those
                                    that became full, since the last sweep */
     size_t nopened_before;      /* the same, when the window began */
+    uint64_t sweep_after;       /* the next one where nothing settles, by virtual_clock() */
+
+    /* Of sparse.c. */
     size_t nswept;              /* arenas that the sweep has been through */
-    uint64_t sweep_after;       /* the next one, by virtual_clock() */
+    size_t nopen_seen;          /* pools in these that are neither full nor sparse */
+    size_t open_bytes_seen;     /* bytes in use in them */
+    size_t open_bytes;          /* the same, in all arenas, at the last sweep; 0: none */
+    uint64_t sweep_again;       /* not before, by virtual_clock() */
 
     size_t ntimes_allocated;    /* arenas bought so far */
     size_t ncurrent;            /* bought and not given back */
@@ -92,6 +97,9 @@ struct heap {
     /* usedpools[class].next is the pool that the next block of a size class comes
      * from.  The ring's own entry has no free block, so it needs no test apart. */
     struct pool usedpools[NB_SIZE_CLASSES];
+
+    struct pool_groups *groups; /* used pools that wait for their turn; NULL before there
+                                   is one: rings.c */
 
     /* While a window of time goes on in which nothing may happen off the fast path, a
      * lookout is first in each ring of small pools: see heap_post_lookouts(). */

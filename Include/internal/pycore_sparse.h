@@ -9,7 +9,7 @@
  * By the heap's owner. */
 size_t pool_purge(poolp pool);
 
-/* The same for small pools of which most is free, some at a time.  By the heap's owner. */
+/* The same for pools of which most is free, some at a time.  By the heap's owner. */
 void heap_sweep(struct heap *heap);
 
 /* Does a block of a pool lie in a page that is gone?  Then it is free, and in no list. */

@@ -7,7 +7,8 @@ Every answer names its process in the header Worker.  Only the standard library 
 
 import json
 import os
-import sys
+
+from whoserves import allocator
 
 RECORDS = 20_000
 DOCUMENT = json.dumps([
@@ -25,16 +26,6 @@ def page():
 
 def small():
     return json.dumps({"status": "ok", "pid": os.getpid()})
-
-
-def allocator():
-    """The libraries of allocators in this process, and how many blocks the
-    interpreter's own allocator serves."""
-    with open("/proc/self/maps") as maps:
-        names = {os.path.basename(line.split()[-1]) for line in maps}
-    return json.dumps({"blocks": sys.getallocatedblocks(), "libraries": sorted(
-        name for name in names if name.startswith(("pymem-preload", "libjemalloc",
-                                                   "libmimalloc")))})
 
 
 PAGES = {"/": page, "/small": small, "/allocator": allocator}

@@ -74,8 +74,8 @@ def information():
 
 def write_wheel(path, products, program):
     wheel, folder = Wheel(path), f"{FOLDER}.dist-info"
-    for source in make_list("PACKAGE_SOURCES"):
-        wheel.add(f"pymem/{Path(source).name}", (TOP / source).read_bytes())
+    for source in make_list("PACKAGE_SOURCES") + make_list("CONFORMANCE_SOURCES"):
+        wheel.add(source[len("Lib/"):], (TOP / source).read_bytes())
     for name, product in products.items():
         wheel.add(name, product.read_bytes(), 0o755)
     wheel.add(f"{FOLDER}.data/scripts/pymem-run", program.read_bytes(), 0o755)

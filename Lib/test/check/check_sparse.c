@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
@@ -215,22 +216,80 @@ START_TEST(a_second_call_gives_nothing)
 }
 END_TEST
 
-/* A program that goes on, if only with a block now and then. */
+static const struct { size_t n, least, most; unsigned one_of, at_a_time; } swept[] = {
+    {400000, 48, 128, 100, 1}, {10000, 2000, 5000, 10, 100},
+};
+
+static void
+go_on(size_t size, unsigned nblocks)
+{
+    void *now[100];
+    for (unsigned n = 0; n < nblocks; n++) {
+        now[n] = PyMem_Malloc(size);
+    }
+    for (unsigned n = 0; n < nblocks; n++) {
+        PyMem_Free(now[n]);
+    }
+}
+
+/* A program that goes on, if only with a block now and then; of medium ones some. */
 START_TEST(a_sweep_comes_by_itself)
 {
-    struct blocks blocks = build(400000, 48, 128);
+    struct blocks blocks = build(swept[_i].n, swept[_i].least, swept[_i].most);
     size_t full = resident_bytes();
-    thin_out(&blocks, 100);
+    thin_out(&blocks, swept[_i].one_of);
     for (int i = 0; i < 300 && resident_bytes() + 16 * MIB > full; i++) {
-        PyMem_Free(PyMem_Malloc(100));
+        go_on(swept[_i].most, swept[_i].at_a_time);
         usleep(20000);
     }
     if (virtual_page_size() <= POOL_SIZE / 4) {
-        ck_assert_uint_gt(pools_with_gone_pages(), 100);
+        ck_assert_uint_ge(pools_with_gone_pages(), 100);
         ck_assert_uint_le(resident_bytes() + 16 * MIB, full);
     }
     check_patterns(&blocks);
     refill(&blocks);
+    check_patterns(&blocks);
+    drop(&blocks);
+}
+END_TEST
+
+/* Half of the blocks stay when the sweep comes first.  Later all pools have free blocks
+ * already, and none tells that it loses more. */
+START_TEST(a_sweep_comes_again)
+{
+    struct blocks blocks = build(400000, 48, 128);
+    thin_out(&blocks, 2);
+    struct arena_set *set = &main_heap.small_arenas;
+    for (int i = 0; i < 300 && set->sweep_again == 0; i++) {
+        go_on(100, 1);
+        usleep(20000);
+    }
+    ck_assert_uint_ne(set->sweep_again, 0);
+    size_t before = resident_bytes();
+    thin_out(&blocks, 50);
+    for (int i = 0; i < 600 && resident_bytes() + 8 * MIB > before; i++) {
+        go_on(100, 1);
+        usleep(20000);
+    }
+    if (virtual_page_size() <= POOL_SIZE / 4) {
+        ck_assert_uint_le(resident_bytes() + 8 * MIB, before);
+    }
+    check_patterns(&blocks);
+    drop(&blocks);
+}
+END_TEST
+
+/* A second trim looks at no page that is gone: that would be a page fault. */
+START_TEST(pages_that_are_gone_stay_gone)
+{
+    struct blocks blocks = build(400000, 48, 128);
+    thin_out(&blocks, 100);
+    PyMem_Trim();
+    struct rusage before, after;
+    getrusage(RUSAGE_SELF, &before);
+    PyMem_Trim();
+    getrusage(RUSAGE_SELF, &after);
+    ck_assert_int_lt(after.ru_minflt - before.ru_minflt, 100);
     check_patterns(&blocks);
     drop(&blocks);
 }
@@ -306,7 +365,9 @@ main(void)
                         sizeof(sizes) / sizeof(*sizes));
     tcase_add_test(tc, mixed_sizes_that_come_and_go);
     tcase_add_test(tc, a_second_call_gives_nothing);
-    tcase_add_test(tc, a_sweep_comes_by_itself);
+    tcase_add_loop_test(tc, a_sweep_comes_by_itself, 0, sizeof(swept) / sizeof(*swept));
+    tcase_add_test(tc, a_sweep_comes_again);
+    tcase_add_test(tc, pages_that_are_gone_stay_gone);
     tcase_add_test(tc, a_block_takes_one_page_back);
     tcase_add_test(tc, blocks_that_others_freed_keep_their_page);
     return run_suite(suite);

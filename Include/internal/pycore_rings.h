@@ -1,0 +1,38 @@
+/* Rings of used pools, and which pool is next: rings.c. */
+
+#ifndef Py_INTERNAL_RINGS_H
+#define Py_INTERNAL_RINGS_H
+
+#include "pycore_pools.h"
+
+/* A pool comes in last.  While it waits for its turn more of its blocks are
+ * freed, so that malloc finds several in it: with the first place it would find
+ * one, and every other call would move a pool out of the ring or back. */
+static inline void
+pool_link(poolp ring, poolp pool)
+{
+    pool->next = ring;
+    pool->prev = ring->prev;
+    ring->prev->next = pool;
+    ring->prev = pool;
+}
+
+static inline void
+pool_unlink(poolp pool)
+{
+    pool->prev->next = pool->next;
+    pool->next->prev = pool->prev;
+}
+
+/* A pool at the head of a class's ring waits for its turn in a group if it is far from
+ * full, or if all that is left of it needs fresh memory.  0: it is not to wait. */
+int pool_waits_in_group(struct heap *heap, unsigned szclass, poolp pool);
+
+/* The fullest pool that waits comes into the ring, which is empty; those that need fresh
+ * memory come last.  NULL: none waits. */
+poolp ring_take_from_groups(struct heap *heap, unsigned szclass);
+
+/* Is a pool the only used one of its class? */
+int pool_is_last_of_class(const struct heap *heap, const struct pool *pool);
+
+#endif /* !Py_INTERNAL_RINGS_H */
