@@ -25,7 +25,7 @@
 #include "pycore_rings.h"
 #include "pycore_virtualmem.h"
 
-#define LEVELS 8u
+#define LEVELS POOL_LEVELS
 #define NEEDS_MEMORY LEVELS
 
 /* rings[class][level - 1]; zeros are an empty one. */
@@ -89,7 +89,7 @@ pool_waits_in_group(struct heap *heap, unsigned szclass, poolp pool)
     unsigned level = level_of(pool, &size_classes[szclass]);
     int is_alone = pool->next == &heap->usedpools[szclass] && !some_wait(heap, szclass);
     int is_kept = pool->inuse == 0;     /* where heap_release_kept() looks for it */
-    if (level == 0 || is_alone || is_kept || !have_groups(heap)) {
+    if (is_alone || is_kept || !have_groups(heap)) {
         return 0;
     }
     wait_in_group(heap, szclass, level, pool);

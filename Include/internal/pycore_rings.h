@@ -24,8 +24,17 @@ pool_unlink(poolp pool)
     pool->next->prev = pool->prev;
 }
 
-/* A pool at the head of a class's ring waits for its turn in a group if it is far from
- * full, or if all that is left of it needs fresh memory.  0: it is not to wait. */
+/* Less than an eighth of the blocks is free, and one of them needs no fresh memory. */
+#define POOL_LEVELS 8u
+static inline int
+pool_is_nearly_full(const struct pool *pool, const struct size_class *class)
+{
+    return ((unsigned)class->nblocks - pool->inuse) * POOL_LEVELS <= class->nblocks
+        && pool->freeblock != NULL;
+}
+
+/* A pool at the head of a class's ring that is not nearly full waits for its turn in a
+ * group.  0: it is not to wait, as it is the only one, or there is no memory. */
 int pool_waits_in_group(struct heap *heap, unsigned szclass, poolp pool);
 
 /* The fullest pool that waits comes into the ring, which is empty; those that need fresh

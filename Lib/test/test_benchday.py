@@ -1,4 +1,4 @@
-"""bench_day.py: days are alike under each allocator, and figures are of the one that serves."""
+"""bench_day.py: days are alike under each allocator, and figures are of the one asked for."""
 
 import json
 import sys
