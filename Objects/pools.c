@@ -340,7 +340,7 @@ medium_pool_reached_border(struct heap *heap, poolp pool)
     }
     else {
         arenas_tick(heap);
-        medium_pool_became_empty(pool);
+        medium_pool_became_empty(heap, pool);
     }
     heap_leave(heap);
 }
