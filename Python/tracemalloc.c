@@ -138,6 +138,18 @@ unlock(void)
     atomic_store_explicit(&lock_is_held, 0, memory_order_release);
 }
 
+void
+tracer_lock(void)
+{
+    lock();
+}
+
+void
+tracer_unlock(void)
+{
+    unlock();
+}
+
 /* No other thread is in the tables at a fork; the child goes on tracing. */
 
 static void
@@ -567,42 +579,6 @@ tracer_let_stacks_go(void)
     unlock();
 }
 
-unsigned
-tracer_stack_length(stack_id id, unsigned *total)
-{
-    lock();
-    unsigned length = stack_length(id, total);
-    unlock();
-    return length;
-}
-
-void
-tracer_stack_frames(stack_id id, struct trace_frame *frames,
-                    unsigned max_frames)
-{
-    lock();
-    stack_frames(id, frames, max_frames);
-    unlock();
-}
-
-struct trace_name
-tracer_file(uint32_t file)
-{
-    lock();
-    struct trace_name name = stack_file(file);
-    unlock();
-    return name;
-}
-
-void
-tracer_stack_counts(uint32_t *nstacks, size_t *nfiles)
-{
-    lock();
-    *nstacks = stacks_count();
-    *nfiles = stacks_file_count();
-    unlock();
-}
-
 /* Start and stop. */
 
 /* The context of a hook over what is there; NULL: no memory.  A hook of ours that
@@ -727,22 +703,6 @@ tracer_clear(void)
     unlock();
 }
 
-void
-tracer_memory(size_t *current, size_t *peak)
-{
-    lock();
-    blocks_memory(current, peak);
-    unlock();
-}
-
-void
-tracer_reset_peak(void)
-{
-    lock();
-    blocks_reset_peak();
-    unlock();
-}
-
 size_t
 tracer_own_memory(void)
 {
@@ -814,25 +774,6 @@ tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace)
         && trace->stack != HIDDEN_STACK;
     unlock();
     return found;
-}
-
-int
-tracer_snapshot(struct trace **traces, size_t *ntraces)
-{
-    lock();
-    *ntraces = blocks_count();
-    *traces = malloc((*ntraces + 1) * sizeof(**traces));
-    if (*traces != NULL) {
-        blocks_copy(*traces);
-    }
-    unlock();
-    return *traces != NULL ? 0 : -1;
-}
-
-void
-tracer_release(struct trace *traces)
-{
-    free(traces);
 }
 
 void

@@ -5,6 +5,7 @@
  *   Python/traceblocks.c    traces by block
  *   Python/tracestacks.c    call stacks, each kept once
  *   Python/tracedump.c      one of them as text
+ *   Python/tracequery.c     what is known, with the lock
  *   Python/tracetables.c    the two kinds of hash table they need
  *
  * It knows no Python object.  The frames of a thread come from a frame source:
@@ -109,6 +110,10 @@ struct trace {
     unsigned domain;
     stack_id stack;
 };
+
+/* The lock around all that is known.  Held for a moment, as waiting is looking again. */
+void tracer_lock(void);
+void tracer_unlock(void);
 
 /* The tracer as its users see it; these take the lock. */
 

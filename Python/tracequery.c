@@ -1,0 +1,79 @@
+/* What the tracer knows, for those who ask: stacks, files, sums, all traces.
+ *
+ * Owns nothing; each function takes the tracer's lock (tracemalloc.c) around what it reads
+ * of traceblocks.c and tracestacks.c. */
+
+#include "pycore_traceblocks.h"
+
+#include <stdlib.h>
+
+unsigned
+tracer_stack_length(stack_id id, unsigned *total)
+{
+    tracer_lock();
+    unsigned length = stack_length(id, total);
+    tracer_unlock();
+    return length;
+}
+
+void
+tracer_stack_frames(stack_id id, struct trace_frame *frames,
+                    unsigned max_frames)
+{
+    tracer_lock();
+    stack_frames(id, frames, max_frames);
+    tracer_unlock();
+}
+
+struct trace_name
+tracer_file(uint32_t file)
+{
+    tracer_lock();
+    struct trace_name name = stack_file(file);
+    tracer_unlock();
+    return name;
+}
+
+void
+tracer_stack_counts(uint32_t *nstacks, size_t *nfiles)
+{
+    tracer_lock();
+    *nstacks = stacks_count();
+    *nfiles = stacks_file_count();
+    tracer_unlock();
+}
+
+void
+tracer_memory(size_t *current, size_t *peak)
+{
+    tracer_lock();
+    blocks_memory(current, peak);
+    tracer_unlock();
+}
+
+void
+tracer_reset_peak(void)
+{
+    tracer_lock();
+    blocks_reset_peak();
+    tracer_unlock();
+}
+
+int
+tracer_snapshot(struct trace **traces, size_t *ntraces)
+{
+    tracer_lock();
+    *ntraces = blocks_count();
+    *traces = malloc((*ntraces + 1) * sizeof(**traces));
+    if (*traces != NULL) {
+        blocks_copy(*traces);
+    }
+    tracer_unlock();
+    return *traces != NULL ? 0 : -1;
+}
+
+void
+tracer_release(struct trace *traces)
+{
+    free(traces);
+}
