@@ -301,10 +301,10 @@ small_pool_became_empty(struct heap *heap, poolp pool)
 
 /* An arena of medium pools has so few that it often could be empty but for a kept one:
  * there that stays until an arena would be bought, or a window of time ends. */
-static void
+static inline void
 medium_pool_became_empty(struct heap *heap, poolp pool)
 {
-    struct pool_header *header = pool_header_of(pool);
+    struct pool_header *header = medium_header_of(pool);
     if (!pool_is_last_of_class(heap, pool)) {
         pool_release(pool);
     }

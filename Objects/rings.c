@@ -116,9 +116,8 @@ ring_take_from_groups(struct heap *heap, unsigned szclass)
 }
 
 int
-pool_is_last_of_class(const struct heap *heap, const struct pool *pool)
+pool_has_others_waiting(const struct heap *heap, const struct pool *pool)
 {
     unsigned szclass = pool_class(pool);
-    const struct pool *ring = &heap->usedpools[szclass];
-    return pool->next == ring && pool->prev == ring && !some_wait(heap, szclass);
+    return pool->next != &heap->usedpools[szclass] || some_wait(heap, szclass);
 }

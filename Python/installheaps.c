@@ -89,6 +89,38 @@ shares_main_gil(const char *interp)
     return 0;
 }
 
+/* Where a thread's state has the address of its interpreter: to ask for it costs a call in
+ * each request.  It is learned from states whose interpreter was asked for, of two
+ * interpreters at least; each one that is asked for later has to agree.  0: not known. */
+static atomic_size_t place_of_interpreter;
+
+static void
+learn_place(const char *tstate, const void *interp)
+{
+    enum { LEARNING, LEARNED, NO_PLACE };
+    static int stage;
+    static size_t place;            /* the first word of a state links it with others */
+    static const void *first;
+    enum { LAST_WORD = 7 };
+    size_t found = 0;
+    for (size_t i = LAST_WORD; i > 0; i--) {
+        if (((const void *const *)tstate)[i] == interp) {
+            found = i * sizeof(void *);
+        }
+    }
+    if (found == 0 || (first != NULL && found != place)) {
+        stage = NO_PLACE;
+    }
+    else if (first == NULL) {
+        first = interp;
+        place = found;
+    }
+    else if (interp != first && stage == LEARNING) {
+        stage = LEARNED;
+    }
+    place_of_interpreter = stage == LEARNED ? place : 0;
+}
+
 static int
 uses_main_heap(void *interp)
 {
@@ -128,9 +160,13 @@ heap_begin(const char *interp, int64_t id)
 }
 
 static COLD struct heap *
-heap_look_up(void *interp, unsigned long changes)
+heap_look_up(const void *tstate, unsigned long changes)
 {
+    void *interp = interpreter.PyThreadState_GetInterpreter((void *)tstate);
     struct heap *heap = &main_heap;
+    pthread_mutex_lock(&lock);
+    learn_place(tstate, interp);
+    pthread_mutex_unlock(&lock);
     if (!uses_main_heap(interp)) {
         int64_t id = interpreter.PyInterpreterState_GetID(interp);
         pthread_mutex_lock(&lock);
@@ -151,14 +187,16 @@ heap_look_up(void *interp, unsigned long changes)
 static struct heap *
 heap_of_their_interpreter(void)
 {
-    void *tstate = interpreter.PyThreadState_GetUnchecked();
+    char *tstate = interpreter.PyThreadState_GetUnchecked();
     if (tstate == NULL) {
         return NULL;
     }
-    void *interp = interpreter.PyThreadState_GetInterpreter(tstate);
+    size_t place = atomic_load_explicit(&place_of_interpreter, memory_order_relaxed);
+    const void *interp = LIKELY(place != 0) ? *(const void *const *)(tstate + place)
+        : interpreter.PyThreadState_GetInterpreter(tstate);
     unsigned long changes = atomic_load_explicit(&nchanges, memory_order_acquire);
     return LIKELY(interp == known.interp && changes == known.nchanges) ? known.heap
-        : heap_look_up(interp, changes);
+        : heap_look_up(tstate, changes);
 }
 
 /* The raw domain. */

@@ -338,9 +338,9 @@ add_trace(unsigned domain, uintptr_t ptr, size_t size, enum tracing how, int has
     return stack != 0 ? 0 : -1;
 }
 
-/* The object's block that was traced last, and where: CPython tells of each new
- * object right after its block was allocated.  Protected by the GIL. */
-static struct {
+/* The object's block that this thread traced last, and where: CPython tells of each new
+ * object right after its block was allocated, in the same thread. */
+static FAST_THREAD_LOCAL struct {
     uintptr_t ptr;
     struct trace_position where;
 } newest;

@@ -213,10 +213,17 @@ pool_address(const struct pool *pool)
     return (block *)(uintptr_t)(start | offset);
 }
 
+/* Of a medium pool, or of any. */
+static inline struct pool_header *
+medium_header_of(poolp pool)
+{
+    return (struct pool_header *)(pool + 1);
+}
+
 static inline struct pool_header *
 pool_header_of(poolp pool)
 {
-    return pool_is_medium(pool) ? (struct pool_header *)(pool + 1)
+    return pool_is_medium(pool) ? medium_header_of(pool)
         : (struct pool_header *)pool_address(pool);
 }
 

@@ -41,7 +41,16 @@ int pool_waits_in_group(struct heap *heap, unsigned szclass, poolp pool);
  * memory come last.  NULL: none waits. */
 poolp ring_take_from_groups(struct heap *heap, unsigned szclass);
 
+/* A pool is alone in its ring or group.  Has its class others in groups, or is it itself in
+ * one? */
+int pool_has_others_waiting(const struct heap *heap, const struct pool *pool);
+
 /* Is a pool the only used one of its class? */
-int pool_is_last_of_class(const struct heap *heap, const struct pool *pool);
+static inline int
+pool_is_last_of_class(const struct heap *heap, const struct pool *pool)
+{
+    return pool->next == pool->prev
+        && (heap->groups == NULL || !pool_has_others_waiting(heap, pool));
+}
 
 #endif /* !Py_INTERNAL_RINGS_H */
