@@ -39,6 +39,12 @@ counting_free(void *ctx, void *ptr)
     below.free(ctx, ptr);
 }
 
+#ifdef WITH_PYMALLOC
+#  define UNHOOKED PYMEM_ALLOCATOR_PYMALLOC
+#else
+#  define UNHOOKED PYMEM_ALLOCATOR_MALLOC
+#endif
+
 static void
 hook_one_function(PyMemAllocatorDomain domain, int which)
 {
@@ -58,7 +64,7 @@ START_TEST(a_hook_of_one_function_sees_every_call)
 {
     const size_t sizes[] = {0, 1, 16, 512};
     int domain = _i / 4, which = _i % 4;
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    _PyMem_SetupAllocators(UNHOOKED);
     const struct family *f = &families[domain];
     for (size_t i = 0; i < 4; i++) {
         hook_one_function((PyMemAllocatorDomain)domain, which);
@@ -78,7 +84,7 @@ END_TEST
 
 START_TEST(a_way_is_open_while_its_allocator_is_the_first)
 {
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    _PyMem_SetupAllocators(UNHOOKED);
     int is_malloc = _PyMem_Allocators[PYMEM_DOMAIN_RAW].malloc == _PyMem_RawMalloc;
     ck_assert_int_eq(short_ways[PYMEM_DOMAIN_RAW].span != 0, is_malloc);
     ck_assert_int_eq(no_medium_below != 0, is_malloc);
@@ -105,7 +111,7 @@ END_TEST
 START_TEST(a_way_that_opens_again_leads_to_the_newest_arena)
 {
     static struct recorder recorder;
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    _PyMem_SetupAllocators(UNHOOKED);
     recorder_install(&recorder, PYMEM_DOMAIN_OBJ);
     void *mem = PyMem_Malloc(16);
     ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_MEM].home.leaf, (uintptr_t)mem >> 32);
@@ -125,7 +131,7 @@ is_medium(const void *ptr)
 /* Blocks of the mem domain that are freed as raw ones, which malloc must not see. */
 START_TEST(no_medium_block_is_below_the_bound)
 {
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    _PyMem_SetupAllocators(UNHOOKED);
     enum { BLOCKS = 400 };
     void *blocks[BLOCKS];
     for (size_t i = 0; i < BLOCKS; i++) {
@@ -166,7 +172,7 @@ START_TEST(the_bound_is_right_though_the_way_opens_meanwhile)
 {
     uintptr_t lowest = UINTPTR_MAX;
     pthread_t thread;
-    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    _PyMem_SetupAllocators(UNHOOKED);
     size_t span = short_ways[PYMEM_DOMAIN_RAW].span;
     ck_assert_int_eq(pthread_create(&thread, NULL, buy_arenas, &lowest), 0);
     while (!is_over) {
