@@ -87,9 +87,16 @@ def script(peak, request, before="", times=1, work="peak", wait=0):
     return text
 
 
+# What stock holds after a peak differs from run to run, and once in a while is too much.
+TRIES_OF_STOCK = 5
+
+
 def expect_works_where_stock_does(ways, text, **options):
     for ours, stock in ways:
-        result = run(*stock, "-c", text, environment=clean_environment(), **options)
+        for _ in range(TRIES_OF_STOCK):
+            result = run(*stock, "-c", text, environment=clean_environment(), **options)
+            if result.stdout == "worked\n":
+                break
         assert result.stdout == "worked\n", f"stock: {result.stderr}"
         result = run(*ours, "-c", text, environment=clean_environment(), **options)
         assert (result.returncode, result.stdout) == (0, "worked\n"), (ours, result.stderr)
