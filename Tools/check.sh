@@ -47,6 +47,7 @@ build_default
 
 parts=0
 skipped=0
+nfailed=0
 failed=
 beside=
 log_of() {
@@ -63,7 +64,12 @@ run_part() {
 # count_part NAME RESULT: one line, and one more in the count.
 count_part() {
     parts=$((parts + 1))
-    case $2 in FAILED*) failed="$failed, $1" ;; esac
+    case $2 in
+    FAILED*)
+        nfailed=$((nfailed + 1))
+        failed="$failed; $1"        # names have commas
+        ;;
+    esac
     printf '%-60s %s\n' "$1" "$2"
 }
 # report_part NAME: say how it went.
@@ -207,12 +213,7 @@ if [ -n "$systems" ]; then
     system_parts "Debian testing, CPython 3.15" testing /usr/bin/python3.15
 fi
 
-if [ -n "$failed" ]; then
-    printf 'failed: %s\n' "${failed#, }"
-    nfailed=$(printf '%s' "$failed" | tr -cd ',' | wc -c)
-else
-    nfailed=0
-fi
+[ -z "$failed" ] || printf 'failed: %s\n' "${failed#; }"
 printf '%s passed, %s failed' $((parts - nfailed)) "$nfailed"
 [ "$skipped" = 0 ] || printf ', %s skipped' "$skipped"
 echo
