@@ -159,7 +159,8 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
         : alloc->realloc(alloc->ctx, ptr, new_size);
 }
 
-/* A block that is in another leaf than the newest arena, or in none; or a domain that is not pymalloc. */
+/* A block that is in another leaf than the newest arena, or in none; or a domain that is
+ * not pymalloc. */
 static NOINLINE void
 domain_free_far(void *ptr, PyMemAllocatorDomain domain)
 {

@@ -166,16 +166,14 @@ heap_look_up(const void *tstate, unsigned long changes)
     struct heap *heap = &main_heap;
     pthread_mutex_lock(&lock);
     learn_place(tstate, interp);
-    pthread_mutex_unlock(&lock);
     if (!uses_main_heap(interp)) {
         int64_t id = interpreter.PyInterpreterState_GetID(interp);
-        pthread_mutex_lock(&lock);
         heap = heap_with_id(id);
         if (heap == NULL) {
             heap = heap_begin(interp, id);
         }
-        pthread_mutex_unlock(&lock);
     }
+    pthread_mutex_unlock(&lock);
     known.interp = interp;
     known.nchanges = changes;
     known.heap = heap;

@@ -27,7 +27,7 @@ from statistics import mean
 from bench import TOP, progress
 from pymem.allocators import find_library
 from pymem.picture import INK, Picture, round_up
-from servers import PYTHON, Allocator, environment_of
+from servers import PYTHON, Allocator, choose_allocators, environment_of
 from servers import find_allocators as find_preloaded
 
 FOLDER = Path(__file__).resolve().parent
@@ -185,13 +185,8 @@ def parse_options():
         parser.error("--steps is at least 1")
     if options.seconds < 0:
         parser.error("--seconds is at least 0")
-    options.allocators = find_allocators(options.build.resolve())
-    chosen = options.only.split(",") if options.only else list(options.allocators)
-    for name in chosen:
-        if name not in options.allocators:
-            parser.error(f"unknown allocator {name!r}; there are here: "
-                         + ", ".join(options.allocators))
-    options.allocators = {name: options.allocators[name] for name in chosen}
+    options.allocators = choose_allocators(
+        parser, find_allocators(options.build.resolve()), options.only)
     return options
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from statistics import median
 
 from bench import TOP, progress
-from servers import SERVERS, ServerFailed, find_allocators, missing_packages, run_server
+from servers import (SERVERS, ServerFailed, choose_allocators, find_allocators,
+                     missing_packages, run_server)
 
 IDLE_SECONDS = 2
 
@@ -77,14 +78,8 @@ def parse_options():
     for name in options.servers:
         if name not in SERVERS:
             parser.error(f"unknown server {name!r}; there are: " + ", ".join(SERVERS))
-    options.allocators = find_allocators(options.build.resolve())
-    if options.only:
-        chosen = options.only.split(",")
-        for name in chosen:
-            if name not in options.allocators:
-                parser.error(f"unknown allocator {name!r}; there are here: "
-                             + ", ".join(options.allocators))
-        options.allocators = {name: options.allocators[name] for name in chosen}
+    options.allocators = choose_allocators(
+        parser, find_allocators(options.build.resolve()), options.only)
     return options
 
 

@@ -103,6 +103,15 @@ def find_allocators(build):
     return {allocator.name: allocator for allocator in found}
 
 
+def choose_allocators(parser, found, only):
+    """Of those found the ones that --only names; all where it names none."""
+    chosen = only.split(",") if only else list(found)
+    for name in chosen:
+        if name not in found:
+            parser.error(f"unknown allocator {name!r}; there are here: " + ", ".join(found))
+    return {name: found[name] for name in chosen}
+
+
 def libpython_of_uwsgi():
     """Of the plugin; uwsgi itself is not linked with it."""
     result = subprocess.run(["ldd", UWSGI_PLUGIN], text=True, stdout=subprocess.PIPE)
