@@ -86,7 +86,8 @@ need_packages() {
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
         fail "these Debian packages, or what brings the same, are needed, and there is no apt-get:$missing"
-    line="apt-get install -y --no-install-recommends$missing"
+    # Another apt-get, as of a system that updates itself, is waited for.
+    line="apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends$missing"
     if [ "$(id -u)" = 0 ]; then
         as_root=
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then

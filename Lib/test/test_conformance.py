@@ -119,8 +119,11 @@ def test_other_allocators(library, tmp_path):
     if path is None:
         pytest.skip(f"there is no {library}")
     results, _ = results_of(path, tmp_path, "-k", "contract,threads,nomemory")
-    frees = set() if "mimalloc" in library else {"contract.realloc_zero_keeps_block"}
-    assert broken(results) == frees
+    breaks, may_break = {"contract.realloc_zero_keeps_block"}, set()
+    if "mimalloc" in library:
+        # It has no fork handlers: a child hangs where another thread held a lock.
+        breaks, may_break = set(), {"threads.fork_while_threads_allocate"}
+    assert broken(results) - may_break == breaks
     base = f'-DBASE="{library}"'
     wrapped, status = results_of(compiled(tmp_path, 0, base), tmp_path, "-k", "contract.")
     assert (broken(wrapped), status) == (set(), 0)
