@@ -85,8 +85,8 @@ heap_push(struct heap **list, struct heap *heap, enum heap_owner owner)
 /* Heaps are made. */
 
 /* What the first thread keeps for the next peak is what a process may keep.  Other threads
- * keep little, as nobody may come by for long to give it back.  Interpreters share as much
- * as the main one keeps. */
+ * keep little, as nobody may come by for long to give it back.  Interpreters keep half of
+ * it, and when they are many, less each. */
 static void
 heap_init(struct heap *heap, unsigned number)
 {

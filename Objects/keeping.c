@@ -90,7 +90,7 @@ resting_pools(const struct arena_set *set)
     return set->nresting + set->nempty * pools_in_arena(set);
 }
 
-/* A process may have many interpreters: from the third on each may keep less. */
+/* A process may have many interpreters: from the fifth on each may keep less. */
 static unsigned
 kept_sixteenths(const struct arena_set *set)
 {
@@ -99,7 +99,7 @@ kept_sixteenths(const struct arena_set *set)
         return set->kept_sixteenths;
     }
     unsigned n = atomic_load_explicit(&heaps_of_interpreters, memory_order_relaxed);
-    unsigned share = n < 2 ? set->kept_sixteenths : 16 / n;
+    unsigned share = n < 2 ? set->kept_sixteenths : 32 / n;
     return share < LEAST ? LEAST : share < set->kept_sixteenths ? share : set->kept_sixteenths;
 }
 
