@@ -432,3 +432,9 @@ def test_a_source_distribution_is_what_is_committed():
     assert set(projectfiles.all_files()) <= committed
     assert len(projectfiles.all_files()) > 200
     assert json.dumps(projectfiles.make_list("PACKAGE_SOURCES")).count(".py") > 15
+
+
+def test_debians_packages_have_the_version_of_the_project():
+    first = (TOP / "debian" / "changelog").read_text().split("\n")[0]
+    version = re.fullmatch(r"pymem \((.*)\) \w+; urgency=\w+", first)[1]
+    assert version == projectfiles.version().replace(".dev", "~dev")
