@@ -129,8 +129,8 @@ heap_unused(void)
 static pthread_key_t thread_end;
 static void prepare(void);
 
-static void
-prepare_once(void)
+void
+heaps_prepare(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, prepare);
@@ -139,7 +139,7 @@ prepare_once(void)
 struct heap *
 heap_new(int64_t interpreter)
 {
-    prepare_once();
+    heaps_prepare();
     pthread_mutex_lock(&lock);
     struct heap *heap = heap_unused();
     if (heap != NULL) {
@@ -157,7 +157,7 @@ heap_of_this_thread(void)
     if (heap_of_thread != &heap_of_nobody || thread_is_ending) {
         return heap_of_thread;
     }
-    prepare_once();
+    heaps_prepare();
     pthread_mutex_lock(&lock);
     struct heap *heap = left_heaps;
     if (heap != NULL) {

@@ -442,8 +442,9 @@ trimming_start(long milliseconds, int is_python_itself)
     interval = (struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000};
     wake_init();
     /* Heaps register what locks them at a fork: that has to come after the wait for the
-     * thread, which needs the lock, so it must be there before. */
-    heap_of_this_thread();
+     * thread, which needs the lock, so it must be there before.  The system is not called
+     * yet: whether that is allowed the environment says, if the interpreter looks at it. */
+    heaps_prepare();
     pthread_atfork(before_any_fork, after_any_fork_in_parent, after_any_fork_in_child);
     interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &below);
     PyMemAllocatorEx watching = {

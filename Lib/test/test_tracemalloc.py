@@ -356,6 +356,19 @@ print(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit(),
     assert check(python, script, tmp_path) == "False 1 0\n"
 
 
+@pytest.mark.parametrize("options", ["-E", "-I", "-sE"])
+def test_samples_by_an_environment_that_is_ignored(python, options):
+    script = """
+import tracemalloc, _tracemalloc
+print(tracemalloc.is_tracing(), _tracemalloc.get_sample_bytes())
+"""
+    variables = {"PYTHONTRACEMALLOC": "3", "PYTHONTRACEMALLOC_SAMPLE": "4096"}
+    for more, expected in ((), "False 0\n"), (("-X", "tracemalloc=7"), "True 0\n"):
+        result = run(python, options, *more, "-c", script,
+                     environment=clean_environment(**variables))
+        assert (result.stdout, result.stderr) == (expected, "")
+
+
 @pytest.mark.parametrize("value", ["x", "-1", "1k", "99999999999999999999999"])
 def test_a_bad_sample_size_is_named(python, value):
     result = run(python, "-c", "pass", environment=clean_environment(
