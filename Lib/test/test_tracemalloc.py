@@ -795,6 +795,50 @@ for turn in range(3):
     assert (result.stdout, result.stderr) == ((first + later) * 3, "")
 
 
+def test_finalisers_while_a_list_of_traces_is_made(python, tmp_path):
+    """Up to 3.11 the garbage collector comes in the middle.  They stop the tracer, start
+    it with as many frames or more, clear it, ask for another list, run new code."""
+    assert check(python, """
+import _tracemalloc, gc, tracemalloc
+def restart(nframe):
+    tracemalloc.stop()
+    tracemalloc.start(nframe)
+deeds = [tracemalloc.stop, lambda: restart(1), lambda: restart(30),
+         tracemalloc.clear_traces, _tracemalloc._get_traces, lambda: None]
+def allocate_at_places(name):
+    exec(compile("\\n".join(f"kept{i} = str({i}) * 9" for i in range(400)), name, "exec"), {})
+ncalls = 0
+class Cycle:
+    def __init__(self, deed): self.itself, self.deed = self, deed
+    def __del__(self):
+        global ncalls
+        ncalls += 1
+        if ncalls % 30 == 1:
+            self.deed()
+            allocate_at_places(f"in call {ncalls}")
+for nframe in (1, 5):
+    for deed in deeds:
+        for turn in range(8):
+            tracemalloc.start(nframe)
+            allocate_at_places(f"turn {turn}")
+            gc.collect()
+            gc.disable()
+            for _ in range(30): Cycle(deed)
+            gc.set_threshold(1 + 90 * turn)
+            gc.enable()
+            traces = _tracemalloc._get_traces()
+            gc.set_threshold(700)
+            for trace in traces:
+                assert trace[1] >= 0
+                assert all(type(name) is str and line >= 0 for name, line in trace[2])
+        del traces
+        gc.collect()
+        tracemalloc.stop()
+        assert tracemalloc.get_tracemalloc_memory() < 10_000
+print(ncalls)
+""", tmp_path) == "2880\n"
+
+
 def test_hooks_over_the_tracers_stay(python, tmp_path):
     """They and the tracer's below them go on when it stops."""
     check(python, """
