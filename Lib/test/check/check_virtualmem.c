@@ -351,6 +351,17 @@ START_TEST(arenas_have_a_name)
 }
 END_TEST
 
+/* The first time the system says no, as it does not know yet that it will be asked. */
+START_TEST(a_barrier_leaves_the_programs_errno)
+{
+    errno = 77;
+    int first = virtual_barrier();
+    ck_assert_int_eq(errno, 77);
+    ck_assert_int_eq(virtual_barrier(), first);
+    ck_assert_int_eq(errno, 77);
+}
+END_TEST
+
 struct seen {
     size_t size;
     void *freed;
@@ -415,6 +426,7 @@ main(void)
     tcase_add_test(tc, a_sandbox_that_refuses_calls);
     tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);
+    tcase_add_test(tc, a_barrier_leaves_the_programs_errno);
     tcase_add_test(tc, virtual_memory_goes_through_the_arena_allocator);
     return run_suite(suite);
 }
