@@ -143,6 +143,20 @@ assert owners == ["interpreter 0"], owners
 """)
 
 
+def test_interpreters_that_ended_have_no_heap(several):
+    """Its blocks are the main interpreter's then, where any are left."""
+    run_code(several, INTERPRETERS + """
+from pymem.heap import Heap
+for _ in range(20):
+    interpreter = new()
+    execute(interpreter, "kept = [str(i) * 3 for i in range(3000)]")
+    destroy(interpreter)
+kept = [[i] for i in range(100_000)]
+owners = {owner for owner in Heap.take().owners() if owner.startswith("interp")}
+assert owners == {"interpreter 0"}, owners
+""")
+
+
 SLOW_FORK = r"""
 #include <pthread.h>
 #include <sys/wait.h>
