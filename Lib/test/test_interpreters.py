@@ -209,6 +209,18 @@ assert statuses == [0] * 5, statuses
 """, LD_PRELOAD=str(library))
 
 
+def test_a_child_makes_interpreters(several):
+    """No lock of the parent's is left in it."""
+    assert run_code(several, INTERPRETERS + """
+destroy(new())
+child = os.fork()
+if child == 0:
+    for _ in range(3): destroy(new())
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+""") == "0\n"
+
+
 def test_statistics_at_the_end_are_the_main_interpreters(several):
     """When no thread has an interpreter any more."""
     if "pymem-run" not in str(several[0]):
