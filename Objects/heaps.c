@@ -91,8 +91,9 @@ heap_push(struct heap **list, struct heap *heap, enum heap_owner owner)
 
 /* Heaps are made. */
 
-/* What the first thread keeps for the next peak is what a process may keep.  All others
- * keep little: nobody may come by for long to give it back. */
+/* What the first thread keeps for the next peak is what a process may keep.  Other threads
+ * keep little, as nobody may come by for long to give it back.  Interpreters keep half of
+ * it, and when they are many, less each. */
 static void
 heap_init(struct heap *heap, unsigned number)
 {
@@ -100,7 +101,7 @@ heap_init(struct heap *heap, unsigned number)
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
     heap->home = (struct pool_map_home)NO_HOME;
-    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 2, 64);
+    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 8, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
         : (struct arena_set)MEDIUM_ARENA_SET(heap, 2, 8);
@@ -136,6 +137,8 @@ heaps_prepare(void)
     pthread_once(&once, prepare);
 }
 
+atomic_uint heaps_of_interpreters;
+
 struct heap *
 heap_new(int64_t interpreter)
 {
@@ -146,6 +149,7 @@ heap_new(int64_t interpreter)
         heap->owner = HEAP_OF_INTERPRETER;
         heap->interpreter = interpreter;
         heap->thread = 0;
+        heaps_of_interpreters++;
     }
     pthread_mutex_unlock(&lock);
     return heap;
@@ -391,6 +395,7 @@ heap_end(struct heap *heap)
         return;
     }
     heap_trim(heap);
+    heaps_of_interpreters--;
     pthread_mutex_lock(&lock);
     if (heap->small_arenas.ncurrent == 0 && heap->medium_arenas.ncurrent == 0) {
         heap_push(&unused_heaps, heap, HEAP_UNUSED);
@@ -663,6 +668,7 @@ freeze_others_in_child(void)
             heap->owner = HEAP_FROZEN;
         }
     }
+    heaps_of_interpreters = current != &main_heap;
     if (heap_of_thread != &heap_of_nobody) {
         heap_of_thread->thread = virtual_thread_number();
     }

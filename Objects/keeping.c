@@ -90,10 +90,23 @@ resting_pools(const struct arena_set *set)
     return set->nresting + set->nempty * pools_in_arena(set);
 }
 
+/* A process may have many interpreters: from the fifth on each may keep less. */
+static unsigned
+kept_sixteenths(const struct arena_set *set)
+{
+    enum { LEAST = 2 };
+    if (set->is_medium || set->heap == &main_heap) {
+        return set->kept_sixteenths;
+    }
+    unsigned n = atomic_load_explicit(&heaps_of_interpreters, memory_order_relaxed);
+    unsigned share = n < 2 ? set->kept_sixteenths : 32 / n;
+    return share < LEAST ? LEAST : share < set->kept_sixteenths ? share : set->kept_sixteenths;
+}
+
 static size_t
 may_rest(const struct arena_set *set)
 {
-    return set->kept_sixteenths * (keeping_bytes() / 16) / set->pool_size + set->earned;
+    return kept_sixteenths(set) * (keeping_bytes() / 16) / set->pool_size + set->earned;
 }
 
 /* So many stay however long they are not needed. */

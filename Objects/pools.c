@@ -494,7 +494,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
             pool_became_full(heap, pool);
             continue;
         }
-        else if (!pool_is_nearly_full(pool, class)
+        else if (!pool_is_half_full(pool, class)
                  && pool_waits_in_group(heap, szclass, pool))
         {
             continue;

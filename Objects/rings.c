@@ -4,13 +4,13 @@
  *             |   ^
  *             |   | the ring is empty: the fullest
  *             v   |
- *      groups, by eighths of free blocks:  1  2  3  4  5  6  7  | need fresh memory
+ *      groups, by sixteenths of free blocks:  8  9 10 11 12 13 14 | 15, or need fresh memory
  *
  * What is freed at random leaves many pools with few blocks.  A block that is taken from
  * such a pool keeps it alive, perhaps for hours.  So the fullest gives blocks first, and
  * the others have time to become empty.  The fullest has few blocks to give, and to look
- * for it at each call would cost more than the call: pools that are nearly full give in
- * the order in which they came to have a free block, others wait in a group.
+ * for it at each call would cost more than the call: pools that are half full give in the
+ * order in which they came to have a free block, others wait in a group.
  *
  * A pool is put into a group when its turn comes and it is not full enough.  Blocks of it
  * are freed while it waits: the one that is taken moves on where it now belongs, which
@@ -37,7 +37,8 @@ static unsigned
 level_of(const struct pool *pool, const struct size_class *class)
 {
     unsigned nfree = (unsigned)class->nblocks - pool->inuse;
-    return pool->freeblock == NULL ? NEEDS_MEMORY : nfree * LEVELS / (class->nblocks + 1u);
+    unsigned level = nfree * 2 * LEVELS / (class->nblocks + 1u);
+    return pool->freeblock == NULL ? NEEDS_MEMORY : level <= LEVELS ? 1 : level + 1 - LEVELS;
 }
 
 static poolp

@@ -1,28 +1,30 @@
 #!/bin/sh
 # The set-up of try.sh, then every test.
 #
-#   sh Tools/check.sh [--quick | --systems]
+#   sh Tools/check.sh [--quick | --python | --systems]
 #
 # Prints a line for each part, and at the end one that counts them.
 #
 # --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
-# CPython that try.sh links.  --systems: all, and then the quick part in bare systems
+# CPython that try.sh links.  --python: the same without the C tests, which are the same
+# for each CPython of a system.  --systems: all, and then the quick part in bare systems
 # of Debian 13 (CPython 3.13) and testing (3.14 and 3.15).  A system that can't be made
 # here is named and counted as skipped.
 
 set -eu
-quick= systems=
+quick= systems= with_c_tests=yes
 case ${1-} in
 '') ;;
 --quick) quick=yes ;;
+--python) quick=yes with_c_tests= ;;
 --systems) systems=yes ;;
 -h | --help)
-    sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
 *)
     echo "check.sh: unknown option $1" >&2
-    echo "usage: sh Tools/check.sh [--quick | --systems]" >&2
+    echo "usage: sh Tools/check.sh [--quick | --python | --systems]" >&2
     exit 2
     ;;
 esac
@@ -44,6 +46,13 @@ if [ -z "$quick" ]; then
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3
 fi
 build_default
+
+# Bare systems are made while the first parts run.
+if [ -n "$systems" ]; then
+    for suite in trixie testing; do
+        "$top/Tools/in-debian" $suite true
+    done >/dev/null 2>&1 &
+fi
 
 parts=0
 skipped=0
@@ -101,13 +110,13 @@ LIST
     beside=
 }
 
-# system_parts NAME SUITE [PYTHON]: check.sh --quick in a bare system of that suite,
+# system_parts NAME SUITE OPTION [PYTHON]: check.sh OPTION in a bare system of that suite,
 # each of its parts a part here.
 system_parts() {
-    name=$1 suite=$2
+    name=$1 suite=$2 option=$3
     log=$(log_of "$name")
     status=0
-    PYTHON=${3-} "$top/Tools/in-debian" "$suite" sh Tools/check.sh --quick >"$log" 2>&1 ||
+    PYTHON=${4-} "$top/Tools/in-debian" "$suite" sh Tools/check.sh "$option" >"$log" 2>&1 ||
         status=$?
     if [ "$status" = 3 ]; then
         skipped=$((skipped + 1))
@@ -158,7 +167,7 @@ distribution() {
 }
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
-part "C tests: default" c_tests default
+[ -z "$with_c_tests" ] || part "C tests: default" c_tests default
 if [ -z "$quick" ]; then
     part "C tests: classic geometry" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12
@@ -208,9 +217,9 @@ else
         "$top/Tools/regrtest" --quick --run="$python"
 fi
 if [ -n "$systems" ]; then
-    system_parts "Debian 13" trixie
-    system_parts "Debian testing" testing
-    system_parts "Debian testing, CPython 3.15" testing /usr/bin/python3.15
+    system_parts "Debian 13" trixie --quick
+    system_parts "Debian testing" testing --quick
+    system_parts "Debian testing, CPython 3.15" testing --python /usr/bin/python3.15
 fi
 
 [ -z "$failed" ] || printf 'failed: %s\n' "${failed#; }"

@@ -227,6 +227,9 @@ void heaps_prepare(void);
 /* A heap for an interpreter; NULL: no memory.  From any thread. */
 struct heap *heap_new(int64_t interpreter);
 
+/* Those of heap_new() whose interpreters live. */
+INTERNAL_DATA(atomic_uint) heaps_of_interpreters;
+
 /* Its interpreter ends, and no thread is in it any more.  Without blocks its arenas go
  * back; with some it goes to the main interpreter.  From any thread. */
 void heap_end(struct heap *heap);

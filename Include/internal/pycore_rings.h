@@ -24,16 +24,16 @@ pool_unlink(poolp pool)
     pool->next->prev = pool->prev;
 }
 
-/* Less than an eighth of the blocks is free, and one of them needs no fresh memory. */
 #define POOL_LEVELS 8u
+
+/* At least half of the blocks are in use, and one that is free needs no fresh memory. */
 static inline int
-pool_is_nearly_full(const struct pool *pool, const struct size_class *class)
+pool_is_half_full(const struct pool *pool, const struct size_class *class)
 {
-    return ((unsigned)class->nblocks - pool->inuse) * POOL_LEVELS <= class->nblocks
-        && pool->freeblock != NULL;
+    return pool->inuse * 2u >= class->nblocks && pool->freeblock != NULL;
 }
 
-/* A pool at the head of a class's ring that is not nearly full waits for its turn in a
+/* A pool at the head of a class's ring that is not half full waits for its turn in a
  * group.  0: it is not to wait, as it is the only one, or there is no memory. */
 int pool_waits_in_group(struct heap *heap, unsigned szclass, poolp pool);
 

@@ -278,6 +278,48 @@ START_TEST(a_thousand_interpreters_leave_nothing)
 }
 END_TEST
 
+/* Bytes of empty arenas of interpreters that had a peak each. */
+static size_t
+kept_after_peaks_of(unsigned ninterpreters)
+{
+    enum { N = 250000 };
+    static void *p[N];
+    static struct heap *interpreters[8];
+    for (unsigned i = 0; i < ninterpreters; i++) {
+        interpreters[i] = new_interpreter();
+    }
+    PyMemHeapFigures before, after;
+    PyMemHeap_GetFigures(&before);
+    for (unsigned i = 0; i < ninterpreters; i++) {
+        current = interpreters[i];
+        for (unsigned k = 0; k < N; k++) {
+            p[k] = PyObject_Malloc(64);
+        }
+        for (unsigned k = 0; k < N; k++) {
+            PyObject_Free(p[k]);
+        }
+    }
+    PyMemHeap_GetFigures(&after);
+    current = &main_heap;
+    return (after.arenas_current - before.arenas_current) * ARENA_SIZE;
+}
+
+START_TEST(interpreters_keep_half_of_what_the_main_one_may)
+{
+    size_t most = (size_t)10 << 20, with_one = kept_after_peaks_of(1);
+    ck_assert_uint_gt(with_one, most / 4);
+    ck_assert_uint_le(with_one, most / 2 + ARENA_SIZE);
+}
+END_TEST
+
+START_TEST(many_interpreters_keep_less_each)
+{
+    enum { N = 8 };
+    size_t most = (size_t)10 << 20, kept = kept_after_peaks_of(N);
+    ck_assert_uint_le(kept, 2 * most + N * ARENA_SIZE);
+}
+END_TEST
+
 /* Threads: medium blocks. */
 
 static void *
@@ -654,6 +696,10 @@ main(void)
     tcase_add_test(tc, pools_that_are_taken_over_are_used_to_their_ends);
     tcase_add_test(tc, a_late_free_is_passed_on);
     tcase_add_test(tc, a_thousand_interpreters_leave_nothing);
+#if ARENA_BITS <= 20
+    tcase_add_test(tc, interpreters_keep_half_of_what_the_main_one_may);
+    tcase_add_test(tc, many_interpreters_keep_less_each);
+#endif
     tcase_add_test(tc, a_walk_shows_what_others_freed_as_free);
     tcase_add_test(tc, the_child_leaves_heaps_of_other_interpreters_alone);
     suite_add_tcase(suite, tc);

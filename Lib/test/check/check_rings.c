@@ -80,7 +80,7 @@ blocks_in(const struct full_pools *full, unsigned first, unsigned step)
 START_TEST(blocks_come_from_the_fullest_pools)
 {
     struct full_pools full = fill_pools(sizes[_i]);
-    unsigned few = full.nblocks / 3, many = full.nblocks * 9 / 10;
+    unsigned few = full.nblocks * 2 / 3, many = full.nblocks * 9 / 10;
     for (unsigned i = 0; i < NPOOLS; i++) {
         free_of_pool(&full, i, i % 2 ? few : many);
     }
@@ -93,11 +93,11 @@ START_TEST(blocks_come_from_the_fullest_pools)
 }
 END_TEST
 
-/* All pools wait with two thirds of their blocks; then some lose nearly all. */
+/* All pools wait with a third of their blocks; then some lose nearly all. */
 START_TEST(a_pool_that_became_emptier_while_it_waited_comes_later)
 {
     struct full_pools full = fill_pools(sizes[_i]);
-    unsigned few = full.nblocks / 3, many = full.nblocks * 9 / 10;
+    unsigned few = full.nblocks * 2 / 3, many = full.nblocks * 9 / 10;
     for (unsigned i = 0; i < NPOOLS; i++) {
         free_of_pool(&full, i, few);
     }
@@ -125,14 +125,14 @@ START_TEST(a_pool_that_becomes_empty_while_it_waits_goes_back)
 {
     struct full_pools full = fill_pools(sizes[_i]);
     for (unsigned i = 0; i < NPOOLS; i++) {
-        free_of_pool(&full, i, full.nblocks / 2);
+        free_of_pool(&full, i, full.nblocks * 2 / 3);
     }
-    for (unsigned i = 0; i <= full.nblocks / 2; i++) {      /* the same */
+    for (unsigned i = 0; i <= full.nblocks * 2 / 3; i++) {      /* the same */
         PyObject_Malloc(sizes[_i]);
     }
     size_t nfree = 0;
     for (unsigned i = 0; i < NPOOLS; i++) {
-        for (unsigned n = full.nblocks / 2; n < full.nblocks; n++) {
+        for (unsigned n = full.nblocks * 2 / 3; n < full.nblocks; n++) {
             PyObject_Free(full.blocks[i * full.nblocks + n]);
         }
         nfree += full.pools[i]->blocksize == 0;
