@@ -668,7 +668,7 @@ freeze_others_in_child(void)
             heap->owner = HEAP_FROZEN;
         }
     }
-    heaps_of_interpreters = current != &main_heap;
+    heaps_of_interpreters = current_at_fork != &main_heap && current_at_fork != &heap_of_nobody;
     if (heap_of_thread != &heap_of_nobody) {
         heap_of_thread->thread = virtual_thread_number();
     }
