@@ -146,7 +146,7 @@ END_TEST
 START_TEST(an_empty_pool_goes_back_though_it_is_alone_in_its_ring)
 {
     struct full_pools full = fill_pools(sizes[_i]);
-    unsigned few = full.nblocks / 3, number = 0;
+    unsigned few = full.nblocks * 2 / 3, number = 0;
     for (unsigned i = 0; i < NPOOLS; i++) {
         free_of_pool(&full, i, few);
     }
