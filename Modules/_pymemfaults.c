@@ -189,15 +189,15 @@ faults_call(PyObject *module, PyObject *args, PyObject *kwargs)
     PyErr_Fetch(&type, &value, &traceback);
     PyMemFaultsCounts counts;
     struct list list = {0, 0, NULL};
-    PyMemFaults_Count(domain, &counts);
-    int listed = PyMemFaults_Visit(domain, add_to_list, &list);
+    int listed = PyMemFaults_Count(domain, &counts) < 0 ? -1
+        : PyMemFaults_Visit(domain, add_to_list, &list);
     if (PyMemFaults_Stop(domain) < 0 || listed != 0) {
         Py_CLEAR(result);
         Py_XDECREF(type);
         Py_XDECREF(value);
         Py_XDECREF(traceback);
         free(list.blocks);
-        return listed != 0 ? PyErr_NoMemory() : NULL;
+        return listed > 0 ? PyErr_NoMemory() : NULL;
     }
     PyErr_NormalizeException(&type, &value, &traceback);
     if (value != NULL && traceback != NULL) {

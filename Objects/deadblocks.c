@@ -28,9 +28,9 @@
 #include "pycore_host.h"
 #include "pycore_pymem.h"
 #include "pycore_valgrind.h"
+#include "pycore_virtualmem.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
@@ -61,7 +61,7 @@ lock_before_fork(void)
 {
     for (struct ring *ring = rings; ring < rings + NB_DOMAINS; ring++) {
         while (!try_lock(ring)) {
-            sched_yield();
+            virtual_yield();
         }
     }
 }

@@ -67,6 +67,13 @@ struct heap heap_of_nobody = {
 heap_function heap_of_interpreter;
 FAST_THREAD_LOCAL struct heap *heap_of_thread = &heap_of_nobody;
 
+/* Destructors of other keys may ask for memory after ours, each as often as it likes.  A
+ * heap that the thread got then might never be handed on: malloc serves what is left. */
+static FAST_THREAD_LOCAL int thread_is_ending;
+
+/* The thread is in heaps_visit(): it has locks that others wait for, and so would it. */
+static FAST_THREAD_LOCAL int is_looking;
+
 /* Held for heaps[], for the lists, and by who works on a heap in the second. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct heap *unused_heaps;       /* HEAP_UNUSED */
@@ -123,8 +130,8 @@ heap_unused(void)
 static pthread_key_t thread_end;
 static void prepare(void);
 
-static void
-prepare_once(void)
+void
+heaps_prepare(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, prepare);
@@ -135,7 +142,7 @@ atomic_uint heaps_of_interpreters;
 struct heap *
 heap_new(int64_t interpreter)
 {
-    prepare_once();
+    heaps_prepare();
     pthread_mutex_lock(&lock);
     struct heap *heap = heap_unused();
     if (heap != NULL) {
@@ -151,10 +158,10 @@ heap_new(int64_t interpreter)
 NOINLINE struct heap *
 heap_of_this_thread(void)
 {
-    if (heap_of_thread != &heap_of_nobody) {
+    if (heap_of_thread != &heap_of_nobody || thread_is_ending) {
         return heap_of_thread;
     }
-    prepare_once();
+    heaps_prepare();
     pthread_mutex_lock(&lock);
     struct heap *heap = left_heaps;
     if (heap != NULL) {
@@ -449,6 +456,7 @@ thread_ended(void *heap_of_it)
 {
     enum { NREADY = 8 };
     struct heap *heap = heap_of_it;
+    thread_is_ending = 1;
     heap_of_thread = &heap_of_nobody;
     heap_enter_or_wait(heap);
     heap_take_in(heap);
@@ -589,6 +597,9 @@ heaps_give_back_of_others(const struct heap *own, const struct heap *of_thread)
 COLD size_t
 heaps_give_back(void)
 {
+    if (is_looking) {
+        return 0;
+    }
     struct heap *own = _PyMem_HoldsGIL() ? heap_current() : &heap_of_nobody;
     struct heap *of_thread = heap_of_thread;
     size_t nbytes = heap_give_back(own);
@@ -608,6 +619,7 @@ heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg)
 {
     int result = 0;
     pthread_mutex_lock(&lock);
+    is_looking = 1;
     for (unsigned i = 0; result == 0 && i < nheaps; i++) {
         struct heap *heap = i == 0 ? &main_heap : heaps[i];
         if (heap->owner != HEAP_UNUSED) {
@@ -616,6 +628,7 @@ heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg)
             pthread_mutex_unlock(&heap->look_lock);
         }
     }
+    is_looking = 0;
     pthread_mutex_unlock(&lock);
     return result;
 }
@@ -623,11 +636,16 @@ heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg)
 /* Forks.  Of other threads only the heaps are in the child, perhaps in the middle of a
  * change: they are frozen, and their blocks live on.  What nobody had is whole. */
 
+static struct heap *current_at_fork;    /* of the thread that forks: asked for before, as
+                                           the answer may need a lock */
+
 static void
 lock_before_fork(void)
 {
+    struct heap *current = heap_current();
     pthread_mutex_lock(&lock);
     pool_map_lock();
+    current_at_fork = current;
 }
 
 static void
@@ -640,17 +658,17 @@ unlock_after_fork(void)
 static void
 freeze_others_in_child(void)
 {
-    struct heap *current = heap_current();
+    pthread_mutex_init(&heap_of_nobody.look_lock, NULL);
     for (unsigned i = 0; i < nheaps; i++) {
         struct heap *heap = i == 0 ? &main_heap : heaps[i];
         pthread_mutex_init(&heap->look_lock, NULL);
-        if (heap != &main_heap && heap != current && heap != heap_of_thread
+        if (heap != &main_heap && heap != current_at_fork && heap != heap_of_thread
             && (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD))
         {
             heap->owner = HEAP_FROZEN;
         }
     }
-    heaps_of_interpreters = current != &main_heap;
+    heaps_of_interpreters = current_at_fork != &main_heap && current_at_fork != &heap_of_nobody;
     if (heap_of_thread != &heap_of_nobody) {
         heap_of_thread->thread = virtual_thread_number();
     }

@@ -267,7 +267,8 @@ _PyObject_DebugMallocStats(FILE *out)
     if (!pymalloc_serves_objects()) {
         return 0;
     }
-    struct usage usage = usage_now(heap_current());
+    struct heap *heap = heap_current();     /* without an interpreter, as in the end: */
+    struct usage usage = usage_now(heap != &heap_of_nobody ? heap : &main_heap);
     fprintf(out, "Small block threshold = %u, in %u size classes.\n\n",
             SMALL_REQUEST_THRESHOLD, NB_SMALL_SIZE_CLASSES);
     print_classes(out, &usage);

@@ -175,7 +175,7 @@ call_is_forbidden(void)
 size_t
 virtual_purge(void *ptr, size_t size)
 {
-    static int refused;
+    static atomic_int refused;
     size = whole_pages(&ptr, size);
     if (size == 0) {
         return 0;

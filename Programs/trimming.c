@@ -102,8 +102,9 @@ static atomic_int has_thread;   /* of this process; set with the GIL */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake;     /* by CLOCK_MONOTONIC, as the mutex guards what follows: */
 static int is_to_end;
-static int is_at_work;          /* the thread, which may wait for the GIL */
-static int nforking;            /* it is not to begin to work */
+static int is_at_work;          /* the thread, which may wait for the GIL, */
+static int is_trimming;         /* or has it, and is in the heaps */
+static int nforking;            /* it is not to begin either */
 
 static void
 wake_init(void)
@@ -152,9 +153,20 @@ static void
 work_is_done(void)
 {
     pthread_mutex_lock(&mutex);
-    is_at_work = 0;
+    is_at_work = is_trimming = 0;
     pthread_cond_broadcast(&wake);
     pthread_mutex_unlock(&mutex);
+}
+
+/* The GIL may have come after a fork began, which did not wait for ever. */
+static int
+may_trim(void)
+{
+    pthread_mutex_lock(&mutex);
+    is_trimming = nforking == 0;
+    int result = is_trimming;
+    pthread_mutex_unlock(&mutex);
+    return result;
 }
 
 static void
@@ -172,7 +184,9 @@ trim_again_and_again(void *unused)
         }
         if (is_python || (holder_of_gil != NULL && holder_of_gil() == NULL)) {
             int state = interpreter.PyGILState_Ensure();
-            PyMem_Trim();
+            if (may_trim()) {
+                PyMem_Trim();
+            }
             interpreter.PyGILState_Release(state);
         }
         else {
@@ -186,7 +200,7 @@ static void
 thread_start(void)
 {
     sigset_t all, before;
-    is_to_end = is_at_work = 0;
+    is_to_end = is_at_work = is_trimming = 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     has_thread = pthread_create(&thread, NULL, trim_again_and_again, NULL) == 0;
@@ -224,11 +238,13 @@ start_soon(void *unused)
 /* A fork that the interpreter may not know of.  A child in which a thread was left while
  * it waits for the GIL could not let go of the GIL again. */
 
+/* A trim comes to its end, however slow the machine is.  Whoever has the GIL may not let go
+ * of it. */
 static void
 wait_until_asleep(void)
 {
-    struct timespec end = time_after((struct timespec){1, 0});
     pthread_mutex_lock(&mutex);
+    struct timespec end = time_after((struct timespec){is_trimming ? 20 : 1, 0});
     while (is_at_work && pthread_cond_timedwait(&wake, &mutex, &end) == 0) {
     }
     pthread_mutex_unlock(&mutex);
@@ -442,8 +458,9 @@ trimming_start(long milliseconds, int is_python_itself)
     interval = (struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000};
     wake_init();
     /* Heaps register what locks them at a fork: that has to come after the wait for the
-     * thread, which needs the lock, so it must be there before. */
-    heap_of_this_thread();
+     * thread, which needs the lock, so it must be there before.  The system is not called
+     * yet: whether that is allowed the environment says, if the interpreter looks at it. */
+    heaps_prepare();
     pthread_atfork(before_any_fork, after_any_fork_in_parent, after_any_fork_in_child);
     interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_MEM, &below);
     PyMemAllocatorEx watching = {

@@ -141,7 +141,9 @@ heap_with_id(int64_t id)
     return NULL;
 }
 
-/* The interpreter's first request comes from the thread that made it.  NULL: no memory. */
+/* The interpreter's first request comes from the thread that made it, which has its GIL:
+ * nobody else looks for this heap.  It is made without the lock, as a fork takes the lock
+ * of all heaps before this one.  NULL: no memory. */
 static struct heap *
 heap_begin(const char *interp, int64_t id)
 {
@@ -153,9 +155,11 @@ heap_begin(const char *interp, int64_t id)
     }
     int is_known = interp >= last_large.start
         && interp < last_large.start + last_large.size;
+    pthread_mutex_lock(&lock);
     *state = (struct state){states, is_known ? last_large.start : interp, heap};
     states = state;
     state_pages |= page_bit(state->block);
+    pthread_mutex_unlock(&lock);
     return heap;
 }
 
@@ -163,17 +167,14 @@ static COLD struct heap *
 heap_look_up(const void *tstate, unsigned long changes)
 {
     void *interp = interpreter.PyThreadState_GetInterpreter((void *)tstate);
-    struct heap *heap = &main_heap;
+    int64_t id = interpreter.PyInterpreterState_GetID(interp);
     pthread_mutex_lock(&lock);
     learn_place(tstate, interp);
-    if (!uses_main_heap(interp)) {
-        int64_t id = interpreter.PyInterpreterState_GetID(interp);
-        heap = heap_with_id(id);
-        if (heap == NULL) {
-            heap = heap_begin(interp, id);
-        }
-    }
+    struct heap *heap = uses_main_heap(interp) ? &main_heap : heap_with_id(id);
     pthread_mutex_unlock(&lock);
+    if (heap == NULL) {
+        heap = heap_begin(interp, id);
+    }
     known.interp = interp;
     known.nchanges = changes;
     known.heap = heap;

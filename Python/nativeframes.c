@@ -46,25 +46,25 @@ capture(struct trace_place *places, unsigned max_places, unsigned *total,
 }
 
 static void
-print_place(int fd, const void *instruction)
+name_place(char *text, size_t size, const void *instruction)
 {
     Dl_info info;
     if (dladdr(instruction, &info) == 0) {
-        dprintf(fd, "  %p\n", instruction);
+        snprintf(text, size, "%p", instruction);
     }
     else if (info.dli_sname != NULL) {
-        dprintf(fd, "  File \"%s\", in %s+%td\n", info.dli_fname,
-                info.dli_sname,
-                (const char *)instruction - (const char *)info.dli_saddr);
+        snprintf(text, size, "File \"%s\", in %s+%td", info.dli_fname,
+                 info.dli_sname,
+                 (const char *)instruction - (const char *)info.dli_saddr);
     }
     else {
-        dprintf(fd, "  File \"%s\", at offset %#tx\n", info.dli_fname,
-                (const char *)instruction - (const char *)info.dli_fbase);
+        snprintf(text, size, "File \"%s\", at offset %#tx", info.dli_fname,
+                 (const char *)instruction - (const char *)info.dli_fbase);
     }
 }
 
 static const struct trace_source native_frames = {
-    .capture = capture, .print_place = print_place
+    .capture = capture, .name_place = name_place
 };
 
 int

@@ -1,7 +1,8 @@
 /* Where a block was allocated, as text on a file descriptor.
  *
- * For a program that is about to end: it writes, and calls nothing else but what
- * tracestacks.c knows.  Owns nothing. */
+ * For a program that is about to end, or for a signal handler: it writes, and calls nothing
+ * else but what tracestacks.c knows.  What it can't have is malloc, whose heap may be what
+ * is broken.  Owns nothing. */
 
 #include "pycore_traceblocks.h"
 
@@ -114,7 +115,11 @@ stack_dump(int fd, const struct trace_source *source, stack_id id)
     put_text(fd, "Memory block allocated at (most recent call first):\n");
     for (unsigned i = 0; i < length && i < 100; i++) {
         if (frames[i].file == 0) {
-            source->print_place(fd, stack_address(frames[i].line));
+            char text[1000];
+            source->name_place(text, sizeof(text), stack_address(frames[i].line));
+            put_text(fd, "  ");
+            put_text(fd, text);
+            put_text(fd, "\n");
             continue;
         }
         struct trace_name name = stack_file(frames[i].file);

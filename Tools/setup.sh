@@ -10,10 +10,10 @@
 top=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-/usr/bin/python3}
 
-# configure, automake and libtool take no name with a space, a quote or the like: a link
+# configure, automake and libtool take no name with a space, a quote or a comma: a link
 # leads to such a folder.  The same one each time, in a folder that is ours alone.
 case $top in
-*[!-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._+,@%=~]*)
+*[!-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._+@%=~]*)
     links=/tmp/pymem-links-$(id -u)
     mkdir -m 700 "$links" 2>/dev/null || [ -d "$links" ] && [ -O "$links" ] &&
         [ ! -L "$links" ] || {

@@ -220,6 +220,10 @@ heap_count_raw(struct heap *of_thread, Py_ssize_t n)
  * than none, and those in its pools.  While look_lock is held. */
 Py_ssize_t heap_count_larger(struct heap *heap);
 
+/* What has to be there before another heap than main_heap: so that a fork and the end of a
+ * thread find all heaps whole.  Without it the first of them calls it.  From any thread. */
+void heaps_prepare(void);
+
 /* A heap for an interpreter; NULL: no memory.  From any thread. */
 struct heap *heap_new(int64_t interpreter);
 

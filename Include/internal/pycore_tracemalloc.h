@@ -61,8 +61,8 @@ struct trace_source {
      * printed. */
     void (*describe)(const struct trace_place *place, struct trace_name *file,
                      unsigned *line);
-    /* Without describe: a line about a place. */
-    void (*print_place)(int fd, const void *instruction);
+    /* Without describe: the text of a line about a place, as much as there is room for. */
+    void (*name_place)(char *text, size_t size, const void *instruction);
     /* How a dump writes names of files: by their characters, or as CPython 3.15 by
      * the bytes of their UTF-8.  It cuts at 500 of them. */
     int names_are_utf8;

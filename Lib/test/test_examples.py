@@ -216,6 +216,13 @@ def test_starting_twice(faults):
         faults.call(7, "raw")
 
 
+def test_a_call_that_stops_them_itself(faults):
+    """It is named, and is no lack of memory."""
+    with pytest.raises(RuntimeError, match="faults of the mem domain were not started"):
+        faults.call(lambda: faults.stop("mem"), "mem")
+    assert faults.call(lambda: 7, "mem").result == 7
+
+
 def test_an_allocator_set_over_it(faults):
     import tracemalloc
     faults.start("mem")

@@ -143,6 +143,97 @@ assert owners == ["interpreter 0"], owners
 """)
 
 
+def test_interpreters_that_ended_have_no_heap(several):
+    """Its blocks are the main interpreter's then, where any are left."""
+    run_code(several, INTERPRETERS + """
+from pymem.heap import Heap
+for _ in range(20):
+    interpreter = new()
+    execute(interpreter, "kept = [str(i) * 3 for i in range(3000)]")
+    destroy(interpreter)
+kept = [[i] for i in range(100_000)]
+owners = {owner for owner in Heap.take().owners() if owner.startswith("interp")}
+assert owners == {"interpreter 0"}, owners
+""")
+
+
+SLOW_FORK = r"""
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* It comes late to the list of what is done before a fork: after the lock of the table of
+ * interpreters, before that of all heaps.  In the other order it runs. */
+static void
+give_others_time(void)
+{
+    usleep(300000);
+}
+
+__attribute__((constructor)) static void
+start(void)
+{
+    pthread_atfork(give_others_time, NULL, NULL);
+}
+
+int
+fork_and_wait(void)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(0);
+    }
+    return child < 0 || waitpid(child, &status, 0) < 0 ? -1 : status;
+}
+"""
+
+
+def test_a_fork_while_interpreters_begin(several, tmp_path):
+    """Locks are taken in one order: by the fork, and by the first request of each."""
+    (tmp_path / "fork.c").write_text(SLOW_FORK)
+    library = tmp_path / "fork.so"
+    assert run("cc", "-shared", "-fPIC", tmp_path / "fork.c", "-o", library).returncode == 0
+    run_code(several, INTERPRETERS + f"""
+import ctypes
+fork_and_wait = ctypes.CDLL({str(library)!r}).fork_and_wait
+forked = False
+def begin_and_end():
+    while not forked: destroy(new())
+threads = [threading.Thread(target=begin_and_end) for _ in range(2)]
+for thread in threads: thread.start()
+statuses = [fork_and_wait() for _ in range(5)]
+forked = True
+for thread in threads: thread.join()
+assert statuses == [0] * 5, statuses
+""", LD_PRELOAD=str(library))
+
+
+def test_a_child_makes_interpreters(several):
+    """No lock of the parent's is left in it."""
+    assert run_code(several, INTERPRETERS + """
+destroy(new())
+child = os.fork()
+if child == 0:
+    for _ in range(3): destroy(new())
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+""") == "0\n"
+
+
+def test_statistics_at_the_end_are_the_main_interpreters(several):
+    """When no thread has an interpreter any more."""
+    if "pymem-run" not in str(several[0]):
+        pytest.skip("pymem-run --stats is at the end of the process")
+    result = run(several[0], "--stats", *several[1:], "-c", INTERPRETERS + """
+destroy(new())
+kept = [bytes(300) for _ in range(20000)]
+""")
+    assert result.returncode == 0, result.stderr
+    total = int(re.search(r"# arenas allocated total += +([\d,]+)", result.stderr)[1])
+    assert total >= 6, result.stderr
+
+
 # Over 512 bytes without the GIL: functions of a CDLL are called without it.
 
 ANY_THREAD = """

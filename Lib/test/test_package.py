@@ -7,6 +7,7 @@ check-package) every one from 3.8 on.  The running one installs the source distr
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -74,14 +75,17 @@ def backend(python, code, *arguments, **options):
 @pytest.fixture(scope="session", params=list(chosen()))
 def environment(request, tmp_path_factory):
     version, python = request.param, chosen()[request.param]
-    folder = tmp_path_factory.mktemp("package") / "a venv"
+    name = "it's, d\u00e9j\u00e0, here"         # of the sources, and of the environment
+    folder = tmp_path_factory.mktemp(name) / name
     result = call(python, "-m", "venv", folder)
     assert result.returncode == 0, result.stdout + result.stderr
     made, source = Environment(folder, version), TOP
     if python == sys.executable:
         result = backend(python, "print(pymembuild.build_sdist(sys.argv[2]))", folder.parent)
-        source = folder.parent / result.stdout.strip()
-        assert source.is_file(), result.stderr
+        archive = folder.parent / result.stdout.strip()
+        assert archive.is_file(), result.stderr
+        shutil.unpack_archive(archive, folder.parent)
+        source = folder.parent / archive.name[:-len(".tar.gz")]
     made.before = made.listing()
     made.run("python", "-m", "pip", "install", "--no-index", source)
     yield made

@@ -113,6 +113,15 @@ def test_the_variable_is_read_as_the_interpreters_are(products, tmp_path, option
                      PYTHON_PYMALLOC_MMAP_ONLY=value).returncode == -31
 
 
+@pytest.mark.parametrize("option", [[], ["--trim-interval=1000"]])
+@pytest.mark.parametrize("options, status", [("-E", -31), ("-I", -31), ("-u", 0)])
+def test_the_variable_is_ignored_with_others_under_pymem_run(tmp_path, option, options,
+                                                             status):
+    """Also by what begins before the interpreter has read its options."""
+    assert sandboxed(tmp_path, KILL, BUILD / "pymem-run", *option, sys.executable, options,
+                     PYTHON_PYMALLOC_MMAP_ONLY="1").returncode == status
+
+
 def test_a_text_that_is_no_number_is_on(products, tmp_path):
     assert sandboxed(tmp_path, KILL, products / "python",
                      PYTHON_PYMALLOC_MMAP_ONLY="yes").stdout == "survived\n"

@@ -328,6 +328,19 @@ def test_a_folder_with_any_name(tmp_path):
         assert result.returncode == 0, (command, result.stdout)
 
 
+@pytest.mark.parametrize("name", ["a,b", "a b", "it's", "d\u00e9j\u00e0", "a:b", "$x", "a;b"])
+def test_a_folder_whose_name_a_tool_splits_is_reached_by_a_link(tmp_path, name):
+    """A comma is the compiler's, between options for the linker."""
+    tools = tmp_path / name / "Tools"
+    tools.mkdir(parents=True)
+    shutil.copy(TOOLS / "setup.sh", tools)
+    (tools / "where.sh").write_text('. "$(dirname "$0")/setup.sh"\necho "$top"\n')
+    result = run("sh", tools / "where.sh")
+    link = result.stdout.strip()
+    assert result.returncode == 0 and name not in link, result.stderr
+    assert os.path.samefile(link, tmp_path / name)
+
+
 def test_each_fault_of_mutate_is_one_that_can_be_planted():
     """Its lines are in the sources, once: else nobody would notice that it is gone."""
     faults = runpy.run_path(str(TOOLS / "mutate"))["read_faults"]()

@@ -356,6 +356,19 @@ print(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit(),
     assert check(python, script, tmp_path) == "False 1 0\n"
 
 
+@pytest.mark.parametrize("options", ["-E", "-I", "-sE"])
+def test_samples_by_an_environment_that_is_ignored(python, options):
+    script = """
+import tracemalloc, _tracemalloc
+print(tracemalloc.is_tracing(), _tracemalloc.get_sample_bytes())
+"""
+    variables = {"PYTHONTRACEMALLOC": "3", "PYTHONTRACEMALLOC_SAMPLE": "4096"}
+    for more, expected in ((), "False 0\n"), (("-X", "tracemalloc=7"), "True 0\n"):
+        result = run(python, options, *more, "-c", script,
+                     environment=clean_environment(**variables))
+        assert (result.stdout, result.stderr) == (expected, "")
+
+
 @pytest.mark.parametrize("value", ["x", "-1", "1k", "99999999999999999999999"])
 def test_a_bad_sample_size_is_named(python, value):
     result = run(python, "-c", "pass", environment=clean_environment(
@@ -780,6 +793,50 @@ for turn in range(3):
     assert result.stdout.replace("False 7", "False 1") == first, result.stderr
     result = run(python, script, "all")
     assert (result.stdout, result.stderr) == ((first + later) * 3, "")
+
+
+def test_finalisers_while_a_list_of_traces_is_made(python, tmp_path):
+    """Up to 3.11 the garbage collector comes in the middle.  They stop the tracer, start
+    it with as many frames or more, clear it, ask for another list, run new code."""
+    assert check(python, """
+import _tracemalloc, gc, tracemalloc
+def restart(nframe):
+    tracemalloc.stop()
+    tracemalloc.start(nframe)
+deeds = [tracemalloc.stop, lambda: restart(1), lambda: restart(30),
+         tracemalloc.clear_traces, _tracemalloc._get_traces, lambda: None]
+def allocate_at_places(name):
+    exec(compile("\\n".join(f"kept{i} = str({i}) * 9" for i in range(400)), name, "exec"), {})
+ncalls = 0
+class Cycle:
+    def __init__(self, deed): self.itself, self.deed = self, deed
+    def __del__(self):
+        global ncalls
+        ncalls += 1
+        if ncalls % 30 == 1:
+            self.deed()
+            allocate_at_places(f"in call {ncalls}")
+for nframe in (1, 5):
+    for deed in deeds:
+        for turn in range(8):
+            tracemalloc.start(nframe)
+            allocate_at_places(f"turn {turn}")
+            gc.collect()
+            gc.disable()
+            for _ in range(30): Cycle(deed)
+            gc.set_threshold(1 + 90 * turn)
+            gc.enable()
+            traces = _tracemalloc._get_traces()
+            gc.set_threshold(700)
+            for trace in traces:
+                assert trace[1] >= 0
+                assert all(type(name) is str and line >= 0 for name, line in trace[2])
+        del traces
+        gc.collect()
+        tracemalloc.stop()
+        assert tracemalloc.get_tracemalloc_memory() < 10_000
+print(ncalls)
+""", tmp_path) == "2880\n"
 
 
 def test_hooks_over_the_tracers_stay(python, tmp_path):

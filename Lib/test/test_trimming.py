@@ -121,6 +121,42 @@ def test_a_fork_that_the_interpreter_does_not_know_of(python, with_gil):
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
 
 
+SLOW_TRIM = r"""
+#include <unistd.h>
+
+/* The end of PyMem_Trim(), with the GIL. */
+int
+malloc_trim(size_t unused)
+{
+    usleep(1500000);
+    return unused != 0;
+}
+
+/* While that goes on. */
+int
+fork_later(void)
+{
+    usleep(300000);
+    return fork();
+}
+"""
+
+
+def test_a_fork_waits_for_a_slow_trim(tmp_path):
+    """Else the child has heaps that are half changed, and nobody lets go of its GIL."""
+    (tmp_path / "slow.c").write_text(SLOW_TRIM)
+    library = tmp_path / "slow.so"
+    assert run("cc", "-shared", "-fPIC", tmp_path / "slow.c", "-o", library).returncode == 0
+    result = trimmed(0.05, sys.executable, "-c", f"""
+import ctypes, os
+child = ctypes.CDLL({str(library)!r}).fork_later()
+if child == 0:
+    os._exit(len([bytes(400) for _ in range(1000)]) - 1000)
+print(os.waitpid(child, 0)[1])
+""", environment=clean_environment(LD_PRELOAD=str(library)))
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
 # Its main thread holds the GIL for good, and runs Python code now and then.
 HOLDS_GIL = r"""
 #include <Python.h>

@@ -115,7 +115,7 @@ class Builder:
     def link(self, name, objects, *flags, exports=None):
         """A shared object with an export list, or a program without."""
         path = self.folder / name
-        options = ["-shared", f"-Wl,--version-script={TOP / exports}"] if exports else []
+        options = ["-shared", "-Xlinker", f"--version-script={TOP / exports}"] if exports else []
         self.run([*self.compiler, "-pthread",
                   *shlex.split(os.environ.get("LDFLAGS") or ""), *options,
                   "-o", path, *objects, *flags])

@@ -540,6 +540,38 @@ free_in_child(void *unused)
     }
 }
 
+static void *
+wait_with_look_lock(void *is_held)
+{
+    pthread_mutex_lock(&heap_of_nobody.look_lock);
+    *(void *_Atomic *)is_held = is_held;
+    pause();
+    return NULL;
+}
+
+static void
+count_in_child(void *unused)
+{
+    (void)unused;
+    alarm(20);
+    heap_of_thread = &heap_of_nobody;
+    _Py_GetAllocatedBlocks();
+}
+
+START_TEST(the_child_waits_for_no_thread_that_looks)
+{
+    static void *_Atomic is_held;
+    pthread_t thread;
+    PyMem_Free(PyMem_Malloc(3000));
+    pthread_create(&thread, NULL, wait_with_look_lock, (void *)&is_held);
+    while (is_held == NULL) {
+        usleep(1000);
+    }
+    struct child child = run_child(count_in_child, NULL);
+    ck_assert_int_eq(child.signal, 0);
+}
+END_TEST
+
 START_TEST(the_child_leaves_heaps_of_other_threads_alone)
 {
     pthread_t thread;
@@ -570,6 +602,43 @@ leave_to_malloc(void *value)
     PyMem_Free(p);
     _exit(_Py_GetAllocatedBlocks() != 1);
 }
+
+/* A destructor that asks for memory in each round there is, after ours. */
+static pthread_key_t late;
+
+static void
+ask_again(void *key)
+{
+    char *p = PyMem_Malloc(3000);
+    fill_pattern(p, 3000, 5);
+    p = PyMem_Realloc(p, 30000);
+    ck_assert(has_pattern(p, 3000, 5));
+    PyMem_Free(p);
+    ck_assert_int_eq(pthread_setspecific(late, key), 0);
+}
+
+static void *
+end_late(void *unused)
+{
+    PyMem_Free(PyMem_Malloc(3000));
+    ck_assert_int_eq(pthread_setspecific(late, &late), 0);
+    return unused;
+}
+
+START_TEST(what_a_thread_asks_for_in_its_end_costs_no_heap)
+{
+    PyMem_Free(PyMem_Malloc(3000));
+    ck_assert_int_eq(pthread_key_create(&late, ask_again), 0);
+    PyMemHeapFigures before, after;
+    in_thread(end_late, NULL);
+    PyMemHeap_GetFigures(&before);
+    for (int i = 0; i < 20; i++) {
+        in_thread(end_late, NULL);
+    }
+    PyMemHeap_GetFigures(&after);
+    ck_assert_uint_eq(after.heaps, before.heaps);
+}
+END_TEST
 
 /* The child ends the other interpreter, whose thread may have been in the middle of a
  * change: nothing of its heap is given back or handed on. */
@@ -642,6 +711,7 @@ main(void)
     tcase_add_test(tc, medium_blocks_are_freed_by_any_thread);
     tcase_add_test(tc, what_a_thread_left_goes_back_when_it_is_freed);
     tcase_add_test(tc, many_threads_keep_little);
+    tcase_add_test(tc, what_a_thread_asks_for_in_its_end_costs_no_heap);
     tcase_add_test(tc, the_raw_domain_takes_medium_blocks);
     /* The sanitizers' own malloc says other things, and is not fit for a child of
      * several threads. */
@@ -649,11 +719,13 @@ main(void)
 #  ifndef WITH_RAW_MIMALLOC
     tcase_add_test(tc, an_address_inside_a_medium_block_is_not_one);
 #  endif
+    tcase_add_test(tc, the_child_waits_for_no_thread_that_looks);
     tcase_add_test(tc, the_child_leaves_heaps_of_other_threads_alone);
 #else
 #  ifndef WITH_RAW_MIMALLOC
     (void)an_address_inside_a_medium_block_is_not_one;
 #  endif
+    (void)the_child_waits_for_no_thread_that_looks;
     (void)the_child_leaves_heaps_of_other_threads_alone;
 #endif
     suite_add_tcase(suite, tc);

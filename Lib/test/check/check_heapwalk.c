@@ -197,6 +197,30 @@ START_TEST(a_visitor_ends_the_walk)
 }
 END_TEST
 
+static int
+ask_for_too_much(void *count, const PyMemHeapArena *arena)
+{
+    (void)arena;
+    ++*(int *)count;
+    ck_assert_ptr_null(PyMem_RawMalloc((size_t)PY_SSIZE_T_MAX));
+    void *p = PyMem_RawMalloc(100000);
+    ck_assert_ptr_nonnull(p);
+    PyMem_RawFree(p);
+    return 0;
+}
+
+/* A request that fails asks the heaps to give back what they keep, which are locked. */
+START_TEST(a_visitor_may_use_the_raw_domain_until_it_fails)
+{
+    int count = 0;
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
+    model_fill(3000);
+    ck_assert_int_eq(PyMemHeap_Visit(ask_for_too_much, NULL, &count), 0);
+    ck_assert_int_gt(count, 1);
+    ck_assert_ptr_null(PyMem_RawMalloc((size_t)PY_SSIZE_T_MAX));
+}
+END_TEST
+
 static PyMemHeapPool pool_of_64;
 
 static int
@@ -302,6 +326,7 @@ main(void)
     tcase_add_loop_test(tests, every_block_is_seen_once, 5000, 5001);
     tcase_add_test(tests, a_walk_changes_nothing);
     tcase_add_test(tests, a_visitor_ends_the_walk);
+    tcase_add_test(tests, a_visitor_may_use_the_raw_domain_until_it_fails);
     tcase_add_loop_test(tests, a_broken_free_list_is_noticed, 0, 6);
     tcase_add_test(tests, the_layout_leads_to_the_structures);
 #else

@@ -259,6 +259,23 @@ START_TEST(what_cant_be_unmapped_is_unmapped_later)
 }
 END_TEST
 
+START_TEST(what_cant_be_unmapped_is_used_again_where_it_is_aligned)
+{
+    char *three[3];
+    if (!can_be_used_up()) {
+        return;
+    }
+    get_three(three);
+    use_up_mappings(1);
+    virtual_free(three[1] + virtual_page_size(), ARENA_SIZE / 2);
+    char *half = virtual_alloc(ARENA_SIZE / 2, ARENA_SIZE / 2);
+    ck_assert_uint_eq((uintptr_t)half % (ARENA_SIZE / 2), 0);
+    ck_assert(is_filled(three[1] + ARENA_SIZE / 2 + virtual_page_size(),
+                        ARENA_SIZE / 2 - virtual_page_size(), 2));
+    release_mappings();
+}
+END_TEST
+
 /* And is no fault of the program, whose errno it leaves. */
 START_TEST(the_last_mapping_is_refused)
 {
@@ -326,6 +343,7 @@ main(void)
     tcase_add_test(tc, arenas_come_again_when_there_are_mappings_again);
 #endif
     tcase_add_test(tc, what_cant_be_unmapped_is_used_again);
+    tcase_add_test(tc, what_cant_be_unmapped_is_used_again_where_it_is_aligned);
     tcase_add_test(tc, what_cant_be_unmapped_is_unmapped_later);
     tcase_add_test(tc, the_last_mapping_is_refused);
     tcase_add_test(tc, a_table_takes_no_last_mapping);

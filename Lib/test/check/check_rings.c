@@ -142,6 +142,31 @@ START_TEST(a_pool_that_becomes_empty_while_it_waits_goes_back)
 }
 END_TEST
 
+/* The pool at hand is alone in its ring, and not the last one of its class. */
+START_TEST(an_empty_pool_goes_back_though_it_is_alone_in_its_ring)
+{
+    struct full_pools full = fill_pools(sizes[_i]);
+    unsigned few = full.nblocks * 2 / 3, number = 0;
+    for (unsigned i = 0; i < NPOOLS; i++) {
+        free_of_pool(&full, i, few);
+    }
+    void *p = NULL;
+    for (unsigned i = 0; i <= few; i++) {       /* the one before becomes full */
+        p = PyObject_Malloc(sizes[_i]);
+    }
+    poolp pool = pool_of_any(p);
+    while (full.pools[number] != pool) {
+        ck_assert_uint_lt(++number, NPOOLS);
+    }
+    ck_assert_ptr_eq(pool->next, pool->prev);
+    PyObject_Free(p);
+    for (unsigned i = few; i < full.nblocks; i++) {
+        PyObject_Free(full.blocks[number * full.nblocks + i]);
+    }
+    ck_assert_uint_eq(pool->blocksize, 0);
+}
+END_TEST
+
 /* The last pool of a class stays, and where nothing is off the fast path a lookout meets it
  * beside others: it must still go when all that is free goes. */
 START_TEST(an_empty_pool_is_found_though_others_wait)
@@ -206,6 +231,7 @@ main(void)
     tcase_add_loop_test(tc, blocks_come_from_the_fullest_pools, 0, nsizes);
     tcase_add_loop_test(tc, a_pool_that_became_emptier_while_it_waited_comes_later, 0, nsizes);
     tcase_add_loop_test(tc, a_pool_that_becomes_empty_while_it_waits_goes_back, 0, nsizes);
+    tcase_add_loop_test(tc, an_empty_pool_goes_back_though_it_is_alone_in_its_ring, 0, nsizes);
     tcase_add_test(tc, an_empty_pool_is_found_though_others_wait);
     tcase_add_test(tc, where_blocks_become_fewer_pools_become_fewer);
     suite_add_tcase(suite, tc);

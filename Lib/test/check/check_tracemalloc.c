@@ -6,10 +6,12 @@
 #include "pycore_pymem.h"
 #include "pycore_traceblocks.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -663,6 +665,45 @@ START_TEST(a_trace_does_not_outlive_its_pool)
 }
 END_TEST
 
+static void *dumped;
+static int null;
+
+static void
+dump_at_once(int signal_number)
+{
+    (void)signal_number;
+    _PyMem_DumpTraceback(null, dumped);
+}
+
+/* Wherever it comes: in the tracer's tables, in malloc. */
+static void
+be_interrupted(void *unused)
+{
+    (void)unused;
+    null = open("/dev/null", O_WRONLY);
+    start();
+    dumped = PyMem_Malloc(100);
+    signal(SIGALRM, dump_at_once);
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, 500}, {0, 500}}, NULL);
+    for (int i = 0; i < 100000; i++) {
+        void *p = PyObject_Malloc((size_t)i % 1000);
+        PyObject_Free(PyObject_Realloc(p, (size_t)i % 700));
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 0}}, NULL);
+    _PyMem_DumpTraceback(STDERR_FILENO, dumped);
+    PyMem_Free(dumped);
+    _PyTraceMalloc_Stop();
+}
+
+START_TEST(a_signal_handler_may_dump_a_traceback)
+{
+    struct child child = run_child(be_interrupted, NULL);
+    ck_assert_int_eq(child.signal, 0);
+    ck_assert_int_eq(child.status, 0);
+    ck_assert_ptr_nonnull(strstr(child.text, "Memory block allocated at"));
+}
+END_TEST
+
 /* 1 GiB in blocks of a size, 512 KiB between samples: relative to the truth. */
 static double
 estimate(size_t size, uint64_t seed)
@@ -805,6 +846,7 @@ main(void)
     tcase_add_test(tc, a_realloc_that_fails_keeps_the_block_and_its_trace);
     tcase_add_test(tc, no_memory_for_a_trace_is_no_memory);
     tcase_add_test(tc, eight_threads_and_a_fork);
+    tcase_add_test(tc, a_signal_handler_may_dump_a_traceback);
     tcase_add_test(tc, sampled_sizes_are_unbiased);
     tcase_add_test(tc, samples_are_few_and_go_with_their_blocks);
     tcase_add_test(tc, requests_and_distances_of_any_size);

@@ -141,6 +141,40 @@ START_TEST(huge_pages_are_used_when_they_are_asked_for)
 }
 END_TEST
 
+/* In the classic geometry small and medium arenas have not the same size. */
+static void
+take_arenas_of_two_sizes(void *unused)
+{
+    (void)unused;
+    setenv("PYTHON_PYMALLOC_HUGEPAGES", "1", 1);
+    PyObjectArenaAllocator alloc;
+    PyObject_GetArenaAllocator(&alloc);
+    enum { N = 60 };
+    char *arenas[N], *end = NULL;
+    size_t sizes[N], before = process_size().total;
+    int aligned = 1, neighbours = 0;
+    for (int i = 0; i < N; i++) {
+        sizes[i] = i % 3 == 1 ? MEDIUM_ARENA_SIZE : ARENA_SIZE;
+        arenas[i] = alloc.alloc(alloc.ctx, sizes[i]);
+        aligned &= (uintptr_t)arenas[i] % sizes[i] == 0;
+        neighbours += arenas[i] == end;
+        end = arenas[i] + sizes[i];
+    }
+    for (int i = 0; i < N; i++) {
+        alloc.free(alloc.ctx, arenas[i], sizes[i]);
+    }
+    fprintf(stderr, "aligned=%d shared=%d left=%d", aligned, neighbours >= N / 4,
+            process_size().total > before + ((size_t)4 << 20));
+}
+
+START_TEST(arenas_of_any_size_share_a_huge_page)
+{
+    struct child child = run_child(take_arenas_of_two_sizes, NULL);
+    ck_assert_str_eq(child.text, environment_is_heeded
+                     ? "aligned=1 shared=1 left=0" : "aligned=1 shared=0 left=0");
+}
+END_TEST
+
 /* So that tests in an environment that asks for huge pages do run in them. */
 START_TEST(an_environment_of_tests_that_asks_for_huge_pages)
 {
@@ -351,6 +385,17 @@ START_TEST(arenas_have_a_name)
 }
 END_TEST
 
+/* The first time the system says no, as it does not know yet that it will be asked. */
+START_TEST(a_barrier_leaves_the_programs_errno)
+{
+    errno = 77;
+    int first = virtual_barrier();
+    ck_assert_int_eq(errno, 77);
+    ck_assert_int_eq(virtual_barrier(), first);
+    ck_assert_int_eq(errno, 77);
+}
+END_TEST
+
 struct seen {
     size_t size;
     void *freed;
@@ -408,6 +453,7 @@ main(void)
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
     tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
+    tcase_add_test(tc, arenas_of_any_size_share_a_huge_page);
     tcase_add_test(tc, an_environment_of_tests_that_asks_for_huge_pages);
     tcase_add_test(tc, a_table_is_written_to_part_by_part);
     tcase_add_test(tc, what_is_not_committed_is_not_written_to);
@@ -415,6 +461,7 @@ main(void)
     tcase_add_test(tc, a_sandbox_that_refuses_calls);
     tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);
+    tcase_add_test(tc, a_barrier_leaves_the_programs_errno);
     tcase_add_test(tc, virtual_memory_goes_through_the_arena_allocator);
     return run_suite(suite);
 }
