@@ -381,7 +381,36 @@ tracer_caller(void)
 
 /* The hooks. */
 
-static void *traced_malloc(void *ctx, size_t size);
+/* Those of each domain, which say its number to the functions below. */
+static const PyMemAllocatorEx hooks[NB_DOMAINS];
+
+static inline int
+is_hook(const PyMemAllocatorEx *allocator, int number)
+{
+    return allocator->malloc == hooks[number].malloc;
+}
+
+/* All contexts that there have been. */
+static _Atomic(struct traced_domain *) all_domains;
+
+static COLD const struct traced_domain *
+context_known_as(const void *ctx, PyMemAllocatorDomain number)
+{
+    const struct traced_domain *domain = atomic_load(&all_domains);
+    while (domain != NULL && domain != ctx) {
+        domain = domain->next;
+    }
+    return domain != NULL ? domain : tracer.domains[number];
+}
+
+/* A thread without the GIL, or of an interpreter with another one, reads a hook and its
+ * context one after the other.  Where tracing starts or stops in between, what it has is
+ * the context of the allocator that was there before. */
+static inline const struct traced_domain *
+context_of(const void *ctx, PyMemAllocatorDomain number)
+{
+    return LIKELY(ctx == tracer.domains[number]) ? ctx : context_known_as(ctx, number);
+}
 
 static inline int
 has_gil(const struct traced_domain *domain)
@@ -418,7 +447,7 @@ take_late_hooks_off(void)
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         PyMemAllocatorEx found;
         PyMem_GetAllocator((PyMemAllocatorDomain)domain, &found);
-        while (found.malloc == traced_malloc) {
+        while (is_hook(&found, domain)) {
             found = ((const struct traced_domain *)found.ctx)->below;
             PyMem_SetAllocator((PyMemAllocatorDomain)domain, &found);
         }
@@ -426,8 +455,9 @@ take_late_hooks_off(void)
 }
 
 static NOINLINE void *
-malloc_that_may_be_traced(const struct traced_domain *domain, size_t size)
+malloc_that_may_be_traced(const void *ctx, PyMemAllocatorDomain number, size_t size)
 {
+    const struct traced_domain *domain = context_of(ctx, number);
     if (UNLIKELY(tracer.hooks_stayed) && !tracer.is_tracing && has_gil(domain)) {
         take_late_hooks_off();
     }
@@ -441,23 +471,24 @@ malloc_that_may_be_traced(const struct traced_domain *domain, size_t size)
     return ptr;
 }
 
-static void *
-traced_malloc(void *ctx, size_t size)
+/* The common case of this and of free while samples are traced calls nothing but the
+ * allocator below, and that as its last act: no register is saved. */
+static ALWAYS_INLINE void *
+traced_malloc(const void *ctx, PyMemAllocatorDomain number, size_t size)
 {
-    const struct traced_domain *domain = ctx;
-    if (passes_untraced(size)) {
+    const struct traced_domain *domain = tracer.domains[number];
+    if (LIKELY(ctx == domain) && passes_untraced(size)) {
         return domain->below.malloc(domain->below.ctx, size);
     }
     if (mine.visibility == SHOWN) {
         REMEMBER_CALLER();
     }
-    return malloc_that_may_be_traced(domain, size);
+    return malloc_that_may_be_traced(ctx, number, size);
 }
 
-static void *
-traced_calloc(void *ctx, size_t nelem, size_t elsize)
+static ALWAYS_INLINE void *
+traced_calloc(const struct traced_domain *domain, size_t nelem, size_t elsize)
 {
-    const struct traced_domain *domain = ctx;
     enum tracing how = is_to_be_traced(nelem * elsize);
     if (how == TRACED) {
         REMEMBER_CALLER();
@@ -471,12 +502,12 @@ traced_calloc(void *ctx, size_t nelem, size_t elsize)
     return ptr;
 }
 
-static void
-traced_free(void *ctx, void *ptr)
+static NOINLINE void
+free_that_may_be_traced(const void *ctx, PyMemAllocatorDomain number, void *ptr)
 {
-    const PyMemAllocatorEx *below = &((const struct traced_domain *)ctx)->below;
-    if (ptr == NULL || !may_be_traced(ptr)) {
-        below->free(below->ctx, ptr);
+    const PyMemAllocatorEx *below = &context_of(ctx, number)->below;
+    if (ptr == NULL) {
+        below->free(below->ctx, NULL);
         return;
     }
     lock();
@@ -485,6 +516,18 @@ traced_free(void *ctx, void *ptr)
     mine.going = (uintptr_t)ptr;
     below->free(below->ctx, ptr);
     mine.going_stack = 0;
+}
+
+static ALWAYS_INLINE void
+traced_free(const void *ctx, PyMemAllocatorDomain number, void *ptr)
+{
+    const struct traced_domain *domain = tracer.domains[number];
+    if (LIKELY(ctx == domain) && !may_be_traced(ptr)) {
+        domain->below.free(domain->below.ctx, ptr);
+    }
+    else {
+        free_that_may_be_traced(ctx, number, ptr);
+    }
 }
 
 /* The old trace is out of the table while realloc runs, and comes back when it
@@ -530,21 +573,49 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     return resized;
 }
 
-static void *
-traced_realloc(void *ctx, void *ptr, size_t size)
+static ALWAYS_INLINE void *
+traced_realloc(const void *ctx, PyMemAllocatorDomain number, void *ptr, size_t size)
 {
     if (ptr == NULL) {
-        return traced_malloc(ctx, size);
+        return traced_malloc(ctx, number, size);
     }
+    const struct traced_domain *domain = context_of(ctx, number);
     enum tracing how = is_to_be_traced(size);
     if (how == TRACED) {
         REMEMBER_CALLER();
     }
     enum visibility before = tracer_pause();
-    void *resized = traced_resize(ctx, ptr, size, how);
+    void *resized = traced_resize(domain, ptr, size, how);
     tracer_resume(before);
     return resized;
 }
+
+#define HOOKS_OF(name, number) \
+    static void *name##_malloc(void *ctx, size_t size) \
+    { \
+        return traced_malloc(ctx, number, size); \
+    } \
+    static void *name##_calloc(void *ctx, size_t nelem, size_t elsize) \
+    { \
+        return traced_calloc(context_of(ctx, number), nelem, elsize); \
+    } \
+    static void *name##_realloc(void *ctx, void *ptr, size_t size) \
+    { \
+        return traced_realloc(ctx, number, ptr, size); \
+    } \
+    static void name##_free(void *ctx, void *ptr) \
+    { \
+        traced_free(ctx, number, ptr); \
+    }
+HOOKS_OF(raw, PYMEM_DOMAIN_RAW)
+HOOKS_OF(mem, PYMEM_DOMAIN_MEM)
+HOOKS_OF(object, PYMEM_DOMAIN_OBJ)
+
+static const PyMemAllocatorEx hooks[NB_DOMAINS] = {
+    [PYMEM_DOMAIN_RAW] = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
+    [PYMEM_DOMAIN_MEM] = {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
+    [PYMEM_DOMAIN_OBJ] = {NULL, object_malloc, object_calloc, object_realloc, object_free},
+};
 
 /* Stacks go when nobody looks at them; places in code at once, as it is no longer
  * noticed when the code is freed. */
@@ -588,12 +659,13 @@ tracer_let_stacks_go(void)
 static struct traced_domain *
 domain_to_trace(PyMemAllocatorDomain number)
 {
-    static struct traced_domain *all, first[NB_DOMAINS];
+    static struct traced_domain first[NB_DOMAINS];
     PyMemAllocatorEx found;
     PyMem_GetAllocator(number, &found);
-    if (found.malloc == traced_malloc) {
+    if (is_hook(&found, number)) {
         return found.ctx;
     }
+    struct traced_domain *all = atomic_load(&all_domains);
     for (struct traced_domain *domain = all; domain != NULL; domain = domain->next) {
         const PyMemAllocatorEx *below = &domain->below;
         if (domain->domain == number && below->ctx == found.ctx
@@ -607,7 +679,7 @@ domain_to_trace(PyMemAllocatorDomain number)
         ? &first[number] : malloc(sizeof(*domain));
     if (domain != NULL) {
         *domain = (struct traced_domain){found, number, all};
-        all = domain;
+        atomic_store(&all_domains, domain);
     }
     return domain;
 }
@@ -635,8 +707,8 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     blocks_use_filter(sample_bytes != 0);
     tracer.is_tracing = 1;
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        PyMemAllocatorEx hook = {tracer.domains[domain], traced_malloc,
-                                 traced_calloc, traced_realloc, traced_free};
+        PyMemAllocatorEx hook = hooks[domain];
+        hook.ctx = tracer.domains[domain];
         PyMem_SetAllocator((PyMemAllocatorDomain)domain, &hook);
     }
     return 0;
@@ -649,7 +721,7 @@ take_hook_off(PyMemAllocatorDomain number)
 {
     PyMemAllocatorEx found;
     PyMem_GetAllocator(number, &found);
-    if (found.malloc == traced_malloc && found.ctx == tracer.domains[number]) {
+    if (is_hook(&found, number) && found.ctx == tracer.domains[number]) {
         PyMem_SetAllocator(number, &tracer.domains[number]->below);
     }
     else {

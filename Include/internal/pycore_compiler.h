@@ -10,12 +10,14 @@
 #  define UNLIKELY(cond) __builtin_expect(!!(cond), 0)
 #  define COLD __attribute__((cold, noinline))
 #  define NOINLINE __attribute__((noinline))
+#  define ALWAYS_INLINE inline __attribute__((always_inline))
 #  define WEAK __attribute__((weak))
 #else
 #  define LIKELY(cond) (cond)
 #  define UNLIKELY(cond) (cond)
 #  define COLD
 #  define NOINLINE
+#  define ALWAYS_INLINE inline
 #  define WEAK
 #endif
 

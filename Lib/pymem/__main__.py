@@ -291,6 +291,13 @@ def flame_native(options, found):
     return run_script(options.script, options.arguments, at_end)
 
 
+# attach
+
+def attach(options):
+    from pymem import attach as attaching
+    return attaching.command(options)
+
+
 # conformance
 
 def conformance(options):
@@ -308,6 +315,20 @@ def positive(convert, what):
             raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
         return value
     return parse
+
+
+def bytes_of(text):
+    """512K as a number."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
+    if not number.isdigit() or unit not in ("", "K", "M", "G"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, as 512K or 0")
+    return int(number) * 1024 ** "_KMG".index(unit or "_")
+
+
+def seconds_of(text):
+    """60, 60s, 5m and 1h as seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
+    return positive(float, "time, as 60s, 5m or 1h")(number) * {"s": 1, "m": 60, "h": 3600}[unit]
 
 
 def parser():
@@ -363,6 +384,20 @@ def parser():
     made.add_argument("--frames", type=number, default=25, metavar="N")
     made.add_argument("script", metavar="SCRIPT|SNAPSHOT")
     made.add_argument("arguments", nargs=argparse.REMAINDER)
+    made = command(attach, "Trace a process that runs already for a while, and say which "
+                   "lines allocated what is still there.")
+    made.add_argument("--samples", type=bytes_of, default="512K", metavar="SIZE",
+                      help="one block in so many bytes (512K); 0: every block")
+    made.add_argument("--frames", type=number, default=25, metavar="N",
+                      help="of each stack (25)")
+    made.add_argument("--for", dest="seconds", type=seconds_of, default="60s",
+                      metavar="TIME", help="60s, 5m, 1h (60s)")
+    made.add_argument("--timeout", type=seconds_of, default="30s", metavar="TIME",
+                      help="for it to begin and to answer (30s)")
+    made.add_argument("--top", type=number, default=10, metavar="N", help="lines shown (10)")
+    made.add_argument("-o", "--output", metavar="FILE",
+                      help="a snapshot of tracemalloc, which flame draws")
+    made.add_argument("pid", type=number, metavar="PID")
     made = command(conformance, "Ask an allocator for each promise that Python needs.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
@@ -379,7 +414,7 @@ def main():
         return 0
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
-                   "conformance")
+                   "attach, conformance")
     for name in ("script", "target", "trace"):
         path = getattr(options, name, None)
         if path and not path.isdigit() and not os.path.exists(path):
@@ -399,6 +434,8 @@ def program():
         raise
     except BrokenPipeError:
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         sys.exit(f"pymem: {error.filename or error}: {error.strerror}")
 

@@ -36,7 +36,9 @@ PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 SEIZE, INTERRUPT, DETACH, ALL_CHILDREN = 0x4206, 0x4207, 17, 0x40000000
 
 
-class Process(Memory):
+class Debuggee(Memory):
+    """A process that may be looked at and stopped."""
+
     def __init__(self, pid):
         self.pid = pid
         try:
@@ -47,13 +49,52 @@ class Process(Memory):
             raise HeapError(
                 f"process {pid} may not be looked at: that takes its user and the right to "
                 "debug it (root, or 0 in /proc/sys/kernel/yama/ptrace_scope)") from None
+
+    def file_of(self, path):
+        """Its file of that name, which need not be ours."""
+        return f"/proc/{self.pid}/root{path}"
+
+    @contextmanager
+    def stopped(self):
+        """All its threads stand still, which its parent is not told."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p,
+                                ctypes.c_void_p]
+        libc.ptrace.restype = ctypes.c_long
+        seen, signals = set(), {}
+        try:
+            while True:
+                new = set(map(int, os.listdir(f"/proc/{self.pid}/task"))) - seen
+                if not new:
+                    break
+                seen |= new
+                for thread in new:
+                    if libc.ptrace(SEIZE, thread, None, None) < 0:
+                        if thread != self.pid:
+                            continue        # it ended
+                        raise HeapError(f"process {self.pid} can't be stopped: "
+                                        + os.strerror(ctypes.get_errno()))
+                    signals[thread] = 0
+                    libc.ptrace(INTERRUPT, thread, None, None)
+                    _, status = os.waitpid(thread, ALL_CHILDREN)
+                    if os.WIFSTOPPED(status) and status >> 16 == 0:
+                        # It stopped for a signal, which it is to get afterwards.
+                        signals[thread] = os.WSTOPSIG(status)
+            yield
+        finally:
+            for thread, signal in signals.items():
+                libc.ptrace(DETACH, thread, None, signal)
+
+class Process(Debuggee):
+    def __init__(self, pid):
+        super().__init__(pid)
         self.layout = self._find_layout()
 
     def _find_layout(self):
         for mapping in self.maps:
             if mapping.offset or not mapping.path.startswith("/"):
                 continue
-            found = symbols(f"/proc/{self.pid}/root{mapping.path}")
+            found = symbols(self.file_of(mapping.path))
             if found is None or "_PyMem_HeapLayout" not in found.addresses:
                 continue
             address = mapping.start - found.load_address \
@@ -234,37 +275,6 @@ class Process(Memory):
             if arena.is_medium:
                 figures["larger_blocks"] += sum(pool.nused for pool in arena.pools)
         return Heap(figures, sorted(arenas, key=arena_order))
-
-    @contextmanager
-    def stopped(self):
-        """All its threads stand still, which its parent is not told."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p,
-                                ctypes.c_void_p]
-        libc.ptrace.restype = ctypes.c_long
-        seen, signals = set(), {}
-        try:
-            while True:
-                new = set(map(int, os.listdir(f"/proc/{self.pid}/task"))) - seen
-                if not new:
-                    break
-                seen |= new
-                for thread in new:
-                    if libc.ptrace(SEIZE, thread, None, None) < 0:
-                        if thread != self.pid:
-                            continue        # it ended
-                        raise HeapError(f"process {self.pid} can't be stopped: "
-                                        + os.strerror(ctypes.get_errno()))
-                    signals[thread] = 0
-                    libc.ptrace(INTERRUPT, thread, None, None)
-                    _, status = os.waitpid(thread, ALL_CHILDREN)
-                    if os.WIFSTOPPED(status) and status >> 16 == 0:
-                        # It stopped for a signal, which it is to get afterwards.
-                        signals[thread] = os.WSTOPSIG(status)
-            yield
-        finally:
-            for thread, signal in signals.items():
-                libc.ptrace(DETACH, thread, None, signal)
 
     def heap(self, tries=20):
         """The process is stopped anywhere, perhaps where a block is on its way into a

@@ -139,6 +139,7 @@ def build(folder):
                 make_list("pymem_run_SOURCES"))
     worker = b.add("bench", b.ours, make_list("bench_worker_SOURCES"))
     record = b.add("bench", b.ours, make_list("RECORD_PARTS"))
+    attach = b.add("attach", b.ours, make_list("ATTACH_PARTS"))
     b.compile()
     exports, suffix = "Modules/module.map", sysconfig.get_config_var("EXT_SUFFIX")
     products = {
@@ -149,5 +150,6 @@ def build(folder):
         "pymem/pymem-preload.so": b.link("pymem-preload.so", preload, "-ldl", "-lm",
                                          exports="Misc/libpymeminstall.map"),
         "pymem/bench-worker": b.link("bench-worker", worker, "-ldl"),
+        "pymem/pymem-attach.so": b.link("pymem-attach.so", attach, "-shared"),
         "pymem/record.so": b.link("record.so", record, "-shared", "-ldl")}
     return products, b.link("pymem-run", run)

@@ -638,6 +638,28 @@ START_TEST(pools_change_their_size_class)
 }
 END_TEST
 
+/* A thread without the GIL has read the hook, or its context, before the other was set. */
+START_TEST(a_hook_works_with_the_context_from_before_a_start)
+{
+    for (int domain = PYMEM_DOMAIN_RAW; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+        PyMemAllocatorEx before, hook;
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &before);
+        tracer_start(&one_frame, 1, 0, 0);
+        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &hook);
+        ck_assert_ptr_ne(hook.ctx, before.ctx);
+        void *p = hook.malloc(before.ctx, 100);
+        struct trace trace;
+        ck_assert(tracer_find(0, (uintptr_t)p, &trace));
+        p = hook.realloc(before.ctx, p, 3000);
+        hook.free(before.ctx, p);
+        hook.free(before.ctx, hook.calloc(before.ctx, 3, 50));
+        ck_assert_uint_eq(traced_now(), 0);
+        stop();
+        hook.free(before.ctx, hook.malloc(before.ctx, 100));
+    }
+}
+END_TEST
+
 /* What nobody freed through the hooks is forgotten with its pool. */
 START_TEST(a_trace_does_not_outlive_its_pool)
 {
@@ -843,6 +865,7 @@ main(void)
     tcase_add_test(tc, pools_change_their_size_class);
     tcase_add_test(tc, a_trace_does_not_outlive_its_pool);
     tcase_add_test(tc, a_hook_below_may_track);
+    tcase_add_test(tc, a_hook_works_with_the_context_from_before_a_start);
     tcase_add_test(tc, a_realloc_that_fails_keeps_the_block_and_its_trace);
     tcase_add_test(tc, no_memory_for_a_trace_is_no_memory);
     tcase_add_test(tc, eight_threads_and_a_fork);

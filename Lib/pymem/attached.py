@@ -1,0 +1,160 @@
+"""What python -m pymem attach lets another process run: its text is executed there.
+
+A thread of that process traces for so long, and writes what it found:
+
+    begin(options)      folder: a private folder of whoever attaches, in which are
+                            ticket      whoever takes it away runs; nobody: it is too late
+                            alive       a FIFO, at its end when no result is wanted any more
+                            result      lines of literals, which end with ("end", ...)
+                        tracer: the file of _pymemtracer
+                        frames, sample_bytes, seconds
+
+Nothing of pymem needs to be on that process's sys.path.  What is imported is in the
+interpreter: each file would be several waits for the GIL, of 5 ms each where another thread
+is busy.  Functions that gevent and others replace, as time.sleep(), are not used.  No
+exception leaves this.
+"""
+
+import _frozen_importlib
+import _imp
+import _signal
+import atexit
+import os
+import sys
+from time import monotonic
+
+PAUSE = 0.05                            # seconds between looks at the FIFO
+LINES = 1000                            # written at once: after each write the GIL is waited for
+
+
+class Refused(Exception):
+    """Why nothing is traced, in a line."""
+
+
+def load_tracer(path):
+    """The module _pymemtracer, or the interpreter's own where that is pymem's."""
+    import _tracemalloc
+    if _tracemalloc.is_tracing():
+        raise Refused("tracemalloc is tracing there already; one tracer at a time")
+    if hasattr(_tracemalloc, "get_sample_bytes"):
+        return _tracemalloc
+    tracer = sys.modules.get("_pymemtracer")
+    if tracer is None:
+        spec = _frozen_importlib.ModuleSpec("_pymemtracer", None, origin=path)
+        tracer = _imp.create_dynamic(spec)
+        _imp.exec_dynamic(tracer)
+        sys.modules["_pymemtracer"] = tracer
+    if tracer.is_tracing():
+        raise Refused("pymem.tracemalloc is tracing there already; one tracer at a time")
+    return tracer
+
+
+class Tracing:
+    """From its start to its end; the end comes once, by whoever is first."""
+
+    def __init__(self, options):
+        self.options, self.turn, self.is_over = options, [True], False
+        folder = options["folder"]
+        self.result = os.open(folder + "/result", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self.alive = os.open(folder + "/alive", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def write(self, *lines):
+        data = "".join(ascii(line) + "\n" for line in lines).encode()
+        while data:
+            data = data[os.write(self.result, data):]
+
+    def run(self):
+        try:
+            self.tracer = load_tracer(self.options["tracer"])
+            self.tracer.start(self.options["frames"], self.options["sample_bytes"])
+            try:
+                self.begin_watch()
+                self.write(("started", os.getpid()))
+                self.wait()
+            finally:
+                self.finish()
+        except BaseException as error:
+            text = str(error) if isinstance(error, Refused) \
+                else f"{type(error).__name__}: {error}"
+            self.write(("error", text))
+        finally:
+            os.close(self.result)
+            os.close(self.alive)
+
+    def begin_watch(self):
+        """The interpreter's end ends it, and a child of a fork is not traced."""
+        atexit.register(self.finish)
+        if not hasattr(self.tracer, "_attached"):
+            tracer = self.tracer
+
+            def stop_in_child():
+                tracing, tracer._attached = tracer._attached, None
+                if tracing is not None:
+                    atexit.unregister(tracing.finish)
+                    tracer.stop()
+            os.register_at_fork(after_in_child=stop_in_child)
+        self.tracer._attached = self
+
+    def is_wanted(self):
+        try:
+            return os.read(self.alive, 1) != b""
+        except BlockingIOError:
+            return True
+
+    def wait(self):
+        until = monotonic() + self.options["seconds"]
+        while not self.is_over and monotonic() < until and self.is_wanted():
+            _signal.sigtimedwait((), PAUSE)
+
+    def finish(self):
+        try:
+            self.turn.pop()
+        except IndexError:
+            while not self.is_over:
+                _signal.sigtimedwait((), PAUSE)
+            return
+        try:
+            atexit.unregister(self.finish)
+            try:
+                traces = self.tracer._get_traces()
+            finally:
+                self.tracer.stop()
+                self.tracer._attached = None
+            self.write_traces(traces)
+            self.write(("end",))
+        finally:
+            self.is_over = True
+
+    def write_traces(self, traces):
+        """Those of one stack in a line: (stack, its whole depth), {(domain, size): blocks}"""
+        stacks = {}
+        for domain, size, stack, *depth in traces:
+            blocks = stacks.setdefault((stack, *depth), {})
+            blocks[domain, size] = blocks.get((domain, size), 0) + 1
+        lines = list(stacks.items())
+        for i in range(0, len(lines), LINES):
+            self.write(*lines[i:i + LINES])
+
+
+def begin(options):
+    try:
+        os.unlink(options["folder"] + "/ticket")
+        tracing = Tracing(options)
+    except OSError:
+        return                          # nobody waits any more
+    tracing.run()
+
+
+def begin_in_thread(options):
+    """In the middle of any code of the main thread, or of another interpreter's."""
+    import _interpreters
+    import _thread
+    if _interpreters.get_current() != _interpreters.get_main():
+        return
+    if not isinstance(_thread.start_new_thread, type(len)):
+        return                          # gevent's: no thread
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        _thread.start_new_thread(begin, (options,))
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
