@@ -122,9 +122,10 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  define pymalloc_free_near(home, ptr) 0
 #endif
 
-/* A request that is not small, or a domain that is not pymalloc. */
-static NOINLINE void *
-domain_malloc_otherwise(size_t size, PyMemAllocatorDomain domain)
+/* A request that is not small, or a domain that is not pymalloc.  Out of line, for each
+ * domain, so that its places in the tables are known. */
+static inline void *
+domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
     if (IS_PYMALLOC(domain)) {
         return pymalloc_malloc_larger(size);
@@ -133,11 +134,26 @@ domain_malloc_otherwise(size_t size, PyMemAllocatorDomain domain)
     return size > (size_t)PY_SSIZE_T_MAX ? NULL : alloc->malloc(alloc->ctx, size);
 }
 
+static NOINLINE void *
+mem_malloc_otherwise(size_t size)
+{
+    return domain_malloc_otherwise(PYMEM_DOMAIN_MEM, size);
+}
+
+static NOINLINE void *
+object_malloc_otherwise(size_t size)
+{
+    return domain_malloc_otherwise(PYMEM_DOMAIN_OBJ, size);
+}
+
 static inline void *
 domain_malloc(PyMemAllocatorDomain domain, size_t size)
 {
-    return LIKELY(size - 1 < short_ways[domain].span)
-        ? pymalloc_malloc_small(&main_heap, size) : domain_malloc_otherwise(size, domain);
+    if (LIKELY(size - 1 < short_ways[domain].span)) {
+        return pymalloc_malloc_small(&main_heap, size);
+    }
+    return domain == PYMEM_DOMAIN_MEM ? mem_malloc_otherwise(size)
+        : object_malloc_otherwise(size);
 }
 
 static inline void *
@@ -161,8 +177,8 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
 
 /* A block that is in another leaf than the newest arena, or in none; or a domain that is
  * not pymalloc. */
-static NOINLINE void
-domain_free_far(void *ptr, PyMemAllocatorDomain domain)
+static inline void
+domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
     if (IS_PYMALLOC(domain)) {
         pymalloc_free_far(ptr);
@@ -172,11 +188,29 @@ domain_free_far(void *ptr, PyMemAllocatorDomain domain)
     alloc->free(alloc->ctx, ptr);
 }
 
+static NOINLINE void
+mem_free_far(void *ptr)
+{
+    domain_free_far(PYMEM_DOMAIN_MEM, ptr);
+}
+
+static NOINLINE void
+object_free_far(void *ptr)
+{
+    domain_free_far(PYMEM_DOMAIN_OBJ, ptr);
+}
+
 static inline void
 domain_free(PyMemAllocatorDomain domain, void *ptr)
 {
-    if (UNLIKELY(!pymalloc_free_near(&short_ways[domain].home, ptr))) {
-        domain_free_far(ptr, domain);
+    if (LIKELY(pymalloc_free_near(&short_ways[domain].home, ptr))) {
+        return;
+    }
+    if (domain == PYMEM_DOMAIN_MEM) {
+        mem_free_far(ptr);
+    }
+    else {
+        object_free_far(ptr);
     }
 }
 

@@ -31,7 +31,7 @@ uses_main_heap(PyInterpreterState *interp)
 }
 
 /* NULL: no memory. */
-static struct heap *
+static __attribute__((cold, noinline)) struct heap *
 heap_begin(PyInterpreterState *interp)
 {
     HEAP_OF(interp) = (void *)(uses_main_heap(interp) ? &main_heap

@@ -49,7 +49,7 @@ def main():
     parser.add_argument("libraries", nargs="*", type=Path, metavar="LIBRARY")
     options = parser.parse_args()
     libraries = options.libraries or [options.build / ".libs" / "libpymem.so"]
-    worker = options.build / "bench-pairs"
+    worker = options.build.resolve() / "bench-pairs"
     for library in libraries:
         print(library)
         for kind in PAIRS:
