@@ -177,8 +177,8 @@ heap_look_up(const void *tstate, unsigned long changes)
     }
     known.interp = interp;
     known.nchanges = changes;
-    known.heap = heap;
-    return heap;
+    known.heap = heap != NULL ? heap : &heap_of_nobody;
+    return known.heap;
 }
 
 /* An address is an interpreter's again only after its block was freed and another was
@@ -188,7 +188,7 @@ heap_of_their_interpreter(void)
 {
     char *tstate = interpreter.PyThreadState_GetUnchecked();
     if (tstate == NULL) {
-        return NULL;
+        return &heap_of_nobody;
     }
     size_t place = atomic_load_explicit(&place_of_interpreter, memory_order_relaxed);
     const void *interp = LIKELY(place != 0) ? *(const void *const *)(tstate + place)

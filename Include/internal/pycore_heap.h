@@ -160,18 +160,14 @@ INTERNAL_DATA(struct heap) heap_of_nobody;
 #define HEAP_OF_NOBODY (MAX_HEAPS - 1)  /* its number; not in heaps[] */
 
 /* Whose heap serves a small request?  NULL: main_heap serves all.  Else it tells the
- * heap of the thread's interpreter, or NULL where the thread has none. */
+ * heap of the thread's interpreter, or heap_of_nobody where the thread has none. */
 typedef struct heap *(*heap_function)(void);
 INTERNAL_DATA(heap_function) heap_of_interpreter;
 
 static inline struct heap *
 heap_current(void)
 {
-    if (LIKELY(heap_of_interpreter == NULL)) {
-        return &main_heap;
-    }
-    struct heap *heap = heap_of_interpreter();
-    return LIKELY(heap != NULL) ? heap : &heap_of_nobody;
+    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_interpreter();
 }
 
 /* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */

@@ -12,7 +12,7 @@
 extern Py_ssize_t _Py_GetAllocatedBlocks(void);
 
 struct heap;
-extern __attribute__((visibility("hidden"))) struct heap main_heap;
+extern __attribute__((visibility("hidden"))) struct heap main_heap, heap_of_nobody;
 extern struct heap *heap_new(int64_t interpreter);
 extern void heap_end(struct heap *heap);
 extern void _PyMem_AskForHeap(struct heap *(*of_interpreter)(void));
@@ -31,7 +31,7 @@ uses_main_heap(PyInterpreterState *interp)
 }
 
 /* NULL: no memory. */
-static __attribute__((cold, noinline)) struct heap *
+static struct heap *
 heap_begin(PyInterpreterState *interp)
 {
     HEAP_OF(interp) = (void *)(uses_main_heap(interp) ? &main_heap
@@ -39,16 +39,23 @@ heap_begin(PyInterpreterState *interp)
     return (struct heap *)HEAP_OF(interp);
 }
 
-/* The heap of the thread's interpreter; NULL for a thread that has none. */
+static __attribute__((cold, noinline)) struct heap *
+heap_begin_or_none(PyInterpreterState *interp)
+{
+    struct heap *heap = heap_begin(interp);
+    return heap != NULL ? heap : &heap_of_nobody;
+}
+
+/* The heap of the thread's interpreter; heap_of_nobody for a thread that has none. */
 static struct heap *
 python_heap(void)
 {
     PyThreadState *tstate = _PyThreadState_GET();
     if (tstate == NULL) {
-        return NULL;
+        return &heap_of_nobody;
     }
     struct heap *heap = (struct heap *)HEAP_OF(tstate->interp);
-    return heap != NULL ? heap : heap_begin(tstate->interp);
+    return heap != NULL ? heap : heap_begin_or_none(tstate->interp);
 }
 
 int

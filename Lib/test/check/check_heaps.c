@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* The heap of the interpreter that this thread is in; NULL: it is in none. */
+/* The heap of the interpreter that this thread is in; heap_of_nobody: it is in none. */
 static _Thread_local struct heap *current = &main_heap;
 
 static struct heap *
@@ -131,7 +131,7 @@ END_TEST
 START_TEST(a_thread_without_an_interpreter_gets_by)
 {
     void *ours = PyObject_Malloc(100);
-    current = NULL;
+    current = &heap_of_nobody;
     char *p = PyObject_Malloc(100), *q = PyMem_Calloc(5, 8);
     ck_assert_ptr_null(pool_of(p));
     ck_assert(is_filled(q, 40, 0));
