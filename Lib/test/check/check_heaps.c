@@ -711,7 +711,11 @@ main(void)
     tcase_add_test(tc, medium_blocks_are_freed_by_any_thread);
     tcase_add_test(tc, what_a_thread_left_goes_back_when_it_is_freed);
     tcase_add_test(tc, many_threads_keep_little);
+#ifndef __SANITIZE_THREAD__     /* whose own part of a thread ends before */
     tcase_add_test(tc, what_a_thread_asks_for_in_its_end_costs_no_heap);
+#else
+    (void)what_a_thread_asks_for_in_its_end_costs_no_heap;
+#endif
     tcase_add_test(tc, the_raw_domain_takes_medium_blocks);
     /* The sanitizers' own malloc says other things, and is not fit for a child of
      * several threads. */

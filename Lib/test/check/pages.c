@@ -17,14 +17,15 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
-static size_t pretended;        /* 0: the system's own */
-static int is_known;
+static atomic_size_t pretended;        /* 0: the system's own */
+static atomic_int is_known;
 
 /* Declare real_name: the function that would have been called without us. */
 #define REAL(name) \
