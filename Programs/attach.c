@@ -40,7 +40,9 @@ run_request(void *arg)
 }
 
 /* 0, or why there is no thread.  Signals are the program's: the thread gets none. */
-__attribute__((visibility("default"))) int
+__attribute__((visibility("default"))) int pymem_attach(struct request *request);
+
+int
 pymem_attach(struct request *request)
 {
     sigset_t all, before;
