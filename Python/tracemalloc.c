@@ -50,22 +50,27 @@ static struct {
     size_t sample_bytes;                /* between samples; 0: trace all */
     uint64_t seed;                      /* for the thread that starts; or 0 */
     const void *starting_thread;
-    atomic_uint start;                  /* counts the starts */
+    atomic_uint start;                  /* counts starts and stops, in steps of START */
     unsigned nholds;                    /* of stacks; at 0 they may go */
     int stacks_are_old;                 /* and are to go then */
     const struct trace_source *source;
     struct traced_domain *domains[NB_DOMAINS];  /* of this start */
+    struct traced_domain *sampled[NB_DOMAINS];  /* the same, while it traces samples;
+                                                   else no hook's */
     int hooks_stayed;                   /* below others', at a stop */
 } tracer;
 
-/* What a thread allocates is traced, traced without being shown, or not traced. */
-enum visibility { SHOWN, HIDDEN, PAUSED };
+static struct traced_domain no_domain;
+
+/* What a thread allocates is traced; with HIDDEN without being shown, with PAUSED, when
+ * the tracer itself allocates or an allocator below it, not at all. */
+enum { HIDDEN = 1, PAUSED = 2, START = 4 };
 
 /* What belongs to a thread. */
 static FAST_THREAD_LOCAL struct {
-    enum visibility visibility;     /* PAUSED: the tracer itself allocates, or
-                                       an allocator below it */
-    unsigned start;                 /* the sampling is of which of the starts */
+    unsigned state;                 /* the start that the sampling is of, + HIDDEN,
+                                       + PAUSED: one comparison tells that nothing is
+                                       in the way */
     uint64_t bytes_left;            /* to the next sample */
     uint64_t random;
     uintptr_t going;                /* the block that is being freed, */
@@ -76,34 +81,38 @@ static FAST_THREAD_LOCAL struct {
                                        by jumping to a hook */
 } mine;
 
-static inline enum visibility
+static inline unsigned
 tracer_pause(void)
 {
-    enum visibility before = mine.visibility;
-    mine.visibility = PAUSED;
+    unsigned before = mine.state;
+    mine.state |= PAUSED;
     return before;
 }
 
 static inline void
-tracer_resume(enum visibility before)
+tracer_resume(unsigned before)
 {
-    mine.visibility = before;
+    mine.state = before;
+}
+
+static inline int
+is_shown(void)
+{
+    return (mine.state & (HIDDEN | PAUSED)) == 0;
 }
 
 int
 tracer_hide(void)
 {
-    enum visibility before = mine.visibility;
-    if (before == SHOWN) {
-        mine.visibility = HIDDEN;
-    }
+    unsigned before = mine.state;
+    mine.state |= HIDDEN;
     return (int)before;
 }
 
 void
 tracer_show(int before)
 {
-    mine.visibility = (enum visibility)before;
+    mine.state = (unsigned)before;
 }
 
 /* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
@@ -217,6 +226,12 @@ random_distance(void)
     return distance < 0x1p63 ? (uint64_t)distance : (uint64_t)1 << 63;
 }
 
+static inline unsigned
+current_start(void)
+{
+    return atomic_load_explicit(&tracer.start, memory_order_relaxed);
+}
+
 /* Each thread goes its own way; with a seed the first one's is the same again. */
 static void
 sampler_begin(void)
@@ -226,7 +241,7 @@ sampler_begin(void)
     uint64_t seed = tracer.seed != 0 && tracer.starting_thread == &mine
         ? tracer.seed : n + (uintptr_t)&mine + virtual_clock();
     mine.random = seed * 0xD1342543DE82EF95u;
-    mine.start = atomic_load_explicit(&tracer.start, memory_order_relaxed);
+    mine.state = current_start();
     mine.bytes_left = random_distance();
 }
 
@@ -235,7 +250,7 @@ sampler_begin(void)
 static NOINLINE int
 sample_is_due(size_t size)
 {
-    if (mine.start != atomic_load_explicit(&tracer.start, memory_order_relaxed)) {
+    if (mine.state != current_start()) {
         sampler_begin();
         if (size < mine.bytes_left) {
             mine.bytes_left -= size;
@@ -254,8 +269,8 @@ enum tracing { NOT_TRACED, TRACED, TRACED_HIDDEN };
 static inline enum tracing
 is_to_be_traced(size_t size)
 {
-    if (UNLIKELY(mine.visibility != SHOWN)) {
-        return mine.visibility == HIDDEN && tracer.is_tracing && tracer.sample_bytes == 0
+    if (UNLIKELY(!is_shown())) {
+        return (mine.state & PAUSED) == 0 && tracer.is_tracing && tracer.sample_bytes == 0
             ? TRACED_HIDDEN : NOT_TRACED;
     }
     if (UNLIKELY(!tracer.is_tracing)) {
@@ -264,10 +279,7 @@ is_to_be_traced(size_t size)
     if (tracer.sample_bytes == 0) {
         return TRACED;
     }
-    if (LIKELY(size < mine.bytes_left
-               && mine.start == atomic_load_explicit(&tracer.start,
-                                                     memory_order_relaxed)))
-    {
+    if (LIKELY(size < mine.bytes_left && mine.state == current_start())) {
         mine.bytes_left -= size;
         return NOT_TRACED;
     }
@@ -276,13 +288,12 @@ is_to_be_traced(size_t size)
 
 /* Most requests while samples are traced: small ones, which no allocator below passes on
  * to the raw domain, before the next sample.  In a thread whose start this is samples are
- * traced. */
+ * traced, and nothing is hidden. */
 static inline int
 passes_untraced(size_t size)
 {
-    if (LIKELY(size < mine.bytes_left && size <= SMALL_ENOUGH && mine.visibility == SHOWN
-               && mine.start == atomic_load_explicit(&tracer.start,
-                                                     memory_order_relaxed)))
+    if (LIKELY(size < mine.bytes_left && size <= SMALL_ENOUGH
+               && mine.state == current_start()))
     {
         mine.bytes_left -= size;
         return 1;
@@ -292,9 +303,15 @@ passes_untraced(size_t size)
 
 /* May a block have a trace? */
 static inline int
+may_be_sampled(const void *ptr)
+{
+    return *trace_filter_count((uintptr_t)ptr) != 0;
+}
+
+static inline int
 may_be_traced(const void *ptr)
 {
-    return tracer.sample_bytes == 0 || *trace_filter_count((uintptr_t)ptr) != 0;
+    return tracer.sample_bytes == 0 || may_be_sampled(ptr);
 }
 
 static size_t
@@ -462,7 +479,7 @@ malloc_that_may_be_traced(const void *ctx, PyMemAllocatorDomain number, size_t s
         take_late_hooks_off();
     }
     enum tracing how = is_to_be_traced(size);
-    enum visibility before = tracer_pause();
+    unsigned before = tracer_pause();
     void *ptr = domain->below.malloc(domain->below.ctx, size);
     if (how != NOT_TRACED) {
         ptr = trace_new_block(domain, ptr, size, how);
@@ -480,7 +497,7 @@ traced_malloc(const void *ctx, PyMemAllocatorDomain number, size_t size)
     if (LIKELY(ctx == domain) && passes_untraced(size)) {
         return domain->below.malloc(domain->below.ctx, size);
     }
-    if (mine.visibility == SHOWN) {
+    if (is_shown()) {
         REMEMBER_CALLER();
     }
     return malloc_that_may_be_traced(ctx, number, size);
@@ -493,7 +510,7 @@ traced_calloc(const struct traced_domain *domain, size_t nelem, size_t elsize)
     if (how == TRACED) {
         REMEMBER_CALLER();
     }
-    enum visibility before = tracer_pause();
+    unsigned before = tracer_pause();
     void *ptr = domain->below.calloc(domain->below.ctx, nelem, elsize);
     if (how != NOT_TRACED) {
         ptr = trace_new_block(domain, ptr, nelem * elsize, how);
@@ -521,8 +538,8 @@ free_that_may_be_traced(const void *ctx, PyMemAllocatorDomain number, void *ptr)
 static ALWAYS_INLINE void
 traced_free(const void *ctx, PyMemAllocatorDomain number, void *ptr)
 {
-    const struct traced_domain *domain = tracer.domains[number];
-    if (LIKELY(ctx == domain) && !may_be_traced(ptr)) {
+    const struct traced_domain *domain = tracer.sampled[number];
+    if (LIKELY(ctx == domain) && !may_be_sampled(ptr)) {
         domain->below.free(domain->below.ctx, ptr);
     }
     else {
@@ -584,7 +601,7 @@ traced_realloc(const void *ctx, PyMemAllocatorDomain number, void *ptr, size_t s
     if (how == TRACED) {
         REMEMBER_CALLER();
     }
-    enum visibility before = tracer_pause();
+    unsigned before = tracer_pause();
     void *resized = traced_resize(domain, ptr, size, how);
     tracer_resume(before);
     return resized;
@@ -696,6 +713,7 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
         if (tracer.domains[domain] == NULL) {
             return -1;
         }
+        tracer.sampled[domain] = sample_bytes != 0 ? tracer.domains[domain] : &no_domain;
     }
     make_lock_safe_at_fork();
     tracer.source = source;
@@ -703,7 +721,7 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
     tracer.sample_bytes = sample_bytes;
     tracer.seed = seed;
     tracer.starting_thread = &mine;
-    tracer.start++;
+    tracer.start += START;
     blocks_use_filter(sample_bytes != 0);
     tracer.is_tracing = 1;
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
@@ -740,7 +758,7 @@ tracer_stop(void)
     }
     lock();
     tracer.is_tracing = 0;
-    tracer.start++;             /* no thread passes anything untraced any more */
+    tracer.start += START;      /* no thread passes anything untraced any more */
     blocks_clear();
     clear_stacks();
     unlock();
@@ -790,7 +808,7 @@ PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
     if (tracer.sample_bytes != 0 && !is_to_be_traced(size)) {
         return PyTraceMalloc_Untrack(domain, ptr);     /* no sample; nor an older one */
     }
-    enum visibility before = tracer_pause();
+    unsigned before = tracer_pause();
     lock();
     if (tracer.is_tracing) {
         result = add_trace(domain, ptr, size, TRACED, 0);
@@ -818,11 +836,10 @@ void
 tracer_renew(uintptr_t ptr)
 {
     struct trace trace = {.ptr = ptr};
-    if (mine.visibility != SHOWN || is_newest(ptr)
-        || !may_be_traced((void *)ptr)) {
+    if (!is_shown() || is_newest(ptr) || !may_be_traced((void *)ptr)) {
         return;
     }
-    enum visibility before = tracer_pause();
+    unsigned before = tracer_pause();
     lock();
     if (tracer.is_tracing && block_find(&trace)) {
         stack_id stack = prepare_trace(TRACED, 1);

@@ -1,13 +1,18 @@
 """Programs as people write them, to time a whole interpreter with.
 
-    python programs.py NAME [FRAMES [SAMPLE_BYTES]]
+    python programs.py NAME [TRACER FRAMES [SAMPLE_BYTES]]
 
-Runs one of them, with FRAMES under pymem.tracemalloc, and prints a line of JSON: seconds of processor time and the
-peak resident set.  Only the standard library is used.
+Runs one of them and prints a line of JSON: seconds of processor time and the peak
+resident set.  TRACER is tracemalloc or pymem.tracemalloc: it traces the program with
+FRAMES and then dumps a snapshot, of which the line gives the bytes.  Only the standard
+library is used.
 """
 
+import importlib
 import json
+import os
 import sys
+import tempfile
 import time
 
 
@@ -166,18 +171,26 @@ def peak_kib():
     return 0
 
 
+def dumped_bytes(tracer):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "snapshot")
+        tracer.take_snapshot().dump(path)
+        return os.path.getsize(path)
+
+
 def main():
     programs = {function.__name__: function for function in PROGRAMS}
-    if not 2 <= len(sys.argv) <= 4 or sys.argv[1] not in programs:
-        sys.exit("usage: programs.py NAME [FRAMES [SAMPLE_BYTES]]; names: "
+    if len(sys.argv) not in (2, 4, 5) or sys.argv[1] not in programs:
+        sys.exit("usage: programs.py NAME [TRACER FRAMES [SAMPLE_BYTES]]; names: "
                  + ", ".join(programs))
-    if len(sys.argv) > 2:
-        from pymem import tracemalloc
-        tracemalloc.start(*map(int, sys.argv[2:]))
+    tracer = importlib.import_module(sys.argv[2]) if len(sys.argv) > 2 else None
+    if tracer is not None:
+        tracer.start(*map(int, sys.argv[3:]))
     start = time.process_time()
     programs[sys.argv[1]]()
+    written = dumped_bytes(tracer) if tracer is not None else 0
     spent = time.process_time() - start
-    print(json.dumps({"seconds": spent, "rss_kib": peak_kib()}))
+    print(json.dumps({"seconds": spent, "rss_kib": peak_kib(), "written": written}))
 
 
 if __name__ == "__main__":
