@@ -402,7 +402,7 @@ tracer_caller(void)
 static const PyMemAllocatorEx hooks[NB_DOMAINS];
 
 static inline int
-is_hook(const PyMemAllocatorEx *allocator, int number)
+is_hook(const PyMemAllocatorEx *allocator, PyMemAllocatorDomain number)
 {
     return allocator->malloc == hooks[number].malloc;
 }
@@ -461,12 +461,13 @@ trace_new_block(const struct traced_domain *domain, void *ptr, size_t size,
 static COLD void
 take_late_hooks_off(void)
 {
-    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+    for (int i = 0; i < NB_DOMAINS; i++) {
+        PyMemAllocatorDomain domain = (PyMemAllocatorDomain)i;
         PyMemAllocatorEx found;
-        PyMem_GetAllocator((PyMemAllocatorDomain)domain, &found);
+        PyMem_GetAllocator(domain, &found);
         while (is_hook(&found, domain)) {
             found = ((const struct traced_domain *)found.ctx)->below;
-            PyMem_SetAllocator((PyMemAllocatorDomain)domain, &found);
+            PyMem_SetAllocator(domain, &found);
         }
     }
 }
