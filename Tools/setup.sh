@@ -86,8 +86,7 @@ need_packages() {
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null ||
         fail "these Debian packages, or what brings the same, are needed, and there is no apt-get:$missing"
-    # Another apt-get, as of a system that updates itself, is waited for.
-    line="apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends$missing"
+    line="apt-get install -y --no-install-recommends$missing"
     if [ "$(id -u)" = 0 ]; then
         as_root=
     elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
@@ -97,8 +96,10 @@ need_packages() {
     fi
     say "installing with apt-get:$missing"
     log=$(mktemp)
+    # Another apt-get, as of a system that updates itself, is waited for.
     if ! { $as_root apt-get update &&
-           $as_root env DEBIAN_FRONTEND=noninteractive $line; } >"$log" 2>&1
+           $as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+               ${line#apt-get }; } >"$log" 2>&1
     then
         tail -n 20 "$log" >&2
         rm -f "$log"
