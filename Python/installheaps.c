@@ -53,9 +53,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* How many interpreters began or ended: an answer of before may be wrong. */
 static atomic_ulong nchanges;
 
-/* Of this thread: the last block that may be an interpreter's state, and the last
- * answer. */
-static _Thread_local struct { const char *start; size_t size; } last_large;
+/* Of this thread: the last blocks that may be an interpreter's state, as 3.14 asks for
+ * another large one after it, and the last answer. */
+enum { NLARGE = 4 };
+static _Thread_local struct { const char *start; size_t size; } large[NLARGE];
+static _Thread_local unsigned nlarge;
 static FAST_THREAD_LOCAL struct {
     const void *interp;
     unsigned long nchanges;
@@ -141,6 +143,20 @@ heap_with_id(int64_t id)
     return NULL;
 }
 
+/* The block that an interpreter's state lies in, which begins some bytes after it: the
+ * newest one, as older ones may have been freed. */
+static const char *
+block_of(const char *interp)
+{
+    for (unsigned i = 1; i <= NLARGE; i++) {
+        unsigned place = (nlarge - i) % NLARGE;
+        if (interp >= large[place].start && interp < large[place].start + large[place].size) {
+            return large[place].start;
+        }
+    }
+    return interp;
+}
+
 /* The interpreter's first request comes from the thread that made it, which has its GIL:
  * nobody else looks for this heap.  It is made without the lock, as a fork takes the lock
  * of all heaps before this one.  NULL: no memory. */
@@ -153,10 +169,8 @@ heap_begin(const char *interp, int64_t id)
         free(state);
         return NULL;
     }
-    int is_known = interp >= last_large.start
-        && interp < last_large.start + last_large.size;
     pthread_mutex_lock(&lock);
-    *state = (struct state){states, is_known ? last_large.start : interp, heap};
+    *state = (struct state){states, block_of(interp), heap};
     states = state;
     state_pages |= page_bit(state->block);
     pthread_mutex_unlock(&lock);
@@ -218,8 +232,9 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
         && interpreter.PyThreadState_GetInterpreter != NULL
         && interpreter.Py_IsInitialized())
     {
-        last_large.start = ptr;
-        last_large.size = nelem * elsize;
+        large[nlarge % NLARGE].start = ptr;
+        large[nlarge % NLARGE].size = nelem * elsize;
+        nlarge++;
         nchanges++;
         if (heap_of_interpreter == NULL) {
             _PyMem_AskForHeap(heap_of_their_interpreter);

@@ -60,8 +60,13 @@ class Package:
 
     def __init__(self, python, version, folder):
         self.python, self.version, self.folder = python, version, folder
-        result = call(python, "-m", "pip", "install", "-q", "--no-index", "--no-deps",
-                      "--target", folder, TOP)
+        wheels = Path(folder).parent / "wheel"
+        wheels.mkdir(exist_ok=True)
+        # What pip calls, as not every Python has pip.
+        result = call(python, "-c", "import sys, zipfile; sys.path.insert(0, sys.argv[1])\n"
+                      "import pymembuild\nwheel = pymembuild.build_wheel(sys.argv[2])\n"
+                      "zipfile.ZipFile(sys.argv[2] + '/' + wheel).extractall(sys.argv[3])",
+                      TOP / "Tools" / "package", wheels, folder)
         assert result.returncode == 0, result.stderr
 
     def attach(self, process, *options, seconds="0.3", **variables):
