@@ -143,8 +143,8 @@ heap_with_id(int64_t id)
     return NULL;
 }
 
-/* The block that an interpreter's state lies in, which begins some bytes after it: the
- * newest one, as older ones may have been freed. */
+/* The block that has an interpreter's state, which begins where the block does or a little
+ * later.  The newest such block: older ones may have been freed. */
 static const char *
 block_of(const char *interp)
 {
