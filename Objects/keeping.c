@@ -99,8 +99,8 @@ kept_sixteenths(const struct arena_set *set)
         return set->kept_sixteenths;
     }
     unsigned n = atomic_load_explicit(&heaps_of_interpreters, memory_order_relaxed);
-    unsigned share = n < 2 ? set->kept_sixteenths : 32 / n;
-    return share < LEAST ? LEAST : share < set->kept_sixteenths ? share : set->kept_sixteenths;
+    unsigned share = n > 4 ? 32 / n : set->kept_sixteenths;
+    return share > LEAST ? share : LEAST;
 }
 
 static size_t

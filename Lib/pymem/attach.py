@@ -411,12 +411,11 @@ class Attachment:
 
     def trace(self):
         """Until the time is over or Ctrl-C: True where nobody ended it early."""
-        seconds = self.options.seconds
+        seconds, grace = self.options.seconds, self.options.timeout
         self.say(f"{self.target.name}: tracing for {seconds:g} s; Ctrl-C ends it earlier")
 
         def every(left):
             self.say(f"{self.target.name}: {max(left - grace, 0):3.0f} s to go", passing=True)
-        grace = self.options.timeout
         return self.wait("end", seconds + grace, every) is not None
 
     def run(self):

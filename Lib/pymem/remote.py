@@ -85,6 +85,7 @@ class Debuggee(Memory):
             for thread, signal in signals.items():
                 libc.ptrace(DETACH, thread, None, signal)
 
+
 class Process(Debuggee):
     def __init__(self, pid):
         super().__init__(pid)

@@ -15,7 +15,16 @@ import threading
 import time
 import warnings
 
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 over = threading.Event()
+
+
+def compile_native(folder):
+    """The library of native(), in a folder."""
+    library = os.path.join(folder, "native.so")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-pthread", "-o", library,
+                    os.path.join(FOLDER, "attach_native.c")], check=True)
+    return library
 
 
 def allocators():

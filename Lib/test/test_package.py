@@ -270,23 +270,18 @@ for sample in (0, 2000):
     assert [str(i) for i in range(5000)]
 """)
     environment.python("""
-import ctypes, _pymem, pymem.tracemalloc as tracemalloc
-def functions():
-    found = []
-    for domain in range(3):
-        allocator = (ctypes.c_void_p * 5)()
-        ctypes.pythonapi.PyMem_GetAllocator(domain, allocator)
-        found.append(list(allocator))
-    return found
-before = functions()
+import sys, _pymem, pymem.tracemalloc as tracemalloc
+sys.path.insert(0, sys.argv[1])
+from attachprograms import allocators
+before = allocators()
 tracemalloc.start()
 _pymem.count()
 tracemalloc.stop()
-assert functions() != before
+assert allocators() != before
 _pymem.stop()
 kept = [str(i) for i in range(1000)]
-assert functions() == before            # nothing is left
-""")
+assert allocators() == before           # nothing is left
+""", TOP / "Lib" / "test")
 
 
 def test_one_tracer_at_a_time(environment):
