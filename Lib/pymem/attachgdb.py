@@ -29,9 +29,10 @@ WAITS = set("""
     sem_timedwait sem_wait send sendmsg sendto sigtimedwait sigwait sigwaitinfo usleep wait4
     waitid waitpid write""".split())
 # Of the interpreter's, which do nothing else; what they call may have no name.
-WAITERS = {"_PySemaphore_Wait", "_PySemaphore_PlatformWait", "PyThread_acquire_lock_timed"}
+WAITERS = {"_PySemaphore_Wait", "_PySemaphore_PlatformWait", "_PyParkingLot_Park",
+           "PyThread_acquire_lock_timed"}
 # Of a function of the C library, without what debug information has before and behind it.
-NAME = re.compile(r"_*(?:(?:GI|libc|new)_+)?(\w*?)(?:64)?(?:@.*)?$")
+NAME = re.compile(r"_*(?:(?:GI|libc|new)_+)?(\w*?)(?:_slow)?(?:64)?(?:[.@].*)?$")
 SETTINGS = ["confirm off", "pagination off", "width 0", "language c", "unwindonsignal off",
             "print thread-events off", "backtrace limit unlimited"]
 

@@ -51,10 +51,20 @@ def clean_environment(**variables):
 
 
 def run(*command, environment=None, **options):
+    """The time-out is for what hangs: a busy machine may be many times slower."""
     return subprocess.run([str(word) for word in command], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          errors="replace", timeout=60,
+                          errors="replace", timeout=300,
                           env=environment or clean_environment(), **options)
+
+
+def need_module(name, package):
+    """Some modules of a distribution are for one of its Pythons only: there others find
+    half of them, which pytest.importorskip() does not forgive."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"needs {name} (Debian: {package}): {error}", allow_module_level=True)
 
 
 def masked(text):

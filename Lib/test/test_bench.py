@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, need_module, run
 
 BENCH = TOP / "Tools" / "bench" / "bench.py"
 sys.path.insert(0, str(BENCH.parent))
@@ -115,8 +115,7 @@ def test_no_more_stays_than_with_cpython():
 
 
 def test_a_picture(tmp_path):
-    pytest.importorskip("matplotlib", reason="--picture needs matplotlib "
-                        "(Debian: python3-matplotlib)")
+    need_module("matplotlib.pyplot", "python3-matplotlib")
     picture = tmp_path / "p.svg"
     result = run(BENCH, f"--build={BUILD}", "--rounds=1",
                  f"--picture={picture}", "pairs")

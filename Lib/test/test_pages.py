@@ -9,14 +9,13 @@ from base64 import b64decode
 
 import pytest
 
-from conftest import BUILD, clean_environment, run
+from conftest import BUILD, clean_environment, need_module, run
 
 pytestmark = pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
     reason="needs a browser (Debian: chromium chromium-driver)")
-webdriver = pytest.importorskip("selenium.webdriver",
-                                reason="needs selenium (Debian: python3-selenium)")
-Image = pytest.importorskip("PIL.Image", reason="needs PIL (Debian: python3-pil)")
+webdriver = need_module("selenium.webdriver", "python3-selenium")
+Image = need_module("PIL.Image", "python3-pil")
 
 SCRIPT = """
 import ctypes, time

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, pythons, run
+from conftest import BUILD, TOP, clean_environment, need_module, pythons, run
 from test_heap import BUSY, RUNNERS, Running, compile_program
 
 sys.path.insert(0, str(TOP / "Lib"))
@@ -157,7 +157,7 @@ assert len(data["pools"]) == sum(len(arena.pools) for arena in heap.arenas)
 
 
 def test_heapmap_as_png(script, tmp_path):
-    pytest.importorskip("matplotlib", reason="needs python3-matplotlib")
+    need_module("matplotlib.pyplot", "python3-matplotlib")
     out = tmp_path / "map.png"
     lines_of(see("heapmap", "-o", out, script))
     assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and out.stat().st_size > 20_000
@@ -231,7 +231,7 @@ def test_watch_ends_with_the_process(tmp_path):
 
 def test_watch_on_a_terminal(tmp_path):
     """The view of python3-rich, in a pseudo-terminal."""
-    pytest.importorskip("rich", reason="needs python3-rich")
+    need_module("rich", "python3-rich")
     path = tmp_path / "app.py"
     path.write_text("import time\nkept = [[i] for i in range(100_000)]\ntime.sleep(1.2)\n")
     result = run("script", "-qec",

@@ -5,12 +5,10 @@ Hypothesis looks for a sequence after which they differ, and shortens it.
 
 import importlib
 
-import pytest
 
-from conftest import DOMAINS, RAW, SSIZE_MAX, first_difference
+from conftest import DOMAINS, RAW, SSIZE_MAX, first_difference, need_module
 
-hypothesis = pytest.importorskip(
-    "hypothesis", reason="needs Hypothesis (Debian: python3-hypothesis)")
+hypothesis = need_module("hypothesis", "python3-hypothesis")
 from hypothesis import settings, strategies as st       # noqa: E402
 from hypothesis.stateful import (Bundle, RuleBasedStateMachine, consumes,  # noqa: E402
                                  invariant, rule)
