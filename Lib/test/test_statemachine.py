@@ -5,7 +5,6 @@ Hypothesis looks for a sequence after which they differ, and shortens it.
 
 import importlib
 
-
 from conftest import DOMAINS, RAW, SSIZE_MAX, first_difference, need_module
 
 hypothesis = need_module("hypothesis", "python3-hypothesis")
