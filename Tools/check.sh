@@ -194,6 +194,7 @@ fi
 # A file of tests at a time on each processor: some measure shares of one.
 pytest_suite() {
     cd "$top"
+    [ -z "$quick" ] || export PYMEM_PYTHONS=own
     "$python" -m pytest -q -n "$(nproc)" --dist=loadfile Lib/test
 }
 part "pytest" pytest_suite

@@ -3,6 +3,10 @@
 The build is taken from PYMEM_BUILD, or build/ at the top.  The tests run over our
 library and over the CPython that runs them; Tools/check-oracle names others in
 PYMEM_IMPLEMENTATIONS.
+
+What depends on a version of CPython is tested with each that is found.  PYMEM_PYTHONS says
+otherwise: "own", the one that runs the tests, and no other; "all", tests that are marked
+few_pythons, too, which else run with that one and the newest.
 """
 
 import ast
@@ -185,9 +189,38 @@ def pytest_sessionfinish(session):
         Path(path).write_text(json.dumps(results))
 
 
-def pytest_collection_modifyitems(items):
+VERSION_IN_NAME = re.compile(r"(?:^|[-/])(3\.\d+)(?:\.\d+)?(?:$|/)")
+
+
+def other_version(item):
+    """(3, 12), of the CPython that a test has as a parameter; None: this one."""
+    for value in getattr(item, "callspec", None) and item.callspec.params.values() or ():
+        found = VERSION_IN_NAME.search(value) if isinstance(value, str) else None
+        if found and found[1] != VERSION:
+            return tuple(map(int, found[1].split(".")))
+    return None
+
+
+def is_chosen(item, newest):
+    version, which = other_version(item), os.environ.get("PYMEM_PYTHONS", "few")
+    if which not in ("own", "few", "all"):
+        raise pytest.UsageError(f"PYMEM_PYTHONS is own, few or all, not {which!r}")
+    return version is None or which == "all" or which == "few" and (
+        version == newest or item.get_closest_marker("few_pythons") is None)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "few_pythons: what the system does with memory, the "
+                            "same in each version: see PYMEM_PYTHONS in conftest.py")
+
+
+def pytest_collection_modifyitems(config, items):
     """Where another implementation is known to differ it must, and is told why.  It
     may also wait for ever: PyPy, for its own lock."""
+    newest = max(filter(None, map(other_version, items)), default=None)
+    others = [item for item in items if not is_chosen(item, newest)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
     for item in items:
         name = tested_implementation(item)
         reason = name and reason_to_differ(item.originalname, name,

@@ -6,6 +6,8 @@ import pytest
 
 from conftest import BUILD, clean_environment, embed_flags, run
 
+pytestmark = pytest.mark.few_pythons
+
 PROGRAM = r"""
 #include <Python.h>
 #include <pthread.h>

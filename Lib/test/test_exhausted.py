@@ -10,6 +10,8 @@ import pytest
 from conftest import clean_environment, pythons, run
 from test_run import PYMEM_RUN
 
+pytestmark = pytest.mark.few_pythons
+
 # Chains of blocks: a list of that size would ask the system for mappings itself.
 BLOCKS = """
 import ctypes, sys, tracemalloc

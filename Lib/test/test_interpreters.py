@@ -13,7 +13,7 @@ from conftest import BUILD, clean_environment, pythons, relinkable, run
 
 RUN = {f"run-{path.split('/')[-3]}": [BUILD / "pymem-run", path]
        for path in pythons(3, 12)}
-LINKED = [f"linked-{version}" for version in relinkable() if version in ("3.12", "3.13")]
+LINKED = [f"linked-{version}" for version in relinkable() if int(version[2:]) >= 12]
 
 INTERPRETERS = """
 import os, sys, threading

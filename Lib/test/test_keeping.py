@@ -7,6 +7,8 @@ import pytest
 
 from conftest import BUILD, clean_environment, pythons, run
 
+pytestmark = pytest.mark.few_pythons
+
 PYMEM_RUN = BUILD / "pymem-run"
 SERVED = {"linked": [BUILD / "python"],
           **{f"run-{path.split('/')[-3]}": [PYMEM_RUN, path] for path in pythons(3, 8)}}

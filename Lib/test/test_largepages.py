@@ -8,6 +8,8 @@ import pytest
 
 from conftest import BUILD, TOP, clean_environment, run
 
+pytestmark = pytest.mark.few_pythons
+
 SIZES = [16384, 65536]
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from conftest import BUILD, clean_environment, run
 
+pytestmark = pytest.mark.few_pythons
+
 LOCKED = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
 """What pip installs, in a fresh virtual environment of CPythons found here.
 
-The oldest, the newest and the one that runs the tests; with PYMEM_PACKAGE=all (make
-check-package) every one from 3.8 on.  The running one installs the source distribution.
+The oldest, the newest and the one that runs the tests; with PYMEM_PYTHONS=all (make
+check-pythons) every one from 3.8 on.  The running one installs the source distribution.
 """
 
 import json
@@ -38,7 +38,7 @@ print(os.path.exists(sysconfig.get_path('include') + '/Python.h'))""")
         if has_headers == "True":
             found.setdefault(version, python)
     versions = sorted(found, key=lambda version: int(version[2:]))
-    if os.environ.get("PYMEM_PACKAGE") != "all":
+    if os.environ.get("PYMEM_PYTHONS") != "all":
         running = "%d.%d" % sys.version_info[:2]
         versions = [v for v in versions if v in (versions[0], running, versions[-1])]
     return {version: found[version] for version in versions}

@@ -10,6 +10,8 @@ import pytest
 
 from conftest import BUILD, clean_environment, run
 
+pytestmark = pytest.mark.few_pythons
+
 KILL = 0x80000000
 # What an interpreter's own memory takes no part in, by its number on x86-64.
 CALLS = {"madvise": 28, "mincore": 27, "sched_yield": 24, "prctl": 157, "getrusage": 98,

@@ -16,6 +16,8 @@ import pytest
 from conftest import clean_environment, embed_flags, pythons, run
 from test_run import PYMEM_RUN
 
+pytestmark = pytest.mark.few_pythons
+
 # With nothing kept (--keep=0) an arena goes back when it is empty, by CPython's rule.  What
 # is left holds on to most arenas, so that only a trim gives their free pools back.
 # So many turns, not seconds: a process that was stopped has had none meanwhile.
