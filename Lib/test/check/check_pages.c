@@ -189,7 +189,7 @@ free_runs(unsigned npools, size_t pool_size)
 static void
 expect_trim(unsigned size, size_t pool_size, size_t arena_size)
 {
-    for (unsigned npools = 1; npools <= 16; npools += npools < 4 ? 1 : 4) {
+    for (unsigned npools = 1; npools <= 16; npools *= 2) {
         take_blocks(size);
         free_runs(npools, pool_size);
         size_t nbytes = PyMem_Trim();

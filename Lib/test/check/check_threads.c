@@ -282,7 +282,7 @@ START_TEST(fork_while_others_allocate)
     prepare(_i);
     pthread_t threads[THREADS];
     start_threads(threads, endless_worker);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 10; i++) {
         struct child child = run_child(work_in_child, NULL);
         ck_assert_int_eq(child.signal, 0);
         ck_assert_int_eq(child.status, 0);
