@@ -383,17 +383,20 @@ virtual_free(void *ptr, size_t size)
 
 /* With the last mapping of a process the heap of the C library can't grow any more, and
  * it serves those whom we have no arena for.  Its large blocks are mappings, and a table
- * that grows is two of them for a moment.  So three are left: to find out, memory that
- * was just mapped is made three mappings of, and one again.  What may be written to may
- * be read by others meanwhile. */
+ * that grows is two of them for a moment.  So three are left: to find out, pages that are
+ * never used are made three mappings of, and one again.  Not those that were just mapped,
+ * as no page fault of another thread may have to wait for it.  A second thread that does so
+ * meanwhile finds what the first one did. */
 static int
-hardly_any_mapping_is_left(char *ptr, size_t size, int access)
+hardly_any_mapping_is_left(void)
 {
+    enum { LARGEST_PAGE = 1 << 16 };
+    static char unused[4 * LARGEST_PAGE];
     size_t page = virtual_page_size();
-    if (size >= 3 * page && !virtual_is_confined()) {
-        int less = access == READ_WRITE ? PROT_READ : PROT_NONE;
-        if (mprotect(ptr + page, page, less) == 0) {
-            return mprotect(ptr + page, page, access) < 0;
+    void *ptr = (void *)(rounded_up((uintptr_t)unused, page) + page);
+    if (!virtual_is_confined()) {
+        if (mprotect(ptr, page, PROT_READ) == 0) {
+            return mprotect(ptr, page, READ_WRITE) < 0;
         }
         if (errno == ENOMEM) {
             return 1;
@@ -420,7 +423,7 @@ static void *
 leave_some_mappings(void *ptr, size_t size)
 {
     int kept = errno;
-    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left(ptr, size, READ_WRITE))) {
+    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
         uintptr_t refused = (uintptr_t)ptr;
         atomic_compare_exchange_strong(&last_arena, &refused, refused + size);
         virtual_free(ptr, size);
@@ -563,7 +566,7 @@ virtual_reserve(size_t size, size_t alignment)
         memset(bits_of(table, size), 0xff, size / PIECE / 8 + 1);
     }
     else if (allow_writing(bits_of(table, size), size_of_bits(size)) < 0
-             || hardly_any_mapping_is_left(table, rounded_up(size, PIECE), access))
+             || hardly_any_mapping_is_left())
     {
         virtual_free_table(table, size);
         return NULL;
@@ -606,9 +609,7 @@ virtual_commit(void *table, size_t size, size_t offset)
         return 0;
     }
     int is_writable = allow_writing(start, PIECE) == 0;
-    if (is_writable ? hardly_any_mapping_is_left(start, PIECE, READ_WRITE)
-        : errno == ENOMEM)
-    {
+    if (is_writable ? hardly_any_mapping_is_left() : errno == ENOMEM) {
         return commit_up_to_writable(table, size, piece);
     }
     bits[piece / 8] |= (unsigned char)(is_writable << piece % 8);
