@@ -123,7 +123,11 @@ def test_other_allocators(library, tmp_path):
     if "mimalloc" in library:
         # It has no fork handlers: a child hangs where another thread held a lock.
         breaks, may_break = set(), {"threads.fork_while_threads_allocate"}
-    assert broken(results) - may_break == breaks
+    if "jemalloc" in library:
+        # What is freed goes back with time: at a limit it may be missed at once.
+        may_break = {"nomemory.limit_of_the_system"}
+    assert broken(results) - may_break == breaks, [
+        results[name]["detail"] for name in broken(results)]
     base = f'-DBASE="{library}"'
     wrapped, status = results_of(compiled(tmp_path, 0, base), tmp_path, "-k", "contract.")
     assert (broken(wrapped), status) == (set(), 0)
