@@ -50,7 +50,7 @@ page_bit(const void *ptr)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* How many interpreters began or ended: an answer of before may be wrong. */
+/* How many interpreters may have begun: an answer of before may be wrong. */
 static atomic_ulong nchanges;
 
 /* Of this thread: the last blocks that may be an interpreter's state, as 3.14 asks for
@@ -195,8 +195,8 @@ heap_look_up(const void *tstate, unsigned long changes)
     return known.heap;
 }
 
-/* An address is an interpreter's again only after its block was freed and another was
- * got, which both are changes. */
+/* An address is an interpreter's again only after another block was got for it, which is a
+ * change. */
 static struct heap *
 heap_of_their_interpreter(void)
 {
@@ -256,7 +256,6 @@ look_for_end(const void *ptr)
             heap = state->heap;
             *link = state->next;
             free(state);
-            nchanges++;
             continue;
         }
         pages |= page_bit(state->block);

@@ -4,6 +4,15 @@
 """
 
 
+def beside(name):
+    """The path of a file that belongs to this package and is no module of it: in it as pip
+    installs it, or beside it in a build.  None: it is not there."""
+    from os.path import abspath
+    from pathlib import Path
+    here = Path(abspath(__file__)).parent       # of a build it is a link to the sources
+    return next((path for path in (here / name, here.parent / name) if path.is_file()), None)
+
+
 def trim():
     """Give back to the system all memory that no block is in: empty arenas, free pools,
     pages between blocks.  Returns the number of bytes.  HeapError where pymem does not

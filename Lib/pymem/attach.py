@@ -24,6 +24,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
+from pymem import beside
 from pymem.elf import symbols
 from pymem.heap import HeapError
 from pymem.remote import Debuggee
@@ -38,12 +39,6 @@ NUDGE = 1.0                             # seconds that a main thread has for rem
 FOLDERS = ["/tmp", "/var/tmp", "/dev/shm", "/run"]
 API = ["Py_IsInitialized", "PyGILState_Ensure", "PyRun_SimpleString", "PyGILState_Release"]
 LIBC = ["mmap", "munmap", "dlopen", "dlsym", "dlerror", "__errno_location"]
-
-
-def beside(name):
-    """A file of the package, or of the build that it is in."""
-    places = (HERE / name, HERE.parent / name)
-    return next((path for path in places if path.is_file()), None)
 
 
 class Target(Debuggee):

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem import beside
 from pymem.allocators import WorkerFailed, find_allocators, run_worker
 from pymem.heap import HeapError, unused_share
 from pymem.picture import INK, Picture, hsl, round_up
@@ -99,14 +100,6 @@ def play(path, name, allocator, worker, live):
     return Curve(name, samples)
 
 
-def find_worker():
-    """bench-worker, or None: it stands beside _pymem.so, or in the package."""
-    import _pymem
-    folder = Path(_pymem.__file__).resolve().parent
-    places = (folder / "bench-worker", folder / "pymem" / "bench-worker")
-    return next((path for path in places if path.is_file()), None)
-
-
 def replay(path, geometries, allocators):
     """Curves: of {name: Geometry} and of allocators by name, None for all."""
     trace = Path(path).read_bytes()
@@ -115,10 +108,10 @@ def replay(path, geometries, allocators):
         raise HeapError(f"{path} has no call")
     if allocators == []:
         return curves
-    worker = find_worker()
+    worker = beside("bench-worker")
     if worker is None:
         raise HeapError("bench-worker, which plays a trace on allocators, is not beside "
-                        "_pymem.so; --allocators=none plays it on geometries only")
+                        "pymem; --allocators=none plays it on geometries only")
     here = find_allocators(worker.parent)
     for name in here if allocators is None else allocators:
         if name not in here:

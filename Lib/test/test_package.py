@@ -113,10 +113,19 @@ def test_pymem_run_takes_the_environments_python(environment):
 
 def test_worker_and_faults_are_found(environment):
     out = environment.python("""
-from pymem import faults, replay
-print(replay.find_worker() is not None)
+import pymem
+from pymem import faults
+print(pymem.beside("bench-worker") is not None)
 print(faults.call(lambda: [1] * 1000, "mem", fail_from=1).exception)""")
     assert out.splitlines() == ["True", ""]
+
+
+def test_conformance_needs_no_compiler(environment):
+    """Its driver is in the package."""
+    out = environment.run("python", "-m", "pymem", "conformance", "-k", "hooks.,threads.many",
+                          env=clean_environment(CC="no-such-compiler"))
+    assert "No C compiler" not in out and "not provided" not in out
+    assert "hooks: what is set can be got                           kept" in out
 
 
 # The tracer.

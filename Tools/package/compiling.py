@@ -140,6 +140,7 @@ def build(folder):
     worker = b.add("bench", b.ours, make_list("bench_worker_SOURCES"))
     record = b.add("bench", b.ours, make_list("RECORD_PARTS"))
     attach = b.add("attach", b.ours, make_list("ATTACH_PARTS"))
+    driver = b.add("driver", [], make_list("CONFORMANCE_DRIVER"))
     b.compile()
     exports, suffix = "Modules/module.map", sysconfig.get_config_var("EXT_SUFFIX")
     products = {
@@ -151,5 +152,6 @@ def build(folder):
                                          exports="Misc/libpymeminstall.map"),
         "pymem/bench-worker": b.link("bench-worker", worker, "-ldl"),
         "pymem/pymem-attach.so": b.link("pymem-attach.so", attach, "-shared"),
+        "pymem/_pymemconformance.so": b.link("_pymemconformance.so", driver, "-shared"),
         "pymem/record.so": b.link("record.so", record, "-shared", "-ldl")}
     return products, b.link("pymem-run", run)

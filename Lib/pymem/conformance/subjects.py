@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pymem import beside
+
 HERE = Path(__file__).resolve().parent
 SOURCES = ["driver.c", "load.c"]
 OLDEST = (3, 8)
@@ -24,12 +26,12 @@ class CannotTest(Exception):
 
 
 def ready_driver():
-    """The driver that was built with the package, beside it as its modules are."""
-    path = Path(os.path.abspath(__file__)).parent.parent.parent / "_pymemconformance.so"
+    """The driver that was built with the package."""
+    path = beside("_pymemconformance.so")
     # Of a source tree it may be older than what it is made of.
-    is_old = path.exists() and (HERE.parent.parent / "test").is_dir() and any(
+    is_old = path is not None and (HERE.parent.parent / "test").is_dir() and any(
         path.stat().st_mtime < (HERE / name).stat().st_mtime for name in SOURCES)
-    return path if path.exists() and not is_old else None
+    return None if is_old else path
 
 
 def build_driver(folder):
