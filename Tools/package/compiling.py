@@ -140,7 +140,7 @@ def build(folder):
     worker = b.add("bench", b.ours, make_list("bench_worker_SOURCES"))
     record = b.add("bench", b.ours, make_list("RECORD_PARTS"))
     attach = b.add("attach", b.ours, make_list("ATTACH_PARTS"))
-    driver = b.add("driver", [], make_list("CONFORMANCE_DRIVER"))
+    driver = b.add("driver", ["-fvisibility=default"], make_list("CONFORMANCE_DRIVER"))
     b.compile()
     exports, suffix = "Modules/module.map", sysconfig.get_config_var("EXT_SUFFIX")
     products = {
