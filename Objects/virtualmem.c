@@ -113,6 +113,13 @@ map_pages(void *wanted, size_t size, int access)
     return ptr == MAP_FAILED ? NULL : ptr;
 }
 
+/* A system that does not know the flag maps elsewhere. */
+#ifdef MAP_FIXED_NOREPLACE
+#  define ONLY_THERE MAP_FIXED_NOREPLACE
+#else
+#  define ONLY_THERE 0
+#endif
+
 size_t
 virtual_page_size(void)
 {
@@ -370,6 +377,18 @@ refused_take(size_t size, size_t alignment)
     return found;
 }
 
+/* Arenas are asked for downwards from here, where each is one mapping with the one before:
+ * from the last one, or from the highest that went since. */
+static _Atomic uintptr_t next_arena_ends;
+
+static void
+arena_goes(uintptr_t end)
+{
+    uintptr_t now = atomic_load_explicit(&next_arena_ends, memory_order_relaxed);
+    while (end > now && !atomic_compare_exchange_weak(&next_arena_ends, &now, end)) {
+    }
+}
+
 /* errno is the program's, which asked for nothing. */
 void
 virtual_free(void *ptr, size_t size)
@@ -378,6 +397,9 @@ virtual_free(void *ptr, size_t size)
     if (UNLIKELY(munmap(ptr, size) != 0)) {
         refused_add(ptr, size);
         errno = kept;
+    }
+    else if (((uintptr_t)ptr | size) % ARENA_SIZE == 0) {
+        arena_goes((uintptr_t)ptr + size);
     }
 }
 
@@ -403,20 +425,12 @@ hardly_any_mapping_is_left(void)
         }
     }
     /* To map what is mapped already: the system looks at the number first. */
-#ifdef MAP_FIXED_NOREPLACE
-    int flags = MAP_FLAGS | MAP_FIXED_NOREPLACE;
-#else
-    int flags = MAP_FLAGS;
-#endif
-    void *another = mmap(ptr, page, PROT_NONE, flags, -1, 0);
-    if (another != MAP_FAILED) {        /* by a system that does not know the flag */
+    void *another = mmap(ptr, page, PROT_NONE, MAP_FLAGS | ONLY_THERE, -1, 0);
+    if (another != MAP_FAILED) {
         munmap(another, page);
     }
     return another == MAP_FAILED && errno == ENOMEM;
 }
-
-/* Arenas are asked for downwards, where each is one mapping with the one before. */
-static _Atomic uintptr_t last_arena;
 
 /* Memory that was just mapped, or NULL. */
 static void *
@@ -424,8 +438,6 @@ leave_some_mappings(void *ptr, size_t size)
 {
     int kept = errno;
     if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
-        uintptr_t refused = (uintptr_t)ptr;
-        atomic_compare_exchange_strong(&last_arena, &refused, refused + size);
         virtual_free(ptr, size);
         ptr = NULL;
     }
@@ -471,24 +483,48 @@ map_aligned(void *wanted, size_t size, size_t alignment, int access)
     return map_more(size, alignment, access);
 }
 
-/* Each arena is asked for right below the one before, where it is aligned by itself, and
- * one mapping for the system as long as no other comes between. */
+/* Below others it is aligned by itself.  Where arenas were before they come again: their
+ * pools have records for good, so that a process which went on downwards, peak after peak,
+ * would fill its memory with those. */
+static void *
+map_arena(size_t size, size_t alignment)
+{
+    enum { PLACES = 16 };
+    uintptr_t place = atomic_load_explicit(&next_arena_ends, memory_order_relaxed);
+    void *ptr = NULL;
+    for (int i = 0; i < PLACES && ptr == NULL && place > size; i++) {
+        place = rounded_down(place - size, alignment);
+        void *there = mmap((void *)place, size, READ_WRITE, MAP_FLAGS | ONLY_THERE, -1, 0);
+        if (there == (void *)place) {
+            ptr = there;
+        }
+        else if (there != MAP_FAILED) {
+            munmap(there, size);
+        }
+        else if (errno == ENOMEM) {
+            return NULL;
+        }
+    }
+    if (ptr == NULL) {
+        ptr = map_aligned(NULL, size, alignment, READ_WRITE);
+        if ((uintptr_t)ptr < place || place <= size) {
+            place = (uintptr_t)ptr;
+        }
+    }
+    if (ptr != NULL) {
+        atomic_store_explicit(&next_arena_ends, place, memory_order_relaxed);
+    }
+    return ptr;
+}
+
 static void *
 map_memory(size_t size, size_t alignment)
 {
     if (alignment <= virtual_page_size()) {
         return map_pages(NULL, size, READ_WRITE);
     }
-    if (alignment < ARENA_SIZE) {
-        return map_aligned(NULL, size, alignment, READ_WRITE);
-    }
-    uintptr_t below = atomic_load_explicit(&last_arena, memory_order_relaxed);
-    void *wanted = (void *)(below > size ? below - size : 0);
-    void *ptr = map_aligned(wanted, size, alignment, READ_WRITE);
-    if (ptr != NULL) {
-        atomic_store_explicit(&last_arena, (uintptr_t)ptr, memory_order_relaxed);
-    }
-    return ptr;
+    return alignment < ARENA_SIZE ? map_aligned(NULL, size, alignment, READ_WRITE)
+        : map_arena(size, alignment);
 }
 
 /* With its name it becomes one mapping with others, so what is left is asked then. */

@@ -54,6 +54,72 @@ START_TEST(default_arenas_are_aligned_to_their_size)
 }
 END_TEST
 
+/* Each place has records for good, so places must not become more and more. */
+
+enum { MOST_PLACES = 1000 };
+static void *seen_places[MOST_PLACES];
+static unsigned nplaces;
+
+static void *
+alloc_at_a_place(PyObjectArenaAllocator *alloc)
+{
+    void *arena = alloc->alloc(alloc->ctx, ARENA_SIZE);
+    ck_assert_ptr_nonnull(arena);
+    unsigned i = 0;
+    while (i < nplaces && seen_places[i] != arena) {
+        i++;
+    }
+    if (i == nplaces) {
+        ck_assert_uint_lt(nplaces, MOST_PLACES);
+        seen_places[nplaces++] = arena;
+    }
+    return arena;
+}
+
+START_TEST(arenas_of_a_next_peak_are_where_those_before_were)
+{
+    enum { ARENAS = 40 };
+    PyObjectArenaAllocator alloc;
+    PyObject_GetArenaAllocator(&alloc);
+    void *arenas[ARENAS];
+    for (unsigned peak = 0; peak < 100; peak++) {
+        for (unsigned i = 0; i < ARENAS; i++) {
+            arenas[i] = alloc_at_a_place(&alloc);
+        }
+        for (unsigned i = 0; i < ARENAS; i++) {
+            unsigned k = (unsigned[]){i, ARENAS - 1 - i, i * 7 % ARENAS}[peak % 3];
+            alloc.free(alloc.ctx, arenas[k], ARENA_SIZE);
+        }
+    }
+    ck_assert_uint_le(nplaces, ARENAS + 10);
+}
+END_TEST
+
+START_TEST(arenas_that_come_and_go_share_few_places)
+{
+    enum { ARENAS = 64 };
+    PyObjectArenaAllocator alloc;
+    PyObject_GetArenaAllocator(&alloc);
+    void *arenas[ARENAS] = {NULL};
+    for (unsigned step = 0; step < 20000; step++) {
+        void **arena = &arenas[random_below(ARENAS)];
+        if (*arena == NULL) {
+            *arena = alloc_at_a_place(&alloc);
+        }
+        else {
+            alloc.free(alloc.ctx, *arena, ARENA_SIZE);
+            *arena = NULL;
+        }
+    }
+    for (unsigned i = 0; i < ARENAS; i++) {
+        if (arenas[i] != NULL) {
+            alloc.free(alloc.ctx, arenas[i], ARENA_SIZE);
+        }
+    }
+    ck_assert_uint_le(nplaces, ARENAS + 10);
+}
+END_TEST
+
 static unsigned long
 bytes_in_huge_pages(void)
 {
@@ -452,6 +518,8 @@ main(void)
     tcase_add_test(tc, memory_is_zeroed_and_aligned);
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
+    tcase_add_test(tc, arenas_of_a_next_peak_are_where_those_before_were);
+    tcase_add_test(tc, arenas_that_come_and_go_share_few_places);
     tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
     tcase_add_test(tc, arenas_of_any_size_share_a_huge_page);
     tcase_add_test(tc, an_environment_of_tests_that_asks_for_huge_pages);
