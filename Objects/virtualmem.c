@@ -436,12 +436,10 @@ hardly_any_mapping_is_left(void)
 static void *
 leave_some_mappings(void *ptr, size_t size)
 {
-    int kept = errno;
     if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
         virtual_free(ptr, size);
         ptr = NULL;
     }
-    errno = kept;
     return ptr;
 }
 
@@ -529,7 +527,7 @@ map_memory(size_t size, size_t alignment)
 
 /* With its name it becomes one mapping with others, so what is left is asked then. */
 static void *
-alloc(size_t size, size_t alignment, int is_named)
+map_and_name(size_t size, size_t alignment, int is_named)
 {
     void *ptr = UNLIKELY(all_refused != NULL) ? refused_take(size, alignment) : NULL;
     if (ptr != NULL) {
@@ -540,6 +538,16 @@ alloc(size_t size, size_t alignment, int is_named)
         virtual_name(ptr, size);
     }
     return leave_some_mappings(ptr, size);
+}
+
+/* Calls that are refused on the way leave the program's errno. */
+static void *
+alloc(size_t size, size_t alignment, int is_named)
+{
+    int kept = errno;
+    void *ptr = map_and_name(size, alignment, is_named);
+    errno = kept;
+    return ptr;
 }
 
 void *

@@ -63,8 +63,10 @@ static unsigned nplaces;
 static void *
 alloc_at_a_place(PyObjectArenaAllocator *alloc)
 {
+    errno = EDOM;
     void *arena = alloc->alloc(alloc->ctx, ARENA_SIZE);
     ck_assert_ptr_nonnull(arena);
+    ck_assert_int_eq(errno, EDOM);          /* it is the program's */
     unsigned i = 0;
     while (i < nplaces && seen_places[i] != arena) {
         i++;
