@@ -264,7 +264,8 @@ START_TEST(of_arenas_that_cant_go_back_a_part_does)
         ck_assert_uint_le(rests, 16 * MIB + 4 * MIB);
     }
     work_for(500);
-    if (is_whole_pages) {
+    /* Where huge pages are asked for, the system may make some of what is left. */
+    if (is_whole_pages && !virtual_huge_pages_are_wanted()) {
         ck_assert_uint_le(resident_bytes() - before, 4 * MIB);
     }
     ck_assert_uint_le(SMALL->nresting * POOL_SIZE, MIB);
