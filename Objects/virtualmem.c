@@ -432,17 +432,6 @@ hardly_any_mapping_is_left(void)
     return another == MAP_FAILED && errno == ENOMEM;
 }
 
-/* Memory that was just mapped, or NULL. */
-static void *
-leave_some_mappings(void *ptr, size_t size)
-{
-    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
-        virtual_free(ptr, size);
-        ptr = NULL;
-    }
-    return ptr;
-}
-
 /* Map more than asked for and cut off what lies before and behind. */
 static void *
 map_more(size_t size, size_t alignment, int access)
@@ -537,7 +526,11 @@ map_and_name(size_t size, size_t alignment, int is_named)
     if (ptr != NULL && is_named) {
         virtual_name(ptr, size);
     }
-    return leave_some_mappings(ptr, size);
+    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
+        virtual_free(ptr, size);
+        ptr = NULL;
+    }
+    return ptr;
 }
 
 /* Calls that are refused on the way leave the program's errno. */

@@ -201,12 +201,19 @@ def other_version(item):
     return None
 
 
-def is_chosen(item, newest):
-    version, which = other_version(item), os.environ.get("PYMEM_PYTHONS", "few")
+def deselect_pythons(config, items):
+    which = os.environ.get("PYMEM_PYTHONS", "few")
     if which not in ("own", "few", "all"):
         raise pytest.UsageError(f"PYMEM_PYTHONS is own, few or all, not {which!r}")
-    return version is None or which == "all" or which == "few" and (
-        version == newest or item.get_closest_marker("few_pythons") is None)
+    versions = [other_version(item) for item in items]
+    newest = max(filter(None, versions), default=None)
+    chosen, others = [], []
+    for item, version in zip(items, versions):
+        is_chosen = version is None or which == "all" or which == "few" and (
+            version == newest or item.get_closest_marker("few_pythons") is None)
+        (chosen if is_chosen else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen
 
 
 def pytest_configure(config):
@@ -217,10 +224,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Where another implementation is known to differ it must, and is told why.  It
     may also wait for ever: PyPy, for its own lock."""
-    newest = max(filter(None, map(other_version, items)), default=None)
-    others = [item for item in items if not is_chosen(item, newest)]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    deselect_pythons(config, items)
     for item in items:
         name = tested_implementation(item)
         reason = name and reason_to_differ(item.originalname, name,

@@ -122,21 +122,6 @@ START_TEST(arenas_that_come_and_go_share_few_places)
 }
 END_TEST
 
-static unsigned long
-bytes_in_huge_pages(void)
-{
-    char line[300];
-    unsigned long huge = 0, kib;
-    FILE *smaps = fopen("/proc/self/smaps", "r");
-    while (fgets(line, sizeof(line), smaps) != NULL) {
-        if (sscanf(line, "AnonHugePages: %lu kB", &kib) == 1) {
-            huge += kib * 1024;
-        }
-    }
-    fclose(smaps);
-    return huge;
-}
-
 static void
 take_arenas_in_huge_pages(void *arg)
 {
@@ -153,7 +138,7 @@ take_arenas_in_huge_pages(void *arg)
         aligned &= (uintptr_t)arenas[i] % ARENA_SIZE == 0;
         memset(arenas[i], i + 1, ARENA_SIZE);
     }
-    unsigned long huge = bytes_in_huge_pages();
+    size_t huge = bytes_in_huge_pages();
     for (int i = 0; i < N; i++) {
         aligned &= is_filled(arenas[i], ARENA_SIZE, (unsigned char)(i + 1));
         alloc.free(alloc.ctx, arenas[i], ARENA_SIZE);

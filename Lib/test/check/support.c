@@ -236,6 +236,22 @@ has_pattern(const void *ptr, size_t n, unsigned seed)
     return 1;
 }
 
+size_t
+bytes_in_huge_pages(void)
+{
+    char line[300];
+    size_t huge = 0;
+    unsigned long kib;
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    while (fgets(line, sizeof(line), smaps) != NULL) {
+        if (sscanf(line, "AnonHugePages: %lu kB", &kib) == 1) {
+            huge += kib * 1024;
+        }
+    }
+    fclose(smaps);
+    return huge;
+}
+
 unsigned
 random_below(unsigned n)
 {

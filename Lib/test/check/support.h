@@ -73,6 +73,7 @@ struct process_size {
     size_t resident;
 };
 struct process_size process_size(void);
+size_t bytes_in_huge_pages(void);
 
 /* Are n bytes all of one value?  One assertion for all of them: each one that
  * Check makes costs a system call. */
