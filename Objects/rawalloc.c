@@ -227,6 +227,16 @@ load_and_free(void *ptr)
     mimalloc.free(ptr);
 }
 
+#ifdef WITH_RAW_MIMALLOC
+/* Before there are threads.  Where one loads a library while another forks, the child
+ * has half of the library, takes it for loaded, and crashes in its first call. */
+__attribute__((constructor)) static void
+load_before_main(void)
+{
+    load_or_use_malloc();
+}
+#endif
+
 /* mimalloc aligns blocks of up to 8 bytes to 8 only, and malloc all to 16. */
 static size_t
 at_least_16(size_t size)

@@ -76,8 +76,9 @@ def worked(tmp_path, text, left, *command, **variables):
     {}, {"PYTHONMALLOC": "debug"}, {"PYTHONTRACEMALLOC": "3"}, {"PYMEM_MEDIUM": "malloc"},
     {"PYTHON_PYMALLOC_HUGEPAGES": "1"}, {"PYTHON_PYMALLOC_MMAP_ONLY": "1"}])
 def test_with_few_mappings_left(products, tmp_path, variables):
-    """A table of the tracer that grows is two mappings for a moment, as stock's is."""
-    for left in (2, 6) if "PYTHONTRACEMALLOC" in variables else (1, 3):
+    """A table of the tracer that grows is two mappings for a moment, as stock's is, and
+    malloc's own heap grows only where one is left.  (Stock: 7 while traced, on 3.15.)"""
+    for left in (3, 6) if "PYTHONTRACEMALLOC" in variables else (1, 3):
         assert worked(tmp_path, MAPPINGS, left, products / "python", **variables) == (
             True, ""), left
 

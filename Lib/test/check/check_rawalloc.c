@@ -1,10 +1,16 @@
 /* Objects/rawalloc.c: malloc and mimalloc as allocators, from many threads. */
 
+#define _GNU_SOURCE     /* dl_iterate_phdr() */
+
 #include "support.h"
 #include "pycore_pymem.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#ifdef WITH_RAW_MIMALLOC
+#  include <link.h>
+#  include <string.h>
+#endif
 
 static const PyMemAllocatorEx allocators[] = {
     MALLOC_ALLOC,
@@ -51,6 +57,24 @@ START_TEST(calloc_is_zeroed_and_realloc_keeps)
     a->free(NULL, p);
 }
 END_TEST
+
+#ifdef WITH_RAW_MIMALLOC
+/* A fork while a thread loads it would give the child half of it. */
+static int is_loaded_before_main;
+
+static int
+is_mimalloc(struct dl_phdr_info *library, size_t size, void *unused)
+{
+    (void)size, (void)unused;
+    return strstr(library->dlpi_name, "libmimalloc") != NULL;
+}
+
+START_TEST(mimalloc_is_there_before_any_thread)
+{
+    ck_assert(is_loaded_before_main);
+}
+END_TEST
+#endif
 
 /* The raw domain needs no GIL: blocks cross threads. */
 
@@ -112,11 +136,17 @@ END_TEST
 int
 main(void)
 {
+#ifdef WITH_RAW_MIMALLOC
+    is_loaded_before_main = dl_iterate_phdr(is_mimalloc, NULL);
+#endif
     Suite *suite = suite_create("rawalloc");
     TCase *tc = tcase_create("rawalloc");
     tcase_set_timeout(tc, 120);
     tcase_add_checked_fixture(tc, load, NULL);
     suite_add_tcase(suite, tc);
+#ifdef WITH_RAW_MIMALLOC
+    tcase_add_test(tc, mimalloc_is_there_before_any_thread);
+#endif
     tcase_add_loop_test(tc, zero_bytes_are_one, 0, NALLOCATORS);
     tcase_add_loop_test(tc, calloc_is_zeroed_and_realloc_keeps, 0, NALLOCATORS);
     tcase_add_loop_test(tc, the_raw_domain_serves_threads_without_the_gil, 0,
