@@ -190,11 +190,11 @@ _PyMem_LoadMimalloc(void)
 }
 
 /* A raw domain that is mimalloc from the start can't do without: where there is
- * none malloc takes its place, after the line that says why. */
+ * none malloc takes its place, after the line that says why, and for good. */
 static void
 load_or_use_malloc(void)
 {
-    if (_PyMem_LoadMimalloc() < 0) {
+    if (mimalloc.malloc == load_and_malloc && _PyMem_LoadMimalloc() < 0) {
         mimalloc = (struct allocator_functions){malloc, calloc, realloc, free};
     }
 }
