@@ -6,10 +6,11 @@
 # Prints a line for each part, and at the end one that counts them.
 #
 # --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
-# CPython that try.sh links.  --python: the same without the C tests, which are the same
-# for each CPython of a system.  --systems: all, and then the quick part in bare systems
-# of Debian 13 (CPython 3.13) and testing (3.14 and 3.15).  A system that can't be made
-# here is named and counted as skipped.
+# CPython that try.sh links; without what says nothing about one more system (tests that
+# are marked "once").  --python: the same without the C tests, which are the same for each
+# CPython of a system.  --systems: all, and then the quick part in bare systems of Debian
+# 13 (CPython 3.13) and testing (3.14 and 3.15).  A system that can't be made here is named
+# and counted as skipped.
 
 set -eu
 quick= systems= with_c_tests=yes
@@ -19,7 +20,7 @@ case ${1-} in
 --python) quick=yes with_c_tests= ;;
 --systems) systems=yes ;;
 -h | --help)
-    sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
 *)
@@ -171,9 +172,8 @@ distribution() {
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 [ -z "$with_c_tests" ] || part "C tests: default" c_tests default
 if [ -z "$quick" ]; then
-    part "C tests: classic geometry" c_tests classic \
-        --with-arena-bits=18 --with-pool-bits=12
-    part "C tests: --with-pydebug" c_tests pydebug --with-pydebug
+    part "C tests: classic geometry, --with-pydebug" c_tests classic \
+        --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
     part "C tests: pages of 64 KiB, pools of 4" c_tests_in_large_pages large-pages \
         --with-arena-bits=18 --with-pool-bits=12
     part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
@@ -196,13 +196,17 @@ fi
 # A file of tests at a time on each processor: some measure shares of one.
 pytest_suite() {
     cd "$top"
-    [ -z "$quick" ] || export PYMEM_PYTHONS=own
-    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile Lib/test
+    if [ -n "$quick" ]; then
+        export PYMEM_PYTHONS=own
+        set -- -m "not once"
+    fi
+    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile "$@" Lib/test
 }
 part "pytest" pytest_suite
 tail -n 1 "$top/build/check-pytest.log"
 if [ -n "$quick" ]; then
-    part "CPython's own tests, the 45 files that exercise memory most" "$top/Tools/regrtest"
+    part "CPython's own tests, the 45 files that exercise memory most" \
+        "$top/Tools/regrtest" --recorded
 else
     part "CPython's own tests, all, against the record of stock" \
         "$top/Tools/regrtest" --all --recorded

@@ -93,6 +93,7 @@ def test_other_programs_are_left_alone(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.once
 def test_bench_compares(tmp_path):
     result = run(BENCH, f"--build={BUILD}", "--rounds=1",
                  f"--json={tmp_path / 'j'}", "pairs")
@@ -114,6 +115,7 @@ def test_no_more_stays_than_with_cpython():
     assert left[LIBRARY] <= left[stock]
 
 
+@pytest.mark.once
 def test_a_picture(tmp_path):
     need_module("matplotlib.pyplot", "python3-matplotlib")
     picture = tmp_path / "p.svg"
@@ -142,6 +144,7 @@ MOST_INSTRUCTIONS = {"small": 40, "small, alone": 81, "medium": 102, "medium, al
                      "raw": 150}
 
 
+@pytest.mark.once
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs Valgrind")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="counted for x86-64")
 @pytest.mark.parametrize("kind", MOST_INSTRUCTIONS)

@@ -83,6 +83,7 @@ FAULTS_OF_DOMAINS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault, tmp_path):
     results, status = results_of(compiled(tmp_path, fault), tmp_path,
@@ -90,6 +91,7 @@ def test_a_planted_fault_is_found(fault, tmp_path):
     assert (broken(results), status) == ({FAULTS[fault]}, 1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", FAULTS_OF_DOMAINS)
 def test_a_planted_fault_of_domains_is_found(fault, tmp_path):
     promise = FAULTS_OF_DOMAINS[fault]
@@ -98,6 +100,7 @@ def test_a_planted_fault_of_domains_is_found(fault, tmp_path):
     assert (broken(results), status) == ({promise}, 1)
 
 
+@pytest.mark.once
 def test_a_wrapper_without_fault_keeps_all(tmp_path):
     results, status = results_of(compiled(tmp_path, 0), tmp_path)
     assert (broken(results), status) == (set(), 0)
@@ -153,6 +156,7 @@ def test_what_a_broken_promise_says(tmp_path):
     assert "where  docs.python.org" in failure.text
 
 
+@pytest.mark.once
 def test_a_hang_and_a_crash_break_one_promise_each(tmp_path):
     hang = conformance("--timeout", "2", "-k", "contract.realloc_keeps,zero_bytes",
                        compiled(tmp_path, 24))
@@ -237,6 +241,7 @@ def package_alone(folder):
     return shutil.copytree(TOP / "Lib" / "pymem", folder / "site" / "pymem").parent
 
 
+@pytest.mark.once
 def test_without_a_compiler_calls_are_still_tested(tmp_path):
     bare = run(sys.executable, "-m", "pymem", "conformance", "-k", "contract.,hooks",
                environment=clean_environment(PYTHONPATH=str(package_alone(tmp_path)),

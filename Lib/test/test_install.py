@@ -222,6 +222,7 @@ def test_uninstall_leaves_no_file(tmp_path):
     assert not (tmp_path / "include" / "pymem").exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("options, words", [
     (["--with-pool-bits=11"], "--with-pool-bits takes 12 to 15"),
     (["--with-arena-bits=30"], '--with-arena-bits takes 14 to 20, not "30"'),
@@ -238,6 +239,7 @@ def test_configure_refuses(tmp_path, options, words):
     assert not (tmp_path / "Makefile").exists()
 
 
+@pytest.mark.once
 def test_configure_ends_with_a_summary(tmp_path):
     result = run(TOP / "configure", "--with-arena-bits=18",
                  "--with-pool-bits=12", "--enable-pystats", cwd=tmp_path)

@@ -108,6 +108,7 @@ def html(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.once
 def test_pages_are_built_without_a_warning(html):
     for page in PAGES:
         if page.name != "oracle-table.rst":         # part of another page
@@ -118,6 +119,7 @@ def test_pages_are_built_without_a_warning(html):
                                  built.read_text())
 
 
+@pytest.mark.once
 def test_pictures_are_of_a_living_heap(html):
     """Drawn anew each time: addresses differ from one build to the next."""
     for page in CHAPTERS:
@@ -132,6 +134,7 @@ def test_pictures_are_of_a_living_heap(html):
     assert not addresses & set(re.findall(r"pool (0x[0-9a-f]+):", again))
 
 
+@pytest.mark.once
 def test_every_public_function_has_its_entry(html):
     """By the inventory that Sphinx writes of what is documented."""
     data = (html / "objects.inv").read_bytes().split(b"\n", 4)[4]

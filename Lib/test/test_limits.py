@@ -114,6 +114,7 @@ def test_after_a_peak(ways, name, request_):
         expect_works_where_stock_does(ways, script(peak, request_, limit_of(name)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("wait", [0, 0.5])
 @pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
 @pytest.mark.parametrize("name", ["AS", "DATA"])
@@ -123,6 +124,7 @@ def test_after_many_peaks(ways, name, request_, wait):
         ways, script("small", request_, limit_of(name), times=4, wait=wait))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
 def test_after_a_limit_nothing_is_earned_any_more(ways, request_):
     text = script("small", request_, times=4).replace(
@@ -130,6 +132,7 @@ def test_after_a_limit_nothing_is_earned_any_more(ways, request_):
     expect_works_where_stock_does(ways, text)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
 def test_after_a_peak_of_another_thread(ways, request_):
     for peak in PEAKS:

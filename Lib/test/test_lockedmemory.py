@@ -175,6 +175,7 @@ print("worked")
 NUMBERS = {"x86_64": (238, 239, 237), "aarch64": (237, 236, 235), "ppc64le": (261, 260, 259)}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("variables", [{}, {"PYTHON_PYMALLOC_HUGEPAGES": "1"}])
 def test_memory_policies(products, variables):
     if platform.machine() not in NUMBERS:

@@ -69,6 +69,7 @@ def test_a_call_that_is_refused_is_done_without(products, tmp_path, error, varia
     assert (result.returncode, result.stdout, result.stderr) == (0, "survived\n", "")
 
 
+@pytest.mark.once
 def test_each_call_is_refused_by_itself(products, tmp_path):
     for error in (errno.EPERM, errno.ENOSYS):
         for call in (*CALLS.values(), MPROTECT):

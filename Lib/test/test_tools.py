@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, VERSION, clean_environment, run
 
 TOOLS = TOP / "Tools"
 
@@ -163,6 +163,7 @@ def test_regrtest_reads_what_became_of_a_file(printed, returncode, state):
     assert tool["state_of"](f"== Tests result ==\n\n{printed}\n", returncode) == state
 
 
+@pytest.mark.once
 def test_regrtest_goes_on_after_an_interruption(two_pythons):
     folder = two_pythons(f'exec {BUILD}/python-stock "$@"')
     kept = folder / "regrtest" / "python-stock" / "test_bool.json"
@@ -178,13 +179,14 @@ def test_regrtest_goes_on_after_an_interruption(two_pythons):
 def test_regrtest_against_the_record(two_pythons):
     """What agrees with it needs no stock interpreter; of another version both are
     run."""
-    version = platform.python_version()
-    if f"# CPython {version}" not in (TOP / "Lib/test/regrtest-stock.txt").read_text():
-        result = regrtest(f"--build={BUILD}", "--recorded", "test_bool")
-        assert "python-stock test_bool passed" in result.stderr
+    record = TOP / "Lib" / "test" / "regrtest-stock" / f"{VERSION}.txt"
+    known = record.read_text() if record.exists() else ""
+    if f"# CPython {platform.python_version()}\n" not in known:
+        result = regrtest(f"--build={BUILD}", "--recorded", "test_list")
+        assert "python-stock test_list passed" in result.stderr
         return
     folder = two_pythons("exit 1")
-    result = regrtest(f"--build={folder}", "--recorded", "test_bool")
+    result = regrtest(f"--build={folder}", "--recorded", "test_list")
     assert result.returncode == 0, result.stdout
     assert "0 differ" in result.stdout
 
@@ -221,6 +223,7 @@ def check_library(tmp_path, name, source, *options):
                f"--build={BUILD}")
 
 
+@pytest.mark.once
 def test_another_allocator_is_tested(tmp_path):
     result = check_library(tmp_path, "good.so", ALLOCATOR,
                            "-DCALLOC(n,m)=(n&&m?calloc(n,m):calloc(1,1))")
@@ -228,6 +231,7 @@ def test_another_allocator_is_tested(tmp_path):
     assert re.search(r"^\d+ passed, \d+ skipped", result.stdout, re.M)
 
 
+@pytest.mark.once
 def test_another_allocator_with_a_fault_is_caught(tmp_path):
     result = check_library(tmp_path, "bad.so", ALLOCATOR,
                            "-DCALLOC(n,m)=malloc(n*m+1)")
@@ -250,6 +254,7 @@ OTHER_RUN = {
                        "CPython 3.10.0": {"skipped": ["there is none"]}}}
 
 
+@pytest.mark.once
 def test_a_table_takes_in_what_ran_on_another_system(tmp_path):
     """Versions are in the order of numbers; of an implementation that ran in both the
     worse counts."""
@@ -302,6 +307,7 @@ def copy_project(folder):
         copy(TOP / name, folder / name)
 
 
+@pytest.mark.once
 def test_a_folder_with_any_name(tmp_path):
     """A space, an apostrophe, quotes, a letter that is not ASCII: configure, make, relink,
     a script, a C test, and a test of pytest."""
@@ -341,6 +347,7 @@ def test_a_folder_whose_name_a_tool_splits_is_reached_by_a_link(tmp_path, name):
     assert os.path.samefile(link, tmp_path / name)
 
 
+@pytest.mark.once
 def test_each_fault_of_mutate_is_one_that_can_be_planted():
     """Its lines are in the sources, once: else nobody would notice that it is gone."""
     faults = runpy.run_path(str(TOOLS / "mutate"))["read_faults"]()
