@@ -144,7 +144,6 @@ MOST_INSTRUCTIONS = {"small": 40, "small, alone": 81, "medium": 102, "medium, al
                      "raw": 150}
 
 
-@pytest.mark.once
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs Valgrind")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="counted for x86-64")
 @pytest.mark.parametrize("kind", MOST_INSTRUCTIONS)

@@ -13,6 +13,7 @@ sys.path.insert(0, str(BENCH.parent))
 import bench_day  # noqa: E402
 from servers import Allocator  # noqa: E402
 
+pytestmark = pytest.mark.once
 STEPS = 40
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import TOP, run
 
+pytestmark = pytest.mark.once
 BENCH_SUITE = TOP / "Tools" / "bench" / "bench_suite.py"
 
 # Takes pyperf's options and writes what pyperf writes.  The clock is the one that the
