@@ -14,27 +14,19 @@
  *   - No memory for a trace: malloc fails as if there were none for the block,
  *     and realloc leaves the old block as it was.
  *
- * Owns the hooks, the lock and the sampling. */
+ * Owns the hooks and the sampling. */
 
 #include "pycore_traceblocks.h"
+#include "pycore_tracelock.h"
 #include "pycore_tracetables.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
 #include "tracemalloc.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
-#  include <sys/single_threaded.h>
-#  define there_is_one_thread() (__libc_single_threaded)
-#else
-#  define there_is_one_thread() 0
-#endif
 
 /* The context of a hook: a domain, and the allocator that was there.  It stays
  * as it is for good: others may have saved the hook, and put it back at any time. */
@@ -113,104 +105,6 @@ void
 tracer_show(int before)
 {
     mine.state = (unsigned)before;
-}
-
-/* The lock.  Held for some tens of nanoseconds, so waiting is looking again.
- * While there is one thread an exchange, which takes longer than all the rest of
- * a call, is not needed. */
-
-static atomic_int lock_is_held;
-
-static inline int
-try_lock(void)
-{
-    if (there_is_one_thread()) {
-        int was_held = atomic_load_explicit(&lock_is_held,
-                                            memory_order_relaxed);
-        atomic_store_explicit(&lock_is_held, 1, memory_order_relaxed);
-        return !was_held;
-    }
-    return !atomic_exchange_explicit(&lock_is_held, 1, memory_order_acquire);
-}
-
-static inline void
-lock(void)
-{
-    while (UNLIKELY(!try_lock())) {
-        virtual_yield();
-    }
-}
-
-static inline void
-unlock(void)
-{
-    atomic_store_explicit(&lock_is_held, 0, memory_order_release);
-}
-
-void
-tracer_lock(void)
-{
-    lock();
-}
-
-void
-tracer_unlock(void)
-{
-    unlock();
-}
-
-/* No other thread is in the tables at a fork; the child goes on tracing. */
-
-static void
-lock_before_fork(void)
-{
-    lock();
-}
-
-static void
-unlock_after_fork(void)
-{
-    unlock();
-}
-
-static void
-make_lock_safe_at_fork(void)
-{
-    static int is_safe;
-    if (!is_safe) {
-        is_safe = pthread_atfork(lock_before_fork, unlock_after_fork,
-                                 unlock_after_fork) == 0;
-    }
-}
-
-/* Memory of our own: from the C library, as no hook may run while the lock is
- * held. */
-
-atomic_size_t tracer_bytes;
-
-void *
-tracer_alloc(size_t size)
-{
-    return tracer_resize(NULL, 0, size);
-}
-
-void *
-tracer_resize(void *ptr, size_t old_size, size_t size)
-{
-    void *resized = realloc(ptr, size);
-    if (resized != NULL) {
-        tracer_bytes += size - old_size;
-    }
-    return resized;
-}
-
-void
-tracer_free(void *ptr, size_t size)
-{
-    if (ptr != NULL) {
-        free(ptr);
-        tracer_bytes -= size;
-    }
 }
 
 /* Sampling: on average one sample in sample_bytes, at distances that nobody can
@@ -440,10 +334,10 @@ trace_new_block(const struct traced_domain *domain, void *ptr, size_t size,
                 enum tracing how)
 {
     if (ptr != NULL) {
-        lock();
+        tracer_lock();
         int result = tracer.is_tracing
             ? add_trace(0, (uintptr_t)ptr, size, how, has_gil(domain)) : 0;
-        unlock();
+        tracer_unlock();
         if (domain->domain == PYMEM_DOMAIN_OBJ) {
             remember_newest((uintptr_t)ptr, how);
         }
@@ -528,9 +422,9 @@ free_that_may_be_traced(const void *ctx, PyMemAllocatorDomain number, void *ptr)
         below->free(below->ctx, NULL);
         return;
     }
-    lock();
+    tracer_lock();
     mine.going_stack = block_freed((uintptr_t)ptr);
-    unlock();
+    tracer_unlock();
     mine.going = (uintptr_t)ptr;
     below->free(below->ctx, ptr);
     mine.going_stack = 0;
@@ -558,12 +452,12 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     stack_id stack = 0;
     int had_trace = 0;
     if (how != NOT_TRACED || may_be_traced(ptr)) {
-        lock();
+        tracer_lock();
         int is_traced = how != NOT_TRACED && tracer.is_tracing;
         stack = is_traced ? prepare_trace(how, has_gil(domain)) : 0;
         int has_room = !is_traced || stack != 0;
         had_trace = has_room && block_drop(&old);
-        unlock();
+        tracer_unlock();
         if (!has_room) {
             return NULL;
         }
@@ -577,7 +471,7 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     if (how == NOT_TRACED && !had_trace) {
         return resized;
     }
-    lock();
+    tracer_lock();
     if (!tracer.is_tracing || blocks_reserve() < 0) {
         /* stopped meanwhile, or filled up: the block matters, not its trace */
     }
@@ -587,7 +481,7 @@ traced_resize(const struct traced_domain *domain, void *ptr, size_t size,
     else if (resized != NULL && stack != 0) {
         store_trace(0, (uintptr_t)resized, size, stack);
     }
-    unlock();
+    tracer_unlock();
     return resized;
 }
 
@@ -652,20 +546,20 @@ clear_stacks(void)
 void
 tracer_hold_stacks(void)
 {
-    lock();
+    tracer_lock();
     tracer.nholds++;
-    unlock();
+    tracer_unlock();
 }
 
 void
 tracer_let_stacks_go(void)
 {
-    lock();
+    tracer_lock();
     tracer.nholds--;
     if (tracer.stacks_are_old && blocks_count() == 0) {
         clear_stacks();
     }
-    unlock();
+    tracer_unlock();
 }
 
 /* Start and stop. */
@@ -716,7 +610,7 @@ tracer_start(const struct trace_source *source, unsigned max_frames,
         }
         tracer.sampled[domain] = sample_bytes != 0 ? tracer.domains[domain] : &no_domain;
     }
-    make_lock_safe_at_fork();
+    tracelock_be_safe_at_fork();
     tracer.source = source;
     tracer.max_frames = max_frames;
     tracer.sample_bytes = sample_bytes;
@@ -757,12 +651,12 @@ tracer_stop(void)
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         take_hook_off((PyMemAllocatorDomain)domain);
     }
-    lock();
+    tracer_lock();
     tracer.is_tracing = 0;
     tracer.start += START;      /* no thread passes anything untraced any more */
     blocks_clear();
     clear_stacks();
-    unlock();
+    tracer_unlock();
 }
 
 int
@@ -786,12 +680,12 @@ tracer_sample_bytes(void)
 void
 tracer_clear(void)
 {
-    lock();
+    tracer_lock();
     if (tracer.is_tracing) {
         blocks_clear();
         clear_stacks();
     }
-    unlock();
+    tracer_unlock();
 }
 
 size_t
@@ -810,11 +704,11 @@ PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
         return PyTraceMalloc_Untrack(domain, ptr);     /* no sample; nor an older one */
     }
     unsigned before = tracer_pause();
-    lock();
+    tracer_lock();
     if (tracer.is_tracing) {
         result = add_trace(domain, ptr, size, TRACED, 0);
     }
-    unlock();
+    tracer_unlock();
     tracer_resume(before);
     return result;
 }
@@ -824,12 +718,12 @@ PyTraceMalloc_Untrack(unsigned int domain, uintptr_t ptr)
 {
     int result = -2;
     struct trace trace = {.ptr = ptr, .domain = domain};
-    lock();
+    tracer_lock();
     if (tracer.is_tracing) {
         block_drop(&trace);
         result = 0;
     }
-    unlock();
+    tracer_unlock();
     return result;
 }
 
@@ -841,7 +735,7 @@ tracer_renew(uintptr_t ptr)
         return;
     }
     unsigned before = tracer_pause();
-    lock();
+    tracer_lock();
     if (tracer.is_tracing && block_find(&trace)) {
         stack_id stack = prepare_trace(TRACED, 1);
         if (stack != 0 && stack != trace.stack) {
@@ -849,7 +743,7 @@ tracer_renew(uintptr_t ptr)
             block_store(&trace, tracer.sample_bytes != 0);
         }
     }
-    unlock();
+    tracer_unlock();
     tracer_resume(before);
 }
 
@@ -859,10 +753,10 @@ int
 tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace)
 {
     *trace = (struct trace){.ptr = ptr, .domain = domain};
-    lock();
+    tracer_lock();
     int found = tracer.is_tracing && block_find(trace)
         && trace->stack != HIDDEN_STACK;
-    unlock();
+    tracer_unlock();
     return found;
 }
 
@@ -874,7 +768,7 @@ _PyMem_DumpTraceback(int fd, const void *ptr)
         return;
     }
     struct trace trace = {.ptr = (uintptr_t)ptr};
-    if (try_lock()) {
+    if (tracer_try_lock()) {
         if (mine.going_stack != 0 && mine.going == trace.ptr) {
             trace.stack = mine.going_stack;
         }
@@ -884,6 +778,6 @@ _PyMem_DumpTraceback(int fd, const void *ptr)
         if (trace.stack != 0 && trace.stack != HIDDEN_STACK) {
             stack_dump(fd, tracer.source, trace.stack);
         }
-        unlock();
+        tracer_unlock();
     }
 }

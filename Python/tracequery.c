@@ -1,9 +1,10 @@
 /* What the tracer knows, for those who ask: stacks, files, sums, all traces.
  *
- * Owns nothing; each function takes the tracer's lock (tracemalloc.c) around what it reads
+ * Owns nothing; each function takes the tracer's lock (tracelock.c) around what it reads
  * of traceblocks.c and tracestacks.c. */
 
 #include "pycore_traceblocks.h"
+#include "pycore_tracelock.h"
 
 #include <stdlib.h>
 

@@ -111,11 +111,7 @@ struct trace {
     stack_id stack;
 };
 
-/* The lock around all that is known.  Held for a moment, as waiting is looking again. */
-void tracer_lock(void);
-void tracer_unlock(void);
-
-/* The tracer as its users see it; these take the lock. */
+/* The tracer as its users see it; these take the lock (pycore_tracelock.h). */
 
 /* All of max_frames frames; with sample_bytes only a sample for each so many
  * bytes on average, whose sizes are estimates, always the same ones for a seed
