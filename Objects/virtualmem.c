@@ -323,86 +323,6 @@ virtual_yield(void)
     }
 }
 
-/* The end of memory.  Memory in the middle of a mapping makes two of one, which can fail
- * where a process has as many as it may have (vm.max_map_count).  What is in it goes all
- * the same.  The addresses wait in a list, until they can go or are asked for again.  The
- * list is taken whole, so that no lock is needed. */
-
-struct refused {
-    struct refused *next;
-    size_t size;
-};
-static struct refused *_Atomic all_refused;
-
-static void
-refused_push(struct refused *refused)
-{
-    refused->next = all_refused;
-    while (!atomic_compare_exchange_weak(&all_refused, &refused->next, refused)) {
-    }
-}
-
-static void
-refused_add(void *ptr, size_t size)
-{
-    if (!virtual_is_confined() && mprotect(ptr, size, READ_WRITE) < 0) {
-        return;                 /* of a table that could not be made: it is empty */
-    }
-    if (virtual_purge(ptr, size) < size) {
-        memset(ptr, 0, size);
-    }
-    struct refused *refused = ptr;
-    refused->size = size;
-    refused_push(refused);
-}
-
-/* One that fits, zeroed, or NULL; others are asked to go once more. */
-static void *
-refused_take(size_t size, size_t alignment)
-{
-    struct refused *found = NULL;
-    for (struct refused *one = atomic_exchange(&all_refused, NULL), *next; one != NULL;
-         one = next)
-    {
-        next = one->next;
-        if (found == NULL && one->size == size
-            && ((uintptr_t)one & (alignment - 1)) == 0)
-        {
-            found = memset(one, 0, sizeof(*one));
-        }
-        else if (munmap(one, one->size) != 0) {
-            refused_push(one);
-        }
-    }
-    return found;
-}
-
-/* Arenas are asked for downwards from here, where each is one mapping with the one before:
- * from the last one, or from the highest that went since. */
-static _Atomic uintptr_t next_arena_ends;
-
-static void
-arena_goes(uintptr_t end)
-{
-    uintptr_t now = atomic_load_explicit(&next_arena_ends, memory_order_relaxed);
-    while (end > now && !atomic_compare_exchange_weak(&next_arena_ends, &now, end)) {
-    }
-}
-
-/* errno is the program's, which asked for nothing. */
-void
-virtual_free(void *ptr, size_t size)
-{
-    int kept = errno;
-    if (UNLIKELY(munmap(ptr, size) != 0)) {
-        refused_add(ptr, size);
-        errno = kept;
-    }
-    else if (((uintptr_t)ptr | size) % ARENA_SIZE == 0) {
-        arena_goes((uintptr_t)ptr + size);
-    }
-}
-
 /* With the last mapping of a process the heap of the C library can't grow any more, and
  * it serves those whom we have no arena for.  Its large blocks are mappings, and a table
  * that grows is two of them for a moment.  So three are left: to find out, pages that are
@@ -430,6 +350,146 @@ hardly_any_mapping_is_left(void)
         munmap(another, page);
     }
     return another == MAP_FAILED && errno == ENOMEM;
+}
+
+/* The end of memory.  Where it was in the middle of a mapping that makes two of one.  This
+ * can fail where a process has as many as it may have (vm.max_map_count), and must not take
+ * one of the last three.  What is in it goes all the same.  The addresses wait in a list,
+ * until they can go or are asked for again.  The list is taken whole, so that no lock is
+ * needed. */
+
+struct refused {
+    struct refused *next;
+    size_t size;
+};
+static struct refused *_Atomic all_refused;
+
+static void
+refused_push(struct refused *refused)
+{
+    refused->next = all_refused;
+    while (!atomic_compare_exchange_weak(&all_refused, &refused->next, refused)) {
+    }
+}
+
+static void
+refused_add(void *ptr, size_t size)
+{
+    struct refused *refused = ptr;
+    refused->size = size;
+    refused_push(refused);
+}
+
+/* What is in it has gone, or is zero; 0: it can't be written to, and so is empty. */
+static int
+clear_refused(void *ptr, size_t size)
+{
+    if (!virtual_is_confined() && mprotect(ptr, size, READ_WRITE) < 0) {
+        return 0;               /* a table that could not be made */
+    }
+    if (virtual_purge(ptr, size) < size) {
+        memset(ptr, 0, size);
+    }
+    return 1;
+}
+
+/* Of an arena, or of some in a row? */
+static int
+is_arenas(const void *ptr, size_t size)
+{
+    return ((uintptr_t)ptr | size) % ARENA_SIZE == 0;
+}
+
+/* Where it was, and as it was: as one mapping with what lies beside it. */
+static int
+map_again(void *ptr, size_t size)
+{
+    void *there = mmap(ptr, size, READ_WRITE, MAP_FLAGS | ONLY_THERE, -1, 0);
+    if (there == MAP_FAILED) {
+        return 0;
+    }
+    if (there != ptr) {
+        munmap(there, size);
+        return 0;
+    }
+    if (is_arenas(ptr, size)) {
+        virtual_name(ptr, size);
+    }
+    return 1;
+}
+
+enum fate { GONE, REFUSED, CAME_AGAIN };
+
+/* A hole that took one of the last mappings is filled; where that is no help it was none. */
+static enum fate
+give_back(void *ptr, size_t size)
+{
+    if (UNLIKELY(munmap(ptr, size) != 0)) {
+        return REFUSED;
+    }
+    if (LIKELY(!hardly_any_mapping_is_left()) || !map_again(ptr, size)) {
+        return GONE;
+    }
+    if (!hardly_any_mapping_is_left()) {
+        return CAME_AGAIN;
+    }
+    return munmap(ptr, size) == 0 ? GONE : REFUSED;
+}
+
+/* One that fits, zeroed, or NULL; others are asked to go once more, until one may not.  The
+ * list is turned round by it, so that another one is asked first the next time. */
+static void *
+refused_take(size_t size, size_t alignment)
+{
+    struct refused *found = NULL;
+    int others_stay = 0;
+    for (struct refused *one = atomic_exchange(&all_refused, NULL), *next; one != NULL;
+         one = next)
+    {
+        next = one->next;
+        if (found == NULL && one->size == size
+            && ((uintptr_t)one & (alignment - 1)) == 0)
+        {
+            found = memset(one, 0, sizeof(*one));
+        }
+        else {
+            size_t its_size = one->size;
+            if (others_stay || give_back(one, its_size) != GONE) {
+                others_stay = 1;
+                refused_add(one, its_size);
+            }
+        }
+    }
+    return found;
+}
+
+/* Arenas are asked for downwards from here, where each is one mapping with the one before:
+ * from the last one, or from the highest that went since. */
+static _Atomic uintptr_t next_arena_ends;
+
+static void
+arena_goes(uintptr_t end)
+{
+    uintptr_t now = atomic_load_explicit(&next_arena_ends, memory_order_relaxed);
+    while (end > now && !atomic_compare_exchange_weak(&next_arena_ends, &now, end)) {
+    }
+}
+
+/* errno is the program's, which asked for nothing. */
+void
+virtual_free(void *ptr, size_t size)
+{
+    int kept = errno;
+    enum fate fate = give_back(ptr, size);
+    if (LIKELY(fate == GONE)) {
+        if (is_arenas(ptr, size)) {
+            arena_goes((uintptr_t)ptr + size);
+        }
+    }
+    else if (fate == CAME_AGAIN || clear_refused(ptr, size)) {
+        refused_add(ptr, size);
+    }
+    errno = kept;
 }
 
 /* Map more than asked for and cut off what lies before and behind. */

@@ -278,6 +278,37 @@ START_TEST(what_cant_be_unmapped_is_used_again_where_it_is_aligned)
 }
 END_TEST
 
+/* The hole makes two mappings of one. */
+START_TEST(a_hole_takes_none_of_the_last_mappings)
+{
+    char *three[3];
+    if (!can_be_used_up() || virtual_is_confined()) {
+        return;
+    }
+    for (size_t left = 3; left <= 5; left++) {
+        get_three(three);
+        use_up_mappings(left);
+        errno = 77;
+        virtual_free(three[1], ARENA_SIZE);
+        ck_assert_int_eq(errno, 77);
+        ck_assert_int_eq(is_mapped(three[1]), left == 3);
+        ck_assert(left != 3 || !is_resident(three[1] + ARENA_SIZE / 2));
+        ck_assert(is_filled(three[0], ARENA_SIZE, 1) && is_filled(three[2], ARENA_SIZE, 3));
+        for (int i = 0; i < 3; i++) {
+            int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
+            void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            ck_assert_msg(page != MAP_FAILED, "%d of %zu", i, left);
+            pages[npages++] = page;
+        }
+        if (left == 3) {
+            ck_assert_ptr_eq(virtual_alloc(ARENA_SIZE, ARENA_SIZE), three[1]);
+            ck_assert(is_filled(three[1], ARENA_SIZE, 0));
+        }
+        release_mappings();
+    }
+}
+END_TEST
+
 /* And is no fault of the program, whose errno it leaves. */
 START_TEST(the_last_mapping_is_refused)
 {
@@ -345,6 +376,7 @@ main(void)
     tcase_add_test(tc, what_cant_be_unmapped_is_used_again);
     tcase_add_test(tc, what_cant_be_unmapped_is_used_again_where_it_is_aligned);
     tcase_add_test(tc, what_cant_be_unmapped_is_unmapped_later);
+    tcase_add_test(tc, a_hole_takes_none_of_the_last_mappings);
     tcase_add_test(tc, the_last_mapping_is_refused);
     tcase_add_test(tc, a_table_takes_no_last_mapping);
     return run_suite(suite);
