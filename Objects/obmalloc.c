@@ -113,12 +113,19 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  endif
 /* Is a domain pymalloc itself, and main_heap the only heap? */
 #  define IS_PYMALLOC(domain) LIKELY(short_ways[domain].span != 0)
+/* The same, and each interpreter has a heap?  Who sees that it is so sees whom to ask. */
+static atomic_int has_heaps[NB_DOMAINS];
+#  define IS_PYMALLOC_OF_HEAPS(domain) \
+    LIKELY(atomic_load_explicit(&has_heaps[domain], memory_order_acquire))
 #else
 #  define IS_PYMALLOC(domain) 0
+#  define IS_PYMALLOC_OF_HEAPS(domain) 0
 #  define pymalloc_malloc_small(heap, size) NULL
 #  define pymalloc_malloc_larger(size) NULL
+#  define pymalloc_malloc_of_heaps(size) NULL
 #  define pymalloc_realloc(heap, ptr, size) NULL
 #  define pymalloc_free_far(ptr) ((void)0)
+#  define pymalloc_free_of_heaps(ptr) ((void)0)
 #  define pymalloc_free_near(home, ptr) 0
 #endif
 
@@ -129,6 +136,9 @@ domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
     if (IS_PYMALLOC(domain)) {
         return pymalloc_malloc_larger(size);
+    }
+    if (IS_PYMALLOC_OF_HEAPS(domain)) {
+        return pymalloc_malloc_of_heaps(size);
     }
     const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
     return size > (size_t)PY_SSIZE_T_MAX ? NULL : alloc->malloc(alloc->ctx, size);
@@ -182,6 +192,10 @@ domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
     if (IS_PYMALLOC(domain)) {
         pymalloc_free_far(ptr);
+        return;
+    }
+    if (IS_PYMALLOC_OF_HEAPS(domain)) {
+        pymalloc_free_of_heaps(ptr);
         return;
     }
     const PyMemAllocatorEx *alloc = &_PyMem_Allocators[domain];
@@ -486,8 +500,11 @@ _PyMem_ChooseShortWays(void)
     static const PyMemAllocatorEx pymalloc = PYMALLOC_ALLOC;
     choose_raw_way();
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
-        int is_open = heap_of_interpreter == NULL && domain_is(domain, &pymalloc);
-        short_way_set(domain, is_open ? SMALL_REQUEST_THRESHOLD : 0);
+        int is_pymalloc = domain_is(domain, &pymalloc);
+        atomic_store_explicit(&has_heaps[domain], is_pymalloc && heap_of_interpreter != NULL,
+                              memory_order_release);
+        short_way_set(domain, is_pymalloc && heap_of_interpreter == NULL
+                      ? SMALL_REQUEST_THRESHOLD : 0);
     }
 }
 

@@ -317,11 +317,30 @@ small_free(struct heap *heap, poolp pool, void *ptr)
 }
 
 void *
+pymalloc_malloc_of_heaps(size_t nbytes)
+{
+    return pymalloc_malloc(heap_of_interpreter(), nbytes);
+}
+
+void
+pymalloc_free_of_heaps(void *ptr)
+{
+    struct heap *heap = heap_of_interpreter();
+    poolp pool = heap_pool_of(heap, ptr);
+    if (LIKELY(pool != NULL)) {
+        small_free(heap, pool, ptr);
+    }
+    else {
+        pymalloc_free_elsewhere(ptr);
+    }
+}
+
+void *
 _PyObject_Malloc(void *ctx, size_t nbytes)
 {
     (void)ctx;
     return LIKELY(heap_of_interpreter == NULL) ? pymalloc_malloc(&main_heap, nbytes)
-        : pymalloc_malloc(heap_current(), nbytes);
+        : pymalloc_malloc_of_heaps(nbytes);
 }
 
 void *
@@ -344,15 +363,9 @@ _PyObject_Free(void *ctx, void *ptr)
     (void)ctx;
     if (LIKELY(heap_of_interpreter == NULL)) {
         pymalloc_free_far(ptr);
-        return;
-    }
-    struct heap *heap = heap_current();
-    poolp pool = heap_pool_of(heap, ptr);
-    if (LIKELY(pool != NULL)) {
-        small_free(heap, pool, ptr);
     }
     else {
-        pymalloc_free_elsewhere(ptr);
+        pymalloc_free_of_heaps(ptr);
     }
 }
 

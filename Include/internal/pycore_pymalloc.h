@@ -59,6 +59,10 @@ pymalloc_free_near(const struct pool_map_home *home, void *ptr)
 /* The same where that is not known. */
 void pymalloc_free_far(void *ptr);
 
+/* From the heap of the thread's interpreter, where each has one (heap_of_interpreter). */
+void *pymalloc_malloc_of_heaps(size_t nbytes);
+void pymalloc_free_of_heaps(void *ptr);
+
 void *pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize);
 void *pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes);
 
