@@ -82,6 +82,29 @@ START_TEST(each_interpreter_has_its_pools)
 }
 END_TEST
 
+START_TEST(a_hook_is_called_in_each_interpreter)
+{
+    static struct recorder hook;
+    struct heap *other = new_interpreter();
+    void *from_before = PyObject_Malloc(100);
+    recorder_install(&hook, PYMEM_DOMAIN_OBJ);
+    current = other;
+    void *ptr = PyObject_Malloc(100);
+    ck_assert_uint_eq(hook.ncalls, 1);
+    ck_assert_uint_eq(owner_of(ptr), other->number);
+    PyMem_Free(PyMem_Malloc(100));
+    ck_assert_uint_eq(hook.ncalls, 1);
+    PyObject_Free(ptr);
+    PyObject_Free(from_before);
+    ck_assert_uint_eq(hook.ncalls, 3);
+    recorder_remove(&hook);
+    PyObject_Free(PyObject_Malloc(100));
+    ck_assert_uint_eq(hook.ncalls, 3);
+    current = &main_heap;
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
+}
+END_TEST
+
 /* From the main interpreter to the other (_i is 0), and the other way. */
 START_TEST(a_block_freed_elsewhere_goes_back_to_its_pool)
 {
@@ -688,6 +711,7 @@ main(void)
     tcase_add_checked_fixture(tc, use_interpreters, NULL);
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, each_interpreter_has_its_pools);
+    tcase_add_test(tc, a_hook_is_called_in_each_interpreter);
     tcase_add_loop_test(tc, a_block_freed_elsewhere_goes_back_to_its_pool, 0, 2);
     tcase_add_test(tc, realloc_of_a_block_from_elsewhere);
     tcase_add_test(tc, a_thread_without_an_interpreter_gets_by);
