@@ -120,6 +120,18 @@ map_pages(void *wanted, size_t size, int access)
 #  define ONLY_THERE 0
 #endif
 
+/* NULL, with errno EEXIST where something else is. */
+static void *
+map_only_there(void *wanted, size_t size)
+{
+    void *ptr = mmap(wanted, size, READ_WRITE, MAP_FLAGS | ONLY_THERE, -1, 0);
+    if (ptr != wanted && ptr != MAP_FAILED) {
+        munmap(ptr, size);
+        errno = EEXIST;
+    }
+    return ptr == wanted ? ptr : NULL;
+}
+
 size_t
 virtual_page_size(void)
 {
@@ -404,12 +416,7 @@ is_arenas(const void *ptr, size_t size)
 static int
 map_again(void *ptr, size_t size)
 {
-    void *there = mmap(ptr, size, READ_WRITE, MAP_FLAGS | ONLY_THERE, -1, 0);
-    if (there == MAP_FAILED) {
-        return 0;
-    }
-    if (there != ptr) {
-        munmap(there, size);
+    if (map_only_there(ptr, size) == NULL) {
         return 0;
     }
     if (is_arenas(ptr, size)) {
@@ -541,14 +548,8 @@ map_arena(size_t size, size_t alignment)
     void *ptr = NULL;
     for (int i = 0; i < PLACES && ptr == NULL && place > size; i++) {
         place = rounded_down(place - size, alignment);
-        void *there = mmap((void *)place, size, READ_WRITE, MAP_FLAGS | ONLY_THERE, -1, 0);
-        if (there == (void *)place) {
-            ptr = there;
-        }
-        else if (there != MAP_FAILED) {
-            munmap(there, size);
-        }
-        else if (errno == ENOMEM) {
+        ptr = map_only_there((void *)place, size);
+        if (ptr == NULL && errno == ENOMEM) {
             return NULL;
         }
     }

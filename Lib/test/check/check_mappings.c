@@ -41,19 +41,25 @@ let_malloc_begin(void)
     }
 }
 
-/* Pages next to each other that can't become one mapping, until there can be so many
- * more. */
+/* A page that can't become one mapping with the one before it; 0: there can be no more. */
+static int
+use_one_mapping(void)
+{
+    int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
+    void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) {
+        return 0;
+    }
+    pages[npages++] = page;
+    return 1;
+}
+
+/* Until there can be so many more. */
 static void
 use_up_mappings(size_t left)
 {
     let_malloc_begin();
-    for (;;) {
-        int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
-        void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (page == MAP_FAILED || npages == sizeof(pages) / sizeof(*pages)) {
-            break;
-        }
-        pages[npages++] = page;
+    while (npages < sizeof(pages) / sizeof(*pages) && use_one_mapping()) {
     }
     ck_assert_int_eq(errno, ENOMEM);
     while (left-- > 0) {
@@ -295,10 +301,7 @@ START_TEST(a_hole_takes_none_of_the_last_mappings)
         ck_assert(left != 3 || !is_resident(three[1] + ARENA_SIZE / 2));
         ck_assert(is_filled(three[0], ARENA_SIZE, 1) && is_filled(three[2], ARENA_SIZE, 3));
         for (int i = 0; i < 3; i++) {
-            int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
-            void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            ck_assert_msg(page != MAP_FAILED, "%d of %zu", i, left);
-            pages[npages++] = page;
+            ck_assert_msg(use_one_mapping(), "%d of %zu", i, left);
         }
         if (left == 3) {
             ck_assert_ptr_eq(virtual_alloc(ARENA_SIZE, ARENA_SIZE), three[1]);
@@ -347,10 +350,7 @@ START_TEST(a_table_takes_no_last_mapping)
             other[offset] = 1;
         }
         for (size_t i = left < 3 ? left : 3; i > 0; i--) {
-            int protection = npages % 2 == 0 ? PROT_NONE : PROT_READ;
-            void *page = mmap(NULL, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            ck_assert_msg(page != MAP_FAILED, "%zu of %zu", i, left);
-            pages[npages++] = page;
+            ck_assert_msg(use_one_mapping(), "%zu of %zu", i, left);
         }
         for (size_t offset = 0; offset < SIZE; offset += 4096) {
             ck_assert_int_eq(other[offset], offset % STEP == 0);
