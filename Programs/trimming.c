@@ -18,7 +18,7 @@
  * A program that embeds Python may hold the GIL for good (uWSGI without
  * --enable-threads).  A thread that waits for it would wake up all the time, and a child
  * of such a program would wait for that thread, which it does not have.  So there the
- * thread takes the GIL only where it sees that it is free.  Else a trim is due, and the
+ * thread takes the GIL only where it sees that it stays free.  Else a trim is due, and the
  * next request that comes with the GIL does it first.
  *
  * The thread blocks every signal: they are the program's.  There is none at a fork of the
@@ -175,6 +175,18 @@ stage_change(int from, int to)
     atomic_compare_exchange_strong(&stage, &from, to);
 }
 
+/* Whether the GIL is free, and not just for a moment: a program that holds it lets go of it
+ * for each read() and write(), and has it back before the thread could ask for it. */
+static int
+gil_stays_free(void)
+{
+    if (holder_of_gil == NULL || holder_of_gil() != NULL) {
+        return 0;
+    }
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+    return holder_of_gil() == NULL;
+}
+
 static void *
 trim_again_and_again(void *unused)
 {
@@ -182,7 +194,7 @@ trim_again_and_again(void *unused)
         if (!interpreter.Py_IsInitialized()) {
             continue;           /* a program that removed end() from atexit */
         }
-        if (is_python || (holder_of_gil != NULL && holder_of_gil() == NULL)) {
+        if (is_python || gil_stays_free()) {
             int state = interpreter.PyGILState_Ensure();
             if (may_trim()) {
                 PyMem_Trim();
