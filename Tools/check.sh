@@ -13,11 +13,11 @@
 # and counted as skipped.
 
 set -eu
-quick= systems= with_c_tests=yes
+quick= systems= with_c_tests=yes marks=
 case ${1-} in
 '') ;;
---quick) quick=yes ;;
---python) quick=yes with_c_tests= ;;
+--quick) quick=yes marks="not once" ;;
+--python) quick=yes with_c_tests= marks="not once and not few_pythons" ;;
 --systems) systems=yes ;;
 -h | --help)
     sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'
@@ -125,6 +125,7 @@ system_parts() {
         return
     fi
     [ "$status" = 0 ] || tail -n 60 "$log"
+    grep '^failed beside others: ' "$log" || true
     # "NAME   ok (12 s)": its own lines; none where it never got so far.
     sed -n 's/^\(.*[^ ]\)  *\(\(ok\|FAILED\) ([0-9]* s)\)$/\1@\2/p' "$log" >"$log.parts"
     if [ "$status" != 0 ] && ! grep -q '@FAILED' "$log.parts"; then
@@ -150,6 +151,13 @@ c_tests() {
     ! grep 'warning:' "$directory/make.log"
 }
 
+# few_c_tests DIR OPTION...: without those of what the system does with memory, which take
+# half of the time and are the same with another compiler, malloc or C library.
+few_c_tests() (
+    export CK_EXCLUDE_TAGS=system
+    c_tests "$@"
+)
+
 # c_tests_in_huge_pages DIR OPTION...: the same with every arena in them.
 c_tests_in_huge_pages() (
     export PYTHON_PYMALLOC_HUGEPAGES=1
@@ -170,16 +178,16 @@ distribution() {
 }
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
-[ -z "$with_c_tests" ] || part "C tests: default" c_tests default
+[ -z "$with_c_tests" ] || part "C tests: default" ${quick:+few_}c_tests default
 if [ -z "$quick" ]; then
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
     part "C tests: pages of 64 KiB, pools of 4" c_tests_in_large_pages large-pages \
         --with-arena-bits=18 --with-pool-bits=12
     part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
-    part "C tests: pystats, serial numbers, valgrind, probes" c_tests extras \
+    part "C tests: pystats, serial numbers, valgrind, probes" few_c_tests extras \
         --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-    part "C tests: clang, without mimalloc" c_tests clang \
+    part "C tests: clang, without mimalloc" few_c_tests clang \
         CC=clang --without-mimalloc --without-pymalloc-hugepages
     part "C tests: mimalloc in the raw domain, huge pages" \
         c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc
@@ -193,17 +201,25 @@ if [ -z "$quick" ]; then
     part_beside "make distcheck, and the tarball without autotools" distribution
     join_parts
 fi
-# A file of tests at a time on each processor: some measure shares of one.
+# A file of tests at a time on each processor: some measure shares of one.  As regrtest
+# --rerun of CPython: a few that fail beside others run again alone.  Those that pass then
+# are named: each is a fault of its test, or one of ours that comes seldom.
+failed_once=$top/build/check-pytest.failed-once
 pytest_suite() {
     cd "$top"
+    rm -f "$failed_once"
     if [ -n "$quick" ]; then
         export PYMEM_PYTHONS=own
-        set -- -m "not once"
+        set -- -m "$marks"
     fi
-    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile "$@" Lib/test
+    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile "$@" Lib/test && return
+    sed -n 's/^\(FAILED\|ERROR\) \(.*\)/\2/p' "$(log_of pytest)" | sed 's/ - .*//' >"$failed_once"
+    case $(wc -l <"$failed_once") in [1-5]) ;; *) return 1 ;; esac
+    "$python" -m pytest -q --last-failed --last-failed-no-failures=none "$@" Lib/test
 }
 part "pytest" pytest_suite
-tail -n 1 "$top/build/check-pytest.log"
+[ ! -e "$failed_once" ] || sed 's/^/failed beside others: /' "$failed_once"
+grep '^[0-9].* in [0-9.]*s' "$top/build/check-pytest.log"
 if [ -n "$quick" ]; then
     part "CPython's own tests, the 45 files that exercise memory most" \
         "$top/Tools/regrtest" --recorded

@@ -484,6 +484,7 @@ main(void)
     Suite *suite = suite_create("keeping");
     TCase *tc = tcase_create("keeping");
     tcase_set_timeout(tc, 120);
+    tcase_set_tags(tc, "system");
     tcase_add_checked_fixture(tc, use_pymalloc, NULL);
     suite_add_tcase(suite, tc);
     tcase_add_loop_test(tc, of_one_peak_little_stays_though_nothing_is_called_any_more,

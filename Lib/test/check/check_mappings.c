@@ -369,6 +369,7 @@ main(void)
     TCase *tc = tcase_create("mappings");
     suite_add_tcase(suite, tc);
     tcase_set_timeout(tc, 60);
+    tcase_set_tags(tc, "system");
     tcase_add_test(tc, with_one_mapping_left_malloc_serves);
 #if defined(WITH_PYMALLOC) && !defined(WITH_RAW_MIMALLOC)
     tcase_add_test(tc, arenas_come_again_when_there_are_mappings_again);

@@ -367,6 +367,7 @@ main(void)
     Suite *suite = suite_create("pages");
     TCase *tc = tcase_create("pages");
     tcase_set_timeout(tc, 120);
+    tcase_set_tags(tc, "system");
     suite_add_tcase(suite, tc);
 #define ADD(test) tcase_add_loop_test(tc, test, 0, 2)
     ADD(the_kernel_refuses_parts_of_pages_and_rounds_lengths_up);
