@@ -56,13 +56,13 @@ done
 
 cd "$scratch/$name"
 quietly ./configure PYTHON="$python"
-quietly make -s -j"$(nproc)"
-make -s -j"$(nproc)" check >"$scratch/check.log" 2>&1 || {
+make -s -j"$(nproc)" all check >"$scratch/check.log" 2>&1 || {
     tail -n 40 "$scratch/check.log" >&2
     fail "make check failed"
 }
 grep '^# [A-Z]*:' "$scratch/check.log"
 ! grep -q '^# TOTAL: *0$' "$scratch/check.log" || fail "no test was run"
+! grep 'warning:' "$scratch/check.log" >&2 || fail "compiled with warnings"
 
 cd "$scratch/try/$name"
 echo 'import sys; sys._debugmallocstats()' >"$scratch/stats.py"

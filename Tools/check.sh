@@ -143,12 +143,17 @@ c_tests() {
     shift
     configure_in "$directory" "$@"
     make -s -j"$(nproc)" -C "$directory" clean
-    make -s -j"$(nproc)" -C "$directory" check >"$directory/make.log" 2>&1 || {
-        cat "$directory/make.log"
-        grep -h ':[FE]:' "$directory"/*.log
+    c_tests_again "$directory"
+}
+
+# c_tests_again DIRECTORY: compile what is not yet, run them.
+c_tests_again() {
+    make -s -j"$(nproc)" -C "$1" check >"$1/make.log" 2>&1 || {
+        cat "$1/make.log"
+        grep -h ':[FE]:' "$1"/*.log
         return 1
     }
-    ! grep 'warning:' "$directory/make.log"
+    ! grep 'warning:' "$1/make.log"
 }
 
 # few_c_tests DIR OPTION...: without those of what the system does with memory, which take
@@ -164,31 +169,31 @@ c_tests_in_huge_pages() (
     c_tests "$@"
 )
 
-# c_tests_in_large_pages DIR OPTION...: the same as on a kernel that has them.
+# c_tests_in_large_pages DIRECTORY: the same as on a kernel that has them.
 c_tests_in_large_pages() (
     export CHECK_PAGE_SIZE=65536
-    c_tests "$@"
+    c_tests_again "$@"
 )
 
-# One after the other: both write the tarball.  The second runs all C tests; the first
-# builds beside sources that can't be written to, installs and uninstalls.
+# One after the other: both write the tarball.  The first builds beside sources that can't be
+# written to, installs and uninstalls.
 distribution() {
     make -s -j"$(nproc)" -C "$top/build" distcheck TESTS=contract &&
         "$top/Tools/check-dist.sh" "$top/build"
 }
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
-[ -z "$with_c_tests" ] || part "C tests: default" ${quick:+few_}c_tests default
-if [ -z "$quick" ]; then
+if [ -n "$quick" ]; then
+    [ -z "$with_c_tests" ] || part "C tests: default" few_c_tests default
+else
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
-    part "C tests: pages of 64 KiB, pools of 4" c_tests_in_large_pages large-pages \
-        --with-arena-bits=18 --with-pool-bits=12
+    part "C tests: the same, pages of 64 KiB" c_tests_in_large_pages "$top/build/classic"
     part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
-    part "C tests: pystats, serial numbers, valgrind, probes" few_c_tests extras \
+    # Valgrind 3.19 reads no clang's DWARF 5.
+    part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
+        CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
         --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-    part "C tests: clang, without mimalloc" few_c_tests clang \
-        CC=clang --without-mimalloc --without-pymalloc-hugepages
     part "C tests: mimalloc in the raw domain, huge pages" \
         c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc
     if [ -n "$multilib" ]; then
@@ -198,7 +203,7 @@ if [ -z "$quick" ]; then
         "$top/build/extras"
     part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
     part_beside "static analysis" "$top/Tools/check-analyzers"
-    part_beside "make distcheck, and the tarball without autotools" distribution
+    part_beside "make distcheck, and C tests: default, without autotools" distribution
     join_parts
 fi
 # A file of tests at a time on each processor: some measure shares of one.  As regrtest
@@ -211,6 +216,8 @@ pytest_suite() {
     if [ -n "$quick" ]; then
         export PYMEM_PYTHONS=own
         set -- -m "$marks"
+    elif [ -n "$systems" ]; then
+        export PYMEM_PYTHONS=older
     fi
     "$python" -m pytest -q -n "$(nproc)" --dist=loadfile "$@" Lib/test && return
     sed -n 's/^\(FAILED\|ERROR\) \(.*\)/\2/p' "$(log_of pytest)" | sed 's/ - .*//' >"$failed_once"

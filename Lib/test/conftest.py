@@ -6,7 +6,8 @@ PYMEM_IMPLEMENTATIONS.
 
 What depends on a version of CPython is tested with each that is found.  PYMEM_PYTHONS says
 otherwise: "own", the one that runs the tests, and no other; "all", tests that are marked
-few_pythons, too, which else run with that one and the newest.
+few_pythons, too, which else run with that one and the newest; "older", those before 3.13, as
+check.sh --systems has bare systems with the others.
 """
 
 import ast
@@ -203,14 +204,16 @@ def other_version(item):
 
 def deselect_pythons(config, items):
     which = os.environ.get("PYMEM_PYTHONS", "few")
-    if which not in ("own", "few", "all"):
-        raise pytest.UsageError(f"PYMEM_PYTHONS is own, few or all, not {which!r}")
+    if which not in ("own", "older", "few", "all"):
+        raise pytest.UsageError(f"PYMEM_PYTHONS is own, older, few or all, not {which!r}")
     versions = [other_version(item) for item in items]
     newest = max(filter(None, versions), default=None)
     chosen, others = [], []
     for item, version in zip(items, versions):
-        is_chosen = version is None or which == "all" or which == "few" and (
-            version == newest or item.get_closest_marker("few_pythons") is None)
+        few = item.get_closest_marker("few_pythons") is not None
+        is_chosen = (version is None or which == "all"
+                     or which == "few" and (version == newest or not few)
+                     or which == "older" and version < (3, 13) and not few)
         (chosen if is_chosen else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = chosen

@@ -294,6 +294,7 @@ ctypes.CDLL(sys.argv[1]).end_threads()
 
 # Refusals.
 
+@pytest.mark.once
 def test_no_process_and_no_python(own_package):
     assert refused(own_package, 4194300) == "there is no process 4194300"
     child = subprocess.Popen(["sleep", "60"])

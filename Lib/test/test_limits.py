@@ -12,6 +12,8 @@ import pytest
 
 from conftest import BUILD, clean_environment, run
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def ways():
@@ -114,7 +116,6 @@ def test_after_a_peak(ways, name, request_):
         expect_works_where_stock_does(ways, script(peak, request_, limit_of(name)))
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name, request_, wait", [
     ("AS", "bytearray", 0), ("AS", "mmap", 0.5), ("AS", "stack", 0),
     ("DATA", "bytearray", 0.5), ("DATA", "mmap", 0), ("DATA", "stack", 0.5)])
@@ -124,7 +125,6 @@ def test_after_many_peaks(ways, name, request_, wait):
         ways, script("small", request_, limit_of(name), times=4, wait=wait))
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
 def test_after_a_limit_nothing_is_earned_any_more(ways, request_):
     text = script("small", request_, times=4).replace(
@@ -132,7 +132,6 @@ def test_after_a_limit_nothing_is_earned_any_more(ways, request_):
     expect_works_where_stock_does(ways, text)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
 def test_after_a_peak_of_another_thread(ways, request_):
     for peak in PEAKS:
