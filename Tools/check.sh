@@ -1,31 +1,33 @@
 #!/bin/sh
 # The set-up of try.sh, then every test.
 #
-#   sh Tools/check.sh [--quick | --python | --systems]
+#   sh Tools/check.sh [--quick | --python | --systems | --packages]
 #
 # Prints a line for each part, and at the end one that counts them.
 #
 # --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
 # CPython that try.sh links; without what says nothing about one more system (tests that
-# are marked "once").  --python: the same without the C tests, which are the same for each
-# CPython of a system.  --systems: all, and then the quick part in bare systems of Debian
-# 13 (CPython 3.13) and testing (3.14 and 3.15).  A system that can't be made here is named
-# and counted as skipped.
+# are marked "once").  --python: the same without the C tests and "few_pythons", which are the
+# same for each CPython of a system.  --systems: all, and then the quick part in bare systems
+# of Debian 13 (CPython 3.13) and testing (3.14 and 3.15); the machine's own tests are those
+# of older CPythons then.  A system that can't be made here is named and counted as skipped.
+# --packages: installs what --quick needs, and tests nothing.
 
 set -eu
-quick= systems= with_c_tests=yes marks=
+quick= systems= packages_only= with_c_tests=yes marks=
 case ${1-} in
 '') ;;
 --quick) quick=yes marks="not once" ;;
 --python) quick=yes with_c_tests= marks="not once and not few_pythons" ;;
 --systems) systems=yes ;;
+--packages) quick=yes packages_only=yes ;;
 -h | --help)
-    sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
 *)
     echo "check.sh: unknown option $1" >&2
-    echo "usage: sh Tools/check.sh [--quick | --python | --systems]" >&2
+    echo "usage: sh Tools/check.sh [--quick | --python | --systems | --packages]" >&2
     exit 2
     ;;
 esac
@@ -46,14 +48,16 @@ if [ -z "$quick" ]; then
         chromium chromium-driver $multilib \
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3
 fi
-build_default
+[ -z "$packages_only" ] || exit 0
 
 # Bare systems are made while the first parts run.
 if [ -n "$systems" ]; then
-    for suite in trixie testing; do
-        "$top/Tools/in-debian" $suite true
+    for system_python in "trixie " "testing " "testing /usr/bin/python3.15"; do
+        PYTHON=${system_python#* } "$top/Tools/in-debian" "${system_python% *}" \
+            sh Tools/check.sh --packages
     done >/dev/null 2>&1 &
 fi
+build_default
 
 parts=0
 skipped=0
