@@ -238,9 +238,12 @@ else
     part "CPython's own tests, all, against the record of stock" \
         "$top/Tools/regrtest" --all --recorded
     tail -n 1 "$top/build/check-CPython-s-own-tests--all--against-the-record-of-stock.log"
-    for name in debug malloc malloc_debug; do
-        part "CPython's own tests, PYTHONMALLOC=$name" \
-            "$top/Tools/regrtest" --quick --malloc="$name"
+    part "CPython's own tests, PYTHONMALLOC=debug" \
+        "$top/Tools/regrtest" --quick --malloc=debug
+    # Blocks of the C library: what is ours there is little.
+    for name in malloc malloc_debug; do
+        part "CPython's own tests, PYTHONMALLOC=$name" "$top/Tools/regrtest" \
+            --malloc="$name" test_sys test_thread test_fork1 test_list test_dict test_bytes
     done
     # Without the files that take minutes on stock, whose tracer is slower; make
     # regrtest and Doc/conformance.rst have them all.
