@@ -52,13 +52,11 @@ def statistics_text(statistics):
 
 
 def stats(options):
-    if options.pid is not None and options.script:
+    if options.pid is not None and options.program:
         raise HeapError("stats takes a script or --pid, not both")
     results, status = [], 0
-    if options.script:
-        from pymem.running import run_script
-        status = run_script(options.script, options.arguments,
-                            lambda: results.append(Heap.take()))
+    if options.program:
+        status = running.run_program(options.program, lambda: results.append(Heap.take()))
     else:
         results.append(take_heap(options.pid))
     statistics = results[0].statistics()
@@ -101,14 +99,13 @@ def heapmap(options):
     from pymem.heapmap import Frame
     form = format_of(options, "term")
     if options.pid is not None:
-        if options.script:
+        if options.program:
             raise HeapError("heapmap takes a script or --pid, not both")
         frames = [Frame(f"process {options.pid}", take_heap(options.pid))]
         write_heapmap(frames, form, options.output)
         return 0
-    if not options.script:
+    if not options.program:
         raise HeapError("heapmap takes a script or --pid PID")
-    from pymem.running import run_script
     frames = [Frame("before", Heap.take())]
     ticker = None
     if options.every:
@@ -119,7 +116,7 @@ def heapmap(options):
         if ticker:
             ticker.stop()
         frames.append(Frame("at the end", Heap.take()))
-    status = run_script(options.script, options.arguments, at_end)
+    status = running.run_program(options.program, at_end)
     gc.collect()
     frames.append(Frame("after, all dropped", Heap.take()))
     write_heapmap(frames, form, options.output)
@@ -130,15 +127,17 @@ def heapmap(options):
 
 def watch(options):
     from pymem import watch as watching
-    if options.target.isdigit():
-        if options.arguments:
+    program = options.program
+    if program is None:
+        raise HeapError("watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE")
+    if program.kind == "script" and program.what.isdigit():
+        if program.arguments:
             raise HeapError("watch takes one process, or a script and its arguments")
-        watching.watch_process(int(options.target), options.looks)
+        watching.watch_process(int(program.what), options.looks)
         return 0
-    from pymem.running import run_script
     watcher = watching.OwnWatch()
     watcher.start()
-    return run_script(options.target, options.arguments, watcher.stop)
+    return running.run_program(program, watcher.stop)
 
 
 # explain
@@ -225,7 +224,11 @@ def flame(options):
     form = options.format or FLAME_SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
-    snapshot, status = load_snapshot(options.script), 0
+    program = options.program
+    if program is None:
+        raise HeapError("flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE, "
+                        "SNAPSHOT")
+    snapshot, status = load_snapshot(program.what) if program.kind == "script" else None, 0
     if snapshot is not None:
         if options.native:
             raise HeapError("a snapshot has no native stacks; --native takes a script")
@@ -259,7 +262,7 @@ class Peak:
 
 def flame_traced(options, found):
     from pymem import flame as flaming
-    from pymem.running import Ticker, run_script
+    from pymem.running import Ticker
     tracemalloc = running.tracer()
     tracemalloc.start(options.frames)
     peak = Peak()
@@ -274,13 +277,12 @@ def flame_traced(options, found):
         snapshot = peak.snapshot or tracemalloc.take_snapshot()
         tracemalloc.stop()
         found.append(flaming.of_snapshot(snapshot))
-    return run_script(options.script, options.arguments, at_end)
+    return running.run_program(options.program, at_end)
 
 
 def flame_native(options, found):
     import _pymem
     from pymem import flame as flaming, native
-    from pymem.running import run_script
     if options.peak:
         raise HeapError("flame takes --peak or --native, not both")
     running.tracer().start(options.frames)
@@ -288,7 +290,7 @@ def flame_native(options, found):
 
     def at_end():
         found.append(flaming.of_blocks(native.stop_recording()))
-    return run_script(options.script, options.arguments, at_end)
+    return running.run_program(options.program, at_end)
 
 
 # attach
@@ -311,7 +313,7 @@ def positive(convert, what):
             value = convert(text)
         except ValueError:
             value = 0
-        if value <= 0:
+        if not 0 < value < float("inf"):
             raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
         return value
     return parse
@@ -336,7 +338,7 @@ def parser():
                          "that is run, or of a process.")
     main_parser.add_argument("--version", action="store_true")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
-    number, seconds = positive(int, "number over 0"), positive(float, "number of seconds")
+    number = positive(int, "number over 0")
 
     def command(function, summary):
         made = commands.add_parser(function.__name__, help=summary, description=summary,
@@ -344,25 +346,31 @@ def parser():
         made.set_defaults(function=function)
         return made
 
-    def add_script(made, required=True):
-        made.add_argument("script", nargs=None if required else "?")
+    def add_program(made, metavar="SCRIPT"):
+        """A script, -m or -c, with arguments: main() makes a Program of it."""
+        made.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE",
+                          help="a module with its arguments, as the interpreter's -m")
+        made.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="CODE",
+                          help="code with its arguments, as the interpreter's -c")
+        made.add_argument("script", nargs="?", metavar=metavar)
         made.add_argument("arguments", nargs=argparse.REMAINDER)
+        made.set_defaults(program=None)
+
     made = command(stats, "All that the statistics of pymalloc know, as data.")
     made.add_argument("--json", action="store_true")
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--pid", type=number, help="of another process")
-    add_script(made, False)
+    add_program(made)
     made = command(heapmap, "A map of arenas and pools, before a script and after.")
     made.add_argument("--format", choices=["svg", "html", "term", "png"])
     made.add_argument("-o", "--output", metavar="FILE")
-    made.add_argument("--every", type=seconds, metavar="SECONDS",
-                      help="moments in between")
+    made.add_argument("--every", type=seconds_of, metavar="TIME",
+                      help="moments in between, each 0.5s, 1m")
     made.add_argument("--pid", type=number, help="of another process, now")
-    add_script(made, False)
+    add_program(made)
     made = command(watch, "A live view of a process, or of a script that is run.")
     made.add_argument("--looks", type=number, help="at a process, then it is over")
-    made.add_argument("target", metavar="PID|SCRIPT")
-    made.add_argument("arguments", nargs=argparse.REMAINDER)
+    add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")
     made.add_argument("--setup", metavar="CODE", help="is run before the expression")
     made.add_argument("--frames", type=number, metavar="N",
@@ -382,8 +390,7 @@ def parser():
     made.add_argument("--native", action="store_true", help="C functions, too")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=number, default=25, metavar="N")
-    made.add_argument("script", metavar="SCRIPT|SNAPSHOT")
-    made.add_argument("arguments", nargs=argparse.REMAINDER)
+    add_program(made, "SCRIPT|SNAPSHOT")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
     made.add_argument("--samples", type=bytes_of, default="512K", metavar="SIZE",
@@ -401,8 +408,25 @@ def parser():
     made = command(conformance, "Ask an allocator for each promise that Python needs.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
-    add_options(made, number, seconds)
+    add_options(made, number, seconds_of)
     return main_parser
+
+
+def need_file(path):
+    if not path.isdigit() and not os.path.exists(path):
+        raise HeapError(f"{path}: no such file")
+
+
+def program_of(options):
+    """A Program; None: nothing is to be run."""
+    words = [] if options.script is None else [options.script, *options.arguments]
+    for kind, what in ("module", "a module"), ("code", "code"):
+        given = getattr(options, kind)
+        if given is not None:
+            if not given:
+                raise HeapError(f"-{kind[0]} takes {what} and its arguments")
+            return running.Program(kind, given[0], given[1:] + words)   # words: of -mMODULE
+    return running.Program("script", words[0], words[1:]) if words else None
 
 
 def main():
@@ -415,10 +439,12 @@ def main():
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
                    "attach, conformance")
-    for name in ("script", "target", "trace"):
-        path = getattr(options, name, None)
-        if path and not path.isdigit() and not os.path.exists(path):
-            raise HeapError(f"{path}: no such file")
+    if hasattr(options, "program"):
+        options.program = program_of(options)
+        if options.program and options.program.kind == "script":
+            need_file(options.program.what)
+    elif options.command == "replay":
+        need_file(options.trace)
     return options.function(options)
 
 

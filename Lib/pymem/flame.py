@@ -17,9 +17,9 @@ from typing import NamedTuple
 from pymem.page import write_page
 from pymem.picture import Picture, hsl
 from pymem.pprof import Profile
+from pymem.running import begin_of_program
 
 ROW, WIDTH, LETTER = 17, 1200, 6.3
-OWN_FOLDER = str(Path(__file__).parent) + "/"
 
 
 class Frame(NamedTuple):
@@ -79,24 +79,15 @@ class Stacks:
         return sum(nbytes for _, nbytes in self.counts.values())
 
 
-def is_runpy(file):
-    return file == "<frozen runpy>" or file.endswith("/runpy.py")
-
-
 @lru_cache(maxsize=1 << 16)
 def python_frames(traceback):
-    """From (file, line) pairs, the innermost first.  Of a script that these tools ran its
+    """From (file, line) pairs, the innermost first.  Of a program that these tools ran its
     own part; nothing of what the tools asked for themselves."""
     outermost_first = traceback[::-1]
-    own = [i for i, (file, _) in enumerate(outermost_first) if file.startswith(OWN_FOLDER)]
-    start = 0
-    if own:
-        start = own[-1] + 1
-        while start < len(outermost_first) and is_runpy(outermost_first[start][0]):
-            start += 1
-        if start == own[-1] + 1:
-            return ()
-    return tuple(frame_at(file, line) for file, line in outermost_first[start:])
+    begin = begin_of_program([file for file, _ in outermost_first])
+    if begin is None:
+        return ()
+    return tuple(frame_at(file, line) for file, line in outermost_first[begin:])
 
 
 def of_snapshot(snapshot):

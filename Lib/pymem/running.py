@@ -1,10 +1,17 @@
-"""Run a person's script in this process, as the interpreter would."""
+"""Run a person's program in this process, as the interpreter would."""
 
 import os
 import runpy
 import sys
 import threading
 import traceback
+import types
+from typing import NamedTuple
+
+from pymem.heap import HeapError
+
+OWN_FOLDER = os.path.dirname(__file__) + "/"
+CODE_FILE = "<string>"      # as the interpreter's -c
 
 
 def tracer():
@@ -33,13 +40,53 @@ class Ticker(threading.Thread):
         self.join()
 
 
-def run_script(path, arguments, at_end=lambda: None):
+class Program(NamedTuple):
+    """What a person wants to run: a script, or as with the interpreter's -m and -c."""
+    kind: str               # script, module, code
+    what: str
+    arguments: list
+
+    def run(self):
+        """As __main__.  Its names, which keep alive what it made."""
+        if self.kind == "script":
+            sys.argv = [self.what, *self.arguments]
+            sys.path[0] = os.path.dirname(os.path.abspath(self.what))
+            return runpy.run_path(self.what, run_name="__main__")
+        if self.kind == "module":
+            sys.argv = [self.what, *self.arguments]
+            sys.path[0] = os.getcwd()
+            return runpy.run_module(self.what, run_name="__main__", alter_sys=True)
+        sys.argv = ["-c", *self.arguments]
+        sys.path[0] = ""
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(self.what, CODE_FILE, "exec"), main.__dict__)
+        return main
+
+
+def is_runner(file):
+    """Between these tools and a program, only what found and ran it."""
+    return (file.startswith(("<frozen runpy>", "<frozen importlib"))
+            or file.endswith("/runpy.py") or "/importlib/" in file)
+
+
+def begin_of_program(files):
+    """The index of its outermost frame, of frames from the outermost on; None: it has none,
+    they are the tools' own."""
+    own = [i for i, file in enumerate(files) if file.startswith(OWN_FOLDER)]
+    if not own:
+        return 0
+    first = begin = own[-1] + 1
+    while begin < len(files) and is_runner(files[begin]):
+        begin += 1
+    is_code = files[first:first + 1] == [CODE_FILE]
+    return begin if begin > first or is_code else None
+
+
+def run_program(program, at_end=lambda: None):
     """Its exit status.  What it prints goes where it would go; at_end() is called while
     what it made is still there."""
-    sys.argv = [path, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(path))
     try:
-        names = runpy.run_path(path, run_name="__main__")
+        names = program.run()
         status = 0
     except SystemExit as end:
         names = end.__traceback__
@@ -50,11 +97,16 @@ def run_script(path, arguments, at_end=lambda: None):
             status = 1
     except BaseException as error:
         names = error.__traceback__
-        own = (os.path.dirname(__file__), "<frozen runpy>", runpy.__file__)
-        frame = error.__traceback__
-        while frame is not None and frame.tb_frame.f_code.co_filename.startswith(own):
-            frame = frame.tb_next
-        traceback.print_exception(type(error), error, frame)
+        frames = list(traceback.walk_tb(names))
+        begin = begin_of_program([frame.f_code.co_filename for frame, _ in frames])
+        if begin is None:
+            begin = len(frames)
+        if begin == len(frames) and program.kind == "module" and isinstance(error, ImportError):
+            raise HeapError(str(error)) from None
+        shown = names
+        for _ in range(begin):
+            shown = shown.tb_next
+        traceback.print_exception(type(error), error, shown)
         status = 1
     at_end()
     del names

@@ -47,8 +47,8 @@ def script(tmp_path):
     return path
 
 
-def see(*arguments, runner=BUILD_PYTHON, **variables):
-    return run(*runner, "-m", "pymem", *arguments,
+def see(*arguments, runner=BUILD_PYTHON, cwd=None, **variables):
+    return run(*runner, "-m", "pymem", *arguments, cwd=cwd,
                environment=clean_environment(PYTHONPATH=str(BUILD), **variables))
 
 
@@ -94,6 +94,59 @@ def test_a_scripts_exit_and_errors_are_its_own(tmp_path):
     path.write_text("import sys\nsys.exit('a reason')\n")
     result = see("stats", "-o", tmp_path / "out", path)
     assert (result.returncode, result.stderr) == (1, "a reason\n")
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A folder with a package that can be run, of two modules that can be, too."""
+    folder = tmp_path / "app_of_test"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "__main__.py").write_text(
+        "import sys\nprint(sys.argv[1:], __name__, __package__, __file__ == sys.argv[0])\n"
+        "def build(): return [bytes(300) for _ in range(30_000)]\nkept = build()\n")
+    (folder / "fails.py").write_text("def f():\n    raise ImportError('this one')\nf()\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", [["-m", "app_of_test"], ["-mapp_of_test"]], ids=" ".join)
+def test_a_module_is_run_as_with_m(runner, package, words):
+    result = see("stats", *words, "a", "-c", "b", runner=runner, cwd=package)
+    first, second, *_ = lines_of(result)
+    assert first == "['a', '-c', 'b'] __main__ app_of_test True"
+    assert second.split() == ["size", "pools", "blocks", "free"]
+    out = package / "out.txt"
+    assert lines_of(see("flame", "-o", out, *words, runner=runner, cwd=package)) == [
+        "[] __main__ app_of_test True"]
+    largest = max(out.read_text().splitlines(), key=lambda line: int(line.split()[-1]))
+    assert largest.startswith("<module> (__main__.py:4);build (__main__.py:3)")
+    assert "importlib" not in out.read_text()
+
+
+def test_code_is_run_as_with_c(runner, package):
+    result = see("stats", "-c", "import sys\nprint(sys.argv, __name__, sys.path[0] == '')", "-m",
+                 "x", runner=runner)
+    assert lines_of(result)[0] == "['-c', '-m', 'x'] __main__ True"
+    out = package / "out.txt"
+    code = "def build(): return [bytes(300) for _ in range(30_000)]\nkept = build()"
+    assert lines_of(see("flame", "-o", out, "-c", code, runner=runner)) == []
+    largest = max(out.read_text().splitlines(), key=lambda line: int(line.split()[-1]))
+    assert largest.startswith("<module> (<string>:2);<module> (<string>:1)")
+
+
+def test_errors_of_modules_and_code_are_theirs(package):
+    def errors(*words):
+        result = see("stats", "-o", package / "out", *words, cwd=package)
+        assert result.returncode == 1 and result.stdout == ""
+        return result.stderr.splitlines()
+    lines = errors("-m", "app_of_test.fails")
+    assert [line.split('"')[1] for line in lines if "File" in line] == [
+        str(package / "app_of_test" / "fails.py")] * 2
+    assert lines[-1] == "ImportError: this one"
+    assert [line for line in errors("-c", "def f(): 1 / 0\nf()") if "File" in line] == [
+        '  File "<string>", line 2, in <module>', '  File "<string>", line 1, in f']
+    assert errors("-c", "x y")[-1] == "SyntaxError: invalid syntax"
+    assert see("stats", "-o", package / "out", "-c", "raise SystemExit(7)").returncode == 7
 
 
 # heapmap
@@ -687,8 +740,14 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
     (["stats", "--pid", "1", __file__], 1, "pymem: stats takes a script or --pid, not both"),
     (["heapmap"], 1, "pymem: heapmap takes a script or --pid PID"),
     (["heapmap", "--every", "0", __file__], 2, "pymem heapmap: argument --every: '0' is no "
-                                               "number of seconds"),
-    (["watch"], 2, "pymem watch: the following arguments are required: PID|SCRIPT"),
+                                               "time, as 60s, 5m or 1h"),
+    (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
+    (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
+    (["flame"], 1, "pymem: flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE"),
+    (["flame", "-m"], 1, "pymem: -m takes a module and its arguments"),
+    (["stats", "-c"], 1, "pymem: -c takes code and its arguments"),
+    (["stats", "-m", "no_such.thing"], 1, "pymem: "),
+    (["stats", "-m", "email"], 1, "pymem: No module named email.__main__; 'email' is a package"),
     (["watch", "4194305"], 1, "pymem: there is no process 4194305"),
     (["explain", "x y"], 1, "pymem: 'x y' can't be evaluated: SyntaxError"),
     (["explain", hex(2**64)], 1, "pymem: 0x10000000000000000 is no address"),

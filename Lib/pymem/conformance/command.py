@@ -20,8 +20,8 @@ def add_options(parser, number, seconds):
                         help="only promises whose name contains it; words with commas")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--junit", metavar="FILE", help="JUnit's XML, for CI")
-    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS",
-                        help="for one promise in one domain (60)")
+    parser.add_argument("--timeout", type=seconds, default="60s", metavar="TIME",
+                        help="for one promise in one domain (60s)")
     parser.add_argument("--jobs", type=number, default=min(4, os.cpu_count() or 1),
                         metavar="N", help="promises at once")
     parser.add_argument("--prefix", metavar="NAME",
