@@ -95,6 +95,13 @@ find_in_own_environment(const char *name, char path[PATH_MAX])
 #endif
 }
 
+static int
+is_program(const char *path)
+{
+    struct stat status;
+    return access(path, X_OK) == 0 && stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 /* Where execvp() would find a program. */
 static void
 find_program(const char *name, char path[PATH_MAX])
@@ -102,24 +109,31 @@ find_program(const char *name, char path[PATH_MAX])
     if (find_in_own_environment(name, path)) {
         return;
     }
-    const char *places = getenv("PATH");
-    if (strchr(name, '/') != NULL || places == NULL) {
+    if (strchr(name, '/') != NULL) {
         if (access(name, F_OK) != 0) {
             fail(NOT_FOUND, "%s: %s", name, strerror(errno));
         }
         snprintf(path, PATH_MAX, "%s", name);
         return;
     }
-    while (*places != '\0') {
+    char usual[PATH_MAX] = "";
+    confstr(_CS_PATH, usual, sizeof(usual));
+    const char *places = getenv("PATH");
+    if (places == NULL) {
+        places = usual;
+    }
+    for (;; places++) {         /* an empty place is the current folder */
         size_t length = strcspn(places, ":");
         snprintf(path, PATH_MAX, "%.*s%s%s", (int)length, places,
                  length > 0 ? "/" : "", name);
-        if (access(path, X_OK) == 0) {
+        if (is_program(path)) {
             return;
         }
-        places += length + (places[length] == ':');
+        places += length;
+        if (*places == '\0') {
+            fail(NOT_FOUND, "%s: not found in PATH", name);
+        }
     }
-    fail(NOT_FOUND, "%s: not found in PATH", name);
 }
 
 struct file {

@@ -1,6 +1,7 @@
 """pymem-run: an interpreter as it is, with pymem in it; and the same by a call."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -172,6 +173,27 @@ def test_venv_and_scripts(tmp_path):
         assert pymem_run(script).stdout.endswith(" True\n")
     script.write_text(f"#!/bin/sh\nexec {tmp_path}/venv/bin/python -c \"$@\"\n")
     assert pymem_run(script, code).stdout.endswith(" True\n")
+
+
+@pytest.mark.parametrize("path", [None, "", ":/nowhere", "/nowhere:", "folder:usual"])
+def test_a_program_is_found_as_the_shell_finds_it(tmp_path, path):
+    """Without PATH where programs usually are; an empty place is the folder one is in; a
+    folder of that name is no program."""
+    environment = clean_environment()
+    del environment["PATH"]
+    name = "python3" if path in (None, "folder:usual") else "own-python"
+    (tmp_path / "folder" / "python3").mkdir(parents=True)
+    (tmp_path / "own-python").symlink_to(sys.executable)
+    if path is not None:
+        environment["PATH"] = path.replace("usual", os.confstr("CS_PATH"))
+    question = [name, "-c", "import sys; print(sys.executable)"]
+    if shutil.which("python3", path=os.confstr("CS_PATH")) is None:
+        pytest.skip("no python3 where programs usually are")
+    theirs = run("/bin/sh", "-c", 'exec "$@"', "sh", *question, environment=environment,
+                 cwd=tmp_path)
+    ours = run(PYMEM_RUN, *question, environment=environment, cwd=tmp_path)
+    assert theirs.returncode == 0, theirs.stderr
+    assert (ours.returncode, ours.stdout, ours.stderr) == (0, theirs.stdout, "")
 
 
 # What is refused, and why.
