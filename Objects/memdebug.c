@@ -14,6 +14,7 @@
  *
  * Owns _PyMem_Debug[].  Calls the allocators that it wraps, and the host. */
 
+#define _GNU_SOURCE
 #include "pycore_pymem.h"
 #include "pycore_compiler.h"
 #include "pycore_deadblocks.h"

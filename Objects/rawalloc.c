@@ -62,15 +62,20 @@ _PyMem_RawCalloc(void *ctx, size_t nelem, size_t elsize)
     return TWICE(ptr, calloc(nelem, elsize));
 }
 
+static void *
+resize(void *ptr, size_t size)
+{
+    return realloc(ptr, size != 0 ? size : 1);
+}
+
 void *
 _PyMem_RawRealloc(void *ctx, void *ptr, size_t size)
 {
     if (is_medium(ptr)) {
         return move_medium(ptr, size, _PyMem_RawMalloc(ctx, size));
     }
-    size_t at_least_1 = size != 0 ? size : 1;
-    void *moved = realloc(ptr, at_least_1);
-    return TWICE(moved, realloc(ptr, at_least_1));
+    void *moved = resize(ptr, size);
+    return TWICE(moved, resize(ptr, size));
 }
 
 void

@@ -9,6 +9,7 @@
  *
  * Calls nothing of this library but the host, for what the environment says. */
 
+#define _GNU_SOURCE
 #include "pycore_virtualmem.h"
 #include "pycore_compiler.h"
 #include "pycore_geometry.h"
@@ -272,7 +273,7 @@ virtual_count_waits(void)
 }
 
 static int
-has_limit(int resource)
+has_limit(unsigned resource)
 {
     struct rlimit limit;
     return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;

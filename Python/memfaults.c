@@ -12,6 +12,7 @@
  * The lock is held for the table and the counts, never while a block is allocated or
  * freed. */
 
+#define _GNU_SOURCE
 #include "pymemfaults.h"
 #include "pycore_tracetables.h"
 
