@@ -164,14 +164,15 @@ pymem_install(unsigned flags, char *error, size_t error_size)
         return -1;
     }
     const char *version = interpreter.Py_GetVersion();
+    int number_size = (int)strcspn(version, " \n");   /* all of it is two lines */
     int major = 0, minor = 0;
     if (sscanf(version, "%d.%d", &major, &minor) != 2 || major != 3 || minor < 8) {
         return refuse(error, error_size, "CPython 3.8 or later is needed, and "
-                      "this is %s", version);
+                      "this is %.*s", number_size, version);
     }
     if (strstr(version, "free-threading") != NULL) {
-        return refuse(error, error_size, "this is a free-threaded CPython (%s); "
-                      "one with the GIL is needed", version);
+        return refuse(error, error_size, "this is a free-threaded CPython (%.*s); "
+                      "one with the GIL is needed", number_size, version);
     }
     if (interpreter.Py_IsInitialized()) {
         return refuse(error, error_size, "the interpreter is initialized, and has "

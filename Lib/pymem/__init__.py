@@ -13,6 +13,13 @@ def beside(name):
     return next((path for path in (here / name, here.parent / name) if path.is_file()), None)
 
 
+def check_writable(*paths):
+    """Before minutes of work whose results go there; None: that one is not wanted."""
+    for path in filter(None, paths):
+        with open(path, "a", encoding="utf-8"):
+            pass
+
+
 def trim():
     """Give back to the system all memory that no block is in: empty arenas, free pools,
     pages between blocks.  Returns the number of bytes.  HeapError where pymem does not

@@ -24,7 +24,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymem import beside
+from pymem import beside, check_writable
 from pymem.elf import symbols
 from pymem.heap import HeapError
 from pymem.remote import Debuggee
@@ -521,10 +521,12 @@ class Reporter:
 
 
 def command(options):
+    target = Target(options.pid)
+    check_writable(options.output)
     reporter = Reporter()
     with interruptions() as interrupts:
         try:
-            snapshot = attach(Target(options.pid), options, reporter, interrupts)
+            snapshot = attach(target, options, reporter, interrupts)
         finally:
             reporter.close()
     print("\n".join(table(snapshot, options)))

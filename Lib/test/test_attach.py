@@ -310,6 +310,12 @@ def test_no_process_and_no_python(own_package):
     assert "attach takes another process" in result.stderr
 
 
+def test_an_output_that_cannot_be_written_is_told_before_the_wait(own_package, tmp_path):
+    with program(own_package.python) as process:
+        error = refused(own_package, process, "-o", tmp_path / "none" / "found")
+    assert error == f"{tmp_path}/none/found: No such file or directory"
+
+
 def test_a_process_that_is_stopped(own_package):
     with program(own_package.python) as process:
         process.send_signal(signal.SIGSTOP)

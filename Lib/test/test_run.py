@@ -293,8 +293,8 @@ __attribute__((constructor)) static void set(void)
 
 @pytest.mark.parametrize("version, reason", [
     ("3.13.0 experimental free-threading build (main)", "is a free-threaded CPython"),
-    ("3.14.0 free-threading build (main)", "is a free-threaded CPython"),
-    ("3.7.9 (default)", "CPython 3.8 or later is needed, and this is 3.7.9"),
+    ("3.14.0 free-threading build (main)\\n[GCC 12.2.0]", "is a free-threaded CPython"),
+    ("3.7.9 (default) \\n[GCC 12.2.0]", "CPython 3.8 or later is needed, and this is 3.7.9\n"),
     ("2.7.18 (default)", "CPython 3.8 or later is needed")])
 def test_a_version_that_is_not_known_is_refused(tmp_path, version, reason):
     """A program that says it is such a CPython."""
@@ -311,6 +311,7 @@ int main(void) {{ return 0; }}
     result = pymem_run(tmp_path / "a")
     assert result.returncode == 126
     assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("options, reason", [

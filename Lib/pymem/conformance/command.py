@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 
+from pymem import check_writable
 from pymem.conformance import report, subjects
 from pymem.conformance.promises import all_promises
 from pymem.conformance.runner import BROKEN, KEPT, run
@@ -43,13 +44,6 @@ def show_list(promises):
         print(f"{promise.name}\n{report.paragraph('rule', promise.rule)}\n"
               f"{report.paragraph('since', report.since_text(promise))}\n"
               f"{report.paragraph('where', promise.where)}")
-
-
-def check_writable(*paths):
-    """Before minutes of tests."""
-    for path in filter(None, paths):
-        with open(path, "a", encoding="utf-8"):
-            pass
 
 
 def show(subject, promises, options):
