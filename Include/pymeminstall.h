@@ -19,7 +19,7 @@ extern "C" {
 #define PYMEM_INSTALL_RAW 1u        /* the raw domain, too */
 #define PYMEM_INSTALL_DEBUG 2u      /* the interpreter's debug hooks above it */
 
-/* Serve the mem and object domains of the CPython in this process (3.8 or later,
+/* Serve the mem and object domains of the CPython in this process (3.8 to 3.15,
  * with the GIL) from pymem.
  *
  * To be called once, after Py_PreInitialize() and before Py_InitializeFromConfig():

@@ -30,7 +30,7 @@
 static const char usage[] =
     "usage: pymem-run [options] PYTHON [ARGUMENT...]\n"
     "\n"
-    "Run a CPython 3.8 or later, which need not be built for it, with pymem as the\n"
+    "Run a CPython 3.8 to 3.15, which need not be built for it, with pymem as the\n"
     "allocator of its mem and object domains.  PYTHON is the interpreter or a script\n"
     "that leads to one (a venv's tool, pyenv's python).\n"
     "\n"

@@ -29,6 +29,7 @@
 struct interpreter_functions interpreter;
 
 enum { FIRST = 0, MAYBE = 99 };
+enum { NEWEST = 15 };                   /* 3.N: what a later one asks for nobody tried */
 #define FUNCTION(name, since) {#name, offsetof(struct interpreter_functions, name), since}
 static const struct {
     const char *name;
@@ -169,6 +170,10 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     if (sscanf(version, "%d.%d", &major, &minor) != 2 || major != 3 || minor < 8) {
         return refuse(error, error_size, "CPython 3.8 or later is needed, and "
                       "this is %.*s", number_size, version);
+    }
+    if (minor > NEWEST) {
+        return refuse(error, error_size, "this is CPython %.*s, which is not known "
+                      "yet; supported: 3.8 to 3.%d", number_size, version, NEWEST);
     }
     if (strstr(version, "free-threading") != NULL) {
         return refuse(error, error_size, "this is a free-threaded CPython (%.*s); "

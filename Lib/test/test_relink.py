@@ -5,10 +5,12 @@ import os
 import platform
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import sysconfig
+import time
 
 import pytest
 
@@ -204,6 +206,18 @@ def test_a_symbol_we_lack_is_named(build, tmp_path):
 def test_headers_that_are_not_there(build, tmp_path):
     refused(build, fake_python(tmp_path, include="/nonexistent"),
             "/nonexistent/patchlevel.h is missing")
+
+
+def test_nothing_half_made_stays_when_it_is_stopped(build):
+    process = subprocess.Popen([RELINK, f"--build={build}", f"--with-python={sys.executable}"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while os.listdir(build) == [".libs"] and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)
+    assert (said, process.returncode) == (("", "relink: stopped\n"), 1)
+    assert os.listdir(build) == [".libs"]
 
 
 def test_library_not_built(tmp_path):

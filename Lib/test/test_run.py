@@ -295,7 +295,9 @@ __attribute__((constructor)) static void set(void)
     ("3.13.0 experimental free-threading build (main)", "is a free-threaded CPython"),
     ("3.14.0 free-threading build (main)\\n[GCC 12.2.0]", "is a free-threaded CPython"),
     ("3.7.9 (default) \\n[GCC 12.2.0]", "CPython 3.8 or later is needed, and this is 3.7.9\n"),
-    ("2.7.18 (default)", "CPython 3.8 or later is needed")])
+    ("2.7.18 (default)", "CPython 3.8 or later is needed"),
+    ("3.16.0a1 (main)", "this is CPython 3.16.0a1, which is not known yet; supported: 3.8 to "
+     "3.15\n")])
 def test_a_version_that_is_not_known_is_refused(tmp_path, version, reason):
     """A program that says it is such a CPython."""
     (tmp_path / "a.c").write_text(f"""

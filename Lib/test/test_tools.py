@@ -6,6 +6,7 @@ import platform
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -354,3 +355,47 @@ def test_each_fault_of_mutate_is_one_that_can_be_planted():
     assert len(faults) > 150
     for fault in faults:
         assert fault.planted() != (TOP / fault.file).read_text(), fault.title
+
+
+@pytest.fixture
+def small_system(tmp_path):
+    """A folder with what in-debian needs, in place of a whole system."""
+    if os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"]).returncode != 0:
+        pytest.skip("a namespace takes root")
+    system = tmp_path / "trixie"
+    programs = [shutil.which(name) for name in ("sh", "sleep", "env")]
+    libraries = re.findall(r"(/\S+) \(0x", run("ldd", *programs).stdout)
+    for name in ("proc", "sys", "dev", "etc", "root"):
+        (system / name).mkdir(parents=True)
+    for path in {*programs, *libraries}:
+        copy = system / path.lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    (tmp_path / "trixie.bare").mkdir()
+    return tmp_path
+
+
+def in_debian(folder, *command):
+    return [TOOLS / "in-debian", f"--folder={folder}", "trixie", *command]
+
+
+@pytest.mark.once
+def test_in_debian_ends_with_the_status_of_the_command(small_system):
+    assert run(*in_debian(small_system, "sh", "-c", "exit 7")).returncode == 7
+    assert os.listdir(small_system / "trixie" / "root") == []
+
+
+@pytest.mark.once
+def test_in_debian_stops_when_it_is_told_to(small_system):
+    """timeout and ctrl-C tell the whole group; the first process of a namespace would
+    not hear it."""
+    command = in_debian(small_system, "sh", "-c", "echo begun; sleep 60; echo went on")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True, start_new_session=True)
+    assert process.stdout.readline() == "begun\n"
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    rest = process.communicate(timeout=90)[0]
+    assert (rest, process.returncode) == ("", 1)
+    assert time.monotonic() - start < 30
+    assert os.listdir(small_system / "trixie" / "root") == []
