@@ -307,13 +307,16 @@ def conformance(options):
     return command.conformance(options)
 
 
-def positive(convert, what):
+MOST_FRAMES = 65535
+
+
+def positive(convert, what, most=sys.maxsize):
     def parse(text):
         try:
             value = convert(text)
         except ValueError:
             value = 0
-        if not 0 < value < float("inf"):
+        if not 0 < value <= most:
             raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
         return value
     return parse
@@ -322,9 +325,10 @@ def positive(convert, what):
 def bytes_of(text):
     """512K as a number."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdigit() or unit not in ("", "K", "M", "G"):
+    scale = 1024 ** "_KMG".index(unit or "_") if unit in ("", "K", "M", "G") else 0
+    if not number.isdigit() or scale == 0 or int(number) * scale > sys.maxsize:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, as 512K or 0")
-    return int(number) * 1024 ** "_KMG".index(unit or "_")
+    return int(number) * scale
 
 
 def seconds_of(text):
@@ -339,6 +343,7 @@ def parser():
     main_parser.add_argument("--version", action="store_true")
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
     number = positive(int, "number over 0")
+    frames = positive(int, f"number of frames, 1 to {MOST_FRAMES}", MOST_FRAMES)
 
     def command(function, summary):
         made = commands.add_parser(function.__name__, help=summary, description=summary,
@@ -373,7 +378,7 @@ def parser():
     add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")
     made.add_argument("--setup", metavar="CODE", help="is run before the expression")
-    made.add_argument("--frames", type=number, metavar="N",
+    made.add_argument("--frames", type=frames, metavar="N",
                       help="trace with so many frames, for the traceback")
     made.add_argument("--pid", type=number, help="the address is of another process")
     made.add_argument("what", metavar="ADDRESS|EXPRESSION")
@@ -389,13 +394,13 @@ def parser():
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--native", action="store_true", help="C functions, too")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
-    made.add_argument("--frames", type=number, default=25, metavar="N")
+    made.add_argument("--frames", type=frames, default=25, metavar="N")
     add_program(made, "SCRIPT|SNAPSHOT")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
     made.add_argument("--samples", type=bytes_of, default="512K", metavar="SIZE",
                       help="one block in so many bytes (512K); 0: every block")
-    made.add_argument("--frames", type=number, default=25, metavar="N",
+    made.add_argument("--frames", type=frames, default=25, metavar="N",
                       help="of each stack (25)")
     made.add_argument("--for", dest="seconds", type=seconds_of, default="60s",
                       metavar="TIME", help="60s, 5m, 1h (60s)")

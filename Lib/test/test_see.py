@@ -744,6 +744,9 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
     (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
     (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
     (["flame"], 1, "pymem: flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE"),
+    (["flame", "--frames", "65536", __file__], 2, "pymem flame: argument --frames: '65536' is no "
+                                                  "number of frames, 1 to 65535"),
+    (["attach", "--samples", "9" * 20, "1"], 2, "pymem attach: argument --samples: '9999"),
     (["flame", "-m"], 1, "pymem: -m takes a module and its arguments"),
     (["stats", "-c"], 1, "pymem: -c takes code and its arguments"),
     (["stats", "-m", "no_such.thing"], 1, "pymem: "),
