@@ -44,7 +44,8 @@ for folder in $PATH; do
         auto* | aclocal* | autom4te* | ifnames | libtool* | m4 | gm4) continue ;;
         apt-get | dpkg-query | '*') continue ;;
         esac
-        [ -e "$scratch/bin/${program##*/}" ] || ln -s "$program" "$scratch/bin"
+        ! [ -x "$program" ] || [ -e "$scratch/bin/${program##*/}" ] ||
+            ln -s "$program" "$scratch/bin"
     done
 done
 unset IFS

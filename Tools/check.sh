@@ -5,13 +5,14 @@
 #
 # Prints a line for each part, and at the end one that counts them.
 #
-# --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
-# CPython that try.sh links; without what says nothing about one more system (tests that
-# are marked "once").  --python: the same without the C tests and "few_pythons", which are the
-# same for each CPython of a system.  --systems: all, and then the quick part in bare systems
-# of Debian 13 (CPython 3.13) and testing (3.14 and 3.15); the machine's own tests are those
-# of older CPythons then.  A system that can't be made here is named and counted as skipped.
-# --packages: installs what --quick needs, and tests nothing.
+# --quick: the C tests, without those that are tagged "system", the pytest suite and 45
+# files of CPython's own tests, on the CPython that try.sh links; without what says nothing
+# about one more system (tests that are marked "once").  --python: the same without the C
+# tests and "few_pythons", which are the same for each CPython of a system.  --systems: all,
+# and then the quick part in bare systems of Debian 13 (CPython 3.13) and testing (3.14 and
+# 3.15); the machine's own tests are those of older CPythons then.  A system that can't be
+# made here is named and counted as skipped.  --packages: installs what --quick needs, and
+# tests nothing.
 
 set -eu
 quick= systems= packages_only= with_c_tests=yes marks=
@@ -188,7 +189,8 @@ distribution() {
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 if [ -n "$quick" ]; then
-    [ -z "$with_c_tests" ] || part "C tests: default" few_c_tests default
+    [ -z "$with_c_tests" ] || part "C tests: default, without the system's" \
+        few_c_tests default
 else
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
@@ -198,8 +200,9 @@ else
     part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
         CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
         --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-    part "C tests: mimalloc in the raw domain, huge pages" \
-        c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc
+    part "C tests: mimalloc in the raw domain, huge pages, the same options" \
+        c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc \
+        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
     if [ -n "$multilib" ]; then
         part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
     fi
@@ -229,8 +232,10 @@ pytest_suite() {
     "$python" -m pytest -q --last-failed --last-failed-no-failures=none "$@" Lib/test
 }
 part "pytest" pytest_suite
-[ ! -e "$failed_once" ] || sed 's/^/failed beside others: /' "$failed_once"
-grep '^[0-9].* in [0-9.]*s' "$top/build/check-pytest.log"
+case $result in
+ok*) [ ! -e "$failed_once" ] || sed 's/^/failed beside others: /' "$failed_once" ;;
+esac
+grep '^[0-9].* in [0-9.]*s' "$top/build/check-pytest.log" || true
 if [ -n "$quick" ]; then
     part "CPython's own tests, the 45 files that exercise memory most" \
         "$top/Tools/regrtest" --recorded

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 from pymem import running
 from pymem.heap import NO_MODULE, Heap, HeapError
@@ -334,13 +335,15 @@ def bytes_of(text):
 def seconds_of(text):
     """60, 60s, 5m and 1h as seconds."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
-    return positive(float, "time, as 60s, 5m or 1h")(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+    scale = {"s": 1, "m": 60, "h": 3600}[unit]
+    return positive(float, "time, as 60s, 5m or 1h", TIMEOUT_MAX / scale)(number) * scale
 
 
 def parser():
     main_parser = Parser(prog="pymem", description="See the heap of a Python: of a script "
                          "that is run, or of a process.")
     main_parser.add_argument("--version", action="store_true")
+    main_parser.with_program = {}       # command: its parser
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
     number = positive(int, "number over 0")
     frames = positive(int, f"number of frames, 1 to {MOST_FRAMES}", MOST_FRAMES)
@@ -352,14 +355,14 @@ def parser():
         return made
 
     def add_program(made, metavar="SCRIPT"):
-        """A script, -m or -c, with arguments: main() makes a Program of it."""
-        made.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE",
+        """What parse() makes a Program of, which sees to -m and -c itself."""
+        made.add_argument("-m", nargs=argparse.REMAINDER, metavar="MODULE",
                           help="a module with its arguments, as the interpreter's -m")
-        made.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="CODE",
+        made.add_argument("-c", nargs=argparse.REMAINDER, metavar="CODE",
                           help="code with its arguments, as the interpreter's -c")
         made.add_argument("script", nargs="?", metavar=metavar)
         made.add_argument("arguments", nargs=argparse.REMAINDER)
-        made.set_defaults(program=None)
+        main_parser.with_program[made.prog.split()[-1]] = made
 
     made = command(stats, "All that the statistics of pymalloc know, as data.")
     made.add_argument("--json", action="store_true")
@@ -422,21 +425,40 @@ def need_file(path):
         raise HeapError(f"{path}: no such file")
 
 
-def program_of(options):
-    """A Program; None: nothing is to be run."""
-    words = [] if options.script is None else [options.script, *options.arguments]
-    for kind, what in ("module", "a module"), ("code", "code"):
-        given = getattr(options, kind)
-        if given is not None:
-            if not given:
-                raise HeapError(f"-{kind[0]} takes {what} and its arguments")
-            return running.Program(kind, given[0], given[1:] + words)   # words: of -mMODULE
-    return running.Program("script", words[0], words[1:]) if words else None
+def split_program(arguments, made):
+    """A command's own arguments, and a Program where -m or -c begins one; the rest is its
+    own, whatever it looks like."""
+    with_value = {name for action in made._actions if action.nargs is None
+                  for name in action.option_strings}
+    i = 0
+    while i < len(arguments) and arguments[i].startswith("-"):
+        word = arguments[i]
+        for option, kind, what in ("-m", "module", "a module"), ("-c", "code", "code"):
+            if word.startswith(option):
+                words = [word[2:]] * (len(word) > 2) + arguments[i + 1:]
+                if not words:
+                    raise HeapError(f"{option} takes {what} and its arguments")
+                return arguments[:i], running.Program(kind, words[0], words[1:])
+        i += 2 if word in with_value else 1
+    return arguments, None
+
+
+def parse(made, arguments):
+    program = None
+    if arguments and arguments[0] in made.with_program:
+        own, program = split_program(arguments[1:], made.with_program[arguments[0]])
+        arguments = [arguments[0], *own]
+    options = made.parse_args(arguments)
+    if program is None and getattr(options, "script", None) is not None:
+        need_file(options.script)
+        program = running.Program("script", options.script, options.arguments)
+    options.program = program
+    return options
 
 
 def main():
     made = parser()
-    options = made.parse_args()
+    options = parse(made, sys.argv[1:])
     if options.version:
         from _pymem import VERSION
         print(f"pymem {VERSION}")
@@ -444,11 +466,7 @@ def main():
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
                    "attach, conformance")
-    if hasattr(options, "program"):
-        options.program = program_of(options)
-        if options.program and options.program.kind == "script":
-            need_file(options.program.what)
-    elif options.command == "replay":
+    if options.command == "replay":
         need_file(options.trace)
     return options.function(options)
 

@@ -1,8 +1,11 @@
 """Run a person's program in this process, as the interpreter would."""
 
+import builtins
+import importlib
 import os
 import runpy
 import sys
+import textwrap
 import threading
 import traceback
 import types
@@ -11,6 +14,7 @@ from typing import NamedTuple
 from pymem.heap import HeapError
 
 OWN_FOLDER = os.path.dirname(__file__) + "/"
+IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
 
 
@@ -58,15 +62,17 @@ class Program(NamedTuple):
             return runpy.run_module(self.what, run_name="__main__", alter_sys=True)
         sys.argv = ["-c", *self.arguments]
         sys.path[0] = ""
+        code = textwrap.dedent(self.what) if sys.version_info >= (3, 14) else self.what
         main = sys.modules["__main__"] = types.ModuleType("__main__")
-        exec(compile(self.what, CODE_FILE, "exec"), main.__dict__)
+        main.__builtins__ = builtins
+        exec(compile(code, CODE_FILE, "exec"), main.__dict__)
         return main
 
 
 def is_runner(file):
     """Between these tools and a program, only what found and ran it."""
-    return (file.startswith(("<frozen runpy>", "<frozen importlib"))
-            or file.endswith("/runpy.py") or "/importlib/" in file)
+    return (file.startswith(("<frozen runpy>", "<frozen importlib", IMPORT_FOLDER))
+            or file == runpy.__file__)
 
 
 def begin_of_program(files):
@@ -78,13 +84,24 @@ def begin_of_program(files):
     first = begin = own[-1] + 1
     while begin < len(files) and is_runner(files[begin]):
         begin += 1
-    is_code = files[first:first + 1] == [CODE_FILE]
+    is_code = files[own[-1]] == __file__ and files[first:first + 1] == [CODE_FILE]
     return begin if begin > first or is_code else None
+
+
+def frames_of_program(names):
+    """Of the traceback of an error; None: the program had not begun."""
+    while names is not None:
+        file = names.tb_frame.f_code.co_filename
+        if not file.startswith(OWN_FOLDER) and not is_runner(file):
+            break
+        names = names.tb_next
+    return names
 
 
 def run_program(program, at_end=lambda: None):
     """Its exit status.  What it prints goes where it would go; at_end() is called while
     what it made is still there."""
+    own_main, refusal = sys.modules["__main__"], None
     try:
         names = program.run()
         status = 0
@@ -97,18 +114,16 @@ def run_program(program, at_end=lambda: None):
             status = 1
     except BaseException as error:
         names = error.__traceback__
-        frames = list(traceback.walk_tb(names))
-        begin = begin_of_program([frame.f_code.co_filename for frame, _ in frames])
-        if begin is None:
-            begin = len(frames)
-        if begin == len(frames) and program.kind == "module" and isinstance(error, ImportError):
-            raise HeapError(str(error)) from None
-        shown = names
-        for _ in range(begin):
-            shown = shown.tb_next
-        traceback.print_exception(type(error), error, shown)
+        shown = frames_of_program(names)
+        if shown is None and program.kind == "module" and isinstance(error, ImportError):
+            refusal = HeapError(str(error))
+        else:
+            traceback.print_exception(type(error), error, shown)
         status = 1
     at_end()
+    sys.modules["__main__"] = own_main
     del names
+    if refusal:
+        raise refusal
     sys.stdout.flush()
     return status & 0xff

@@ -223,7 +223,8 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "once: says nothing about one more system or version "
                             "of CPython: check.sh --quick and --python leave it out")
     config.addinivalue_line("markers", "few_pythons: what the system does with memory, the "
-                            "same in each version: see PYMEM_PYTHONS in conftest.py")
+                            "same in each version: see PYMEM_PYTHONS in conftest.py; "
+                            "check.sh --python leaves it out")
 
 
 def pytest_collection_modifyitems(config, items):

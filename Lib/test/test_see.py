@@ -111,9 +111,10 @@ def package(tmp_path):
 
 @pytest.mark.parametrize("words", [["-m", "app_of_test"], ["-mapp_of_test"]], ids=" ".join)
 def test_a_module_is_run_as_with_m(runner, package, words):
-    result = see("stats", *words, "a", "-c", "b", runner=runner, cwd=package)
+    """Whatever follows is the module's, as an option of the command or not."""
+    result = see("stats", *words, "-o", "--", "-c", "b", "--f", runner=runner, cwd=package)
     first, second, *_ = lines_of(result)
-    assert first == "['a', '-c', 'b'] __main__ app_of_test True"
+    assert first == "['-o', '--', '-c', 'b', '--f'] __main__ app_of_test True"
     assert second.split() == ["size", "pools", "blocks", "free"]
     out = package / "out.txt"
     assert lines_of(see("flame", "-o", out, *words, runner=runner, cwd=package)) == [
@@ -124,14 +125,19 @@ def test_a_module_is_run_as_with_m(runner, package, words):
 
 
 def test_code_is_run_as_with_c(runner, package):
-    result = see("stats", "-c", "import sys\nprint(sys.argv, __name__, sys.path[0] == '')", "-m",
-                 "x", runner=runner)
-    assert lines_of(result)[0] == "['-c', '-m', 'x'] __main__ True"
+    result = see("stats", "-c", "import sys\nprint(sys.argv, __name__, sys.path[0] == '',"
+                 " __builtins__.open is open)", "-m", "x", "--", runner=runner)
+    assert lines_of(result)[0] == "['-c', '-m', 'x', '--'] __main__ True True"
     out = package / "out.txt"
     code = "def build(): return [bytes(300) for _ in range(30_000)]\nkept = build()"
     assert lines_of(see("flame", "-o", out, "-c", code, runner=runner)) == []
     largest = max(out.read_text().splitlines(), key=lambda line: int(line.split()[-1]))
     assert largest.startswith("<module> (<string>:2);<module> (<string>:1)")
+
+
+def test_what_code_made_is_dropped_before_the_last_map():
+    code = "class Kept:\n    def __del__(self): print('gone')\nkept = Kept()"
+    assert lines_of(see("heapmap", "-c", code))[0] == "gone"
 
 
 def test_errors_of_modules_and_code_are_theirs(package):
@@ -146,6 +152,8 @@ def test_errors_of_modules_and_code_are_theirs(package):
     assert [line for line in errors("-c", "def f(): 1 / 0\nf()") if "File" in line] == [
         '  File "<string>", line 2, in <module>', '  File "<string>", line 1, in f']
     assert errors("-c", "x y")[-1] == "SyntaxError: invalid syntax"
+    lines = errors("-c", "from pymem import watch\nwatch.size_text('x')")
+    assert [line.split(",")[1] for line in lines if "File" in line][0] == " line 2"
     assert see("stats", "-o", package / "out", "-c", "raise SystemExit(7)").returncode == 7
 
 
@@ -749,7 +757,9 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
     (["attach", "--samples", "9" * 20, "1"], 2, "pymem attach: argument --samples: '9999"),
     (["flame", "-m"], 1, "pymem: -m takes a module and its arguments"),
     (["stats", "-c"], 1, "pymem: -c takes code and its arguments"),
-    (["stats", "-m", "no_such.thing"], 1, "pymem: "),
+    (["stats", "-m", "no_such.thing"], 1, "pymem: Error while finding module specification for "
+                                          "'no_such.thing' (ModuleNotFoundError: No module"),
+    (["heapmap", "--every", "9999999999", __file__], 2, "pymem heapmap: argument --every: '99999"),
     (["stats", "-m", "email"], 1, "pymem: No module named email.__main__; 'email' is a package"),
     (["watch", "4194305"], 1, "pymem: there is no process 4194305"),
     (["explain", "x y"], 1, "pymem: 'x y' can't be evaluated: SyntaxError"),

@@ -199,7 +199,8 @@ seconds(void)
 }
 
 /* 20 times a second; 200 and more where it waits for the GIL.  It may wait until Python runs
- * again where it saw a GIL that was free and then was taken, so one look says little. */
+ * again where it saw a GIL that was free and then was taken, so one look says little: that
+ * it waits each time is what the test finds. */
 static int
 is_quiet(void)
 {
