@@ -25,7 +25,7 @@ for domain in 0 1 2; do
             report=$($valgrind "$build/faults" "$fault" $domain $size 2>&1) && status=0 || status=$?
             if [ $status != 9 ] ||
                ! echo "$report" | grep -q "$message" ||
-               ! echo "$report" | grep -q "(faults.c:"; then
+               ! echo "$report" | grep -q "[(/]faults\.c:"; then
                 echo "$report"
                 echo "check-valgrind.sh: $fault in domain $domain, $size bytes: not found"
                 exit 1
