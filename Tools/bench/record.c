@@ -13,6 +13,7 @@
  * to a byte, the high bit set in all but the last.  A slot is where a player
  * keeps the address; slots are used again. */
 
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>

@@ -11,6 +11,7 @@
  * how much memory the allocator has after so many calls.  Memory that was asked for is
  * written to. */
 
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
