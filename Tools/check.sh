@@ -5,14 +5,13 @@
 #
 # Prints a line for each part, and at the end one that counts them.
 #
-# --quick: the C tests, without those that are tagged "system", the pytest suite and 45
-# files of CPython's own tests, on the CPython that try.sh links; without what says nothing
-# about one more system (tests that are marked "once").  --python: the same without the C
-# tests and "few_pythons", which are the same for each CPython of a system.  --systems: all,
-# and then the quick part in bare systems of Debian 13 (CPython 3.13) and testing (3.14 and
-# 3.15); the machine's own tests are those of older CPythons then.  A system that can't be
-# made here is named and counted as skipped.  --packages: installs what --quick needs, and
-# tests nothing.
+# --quick: the C tests, the pytest suite and 45 files of CPython's own tests, on the
+# CPython that try.sh links; without what says nothing about one more system (tests that
+# are marked "once").  --python: the same without the C tests and "few_pythons", which are
+# the same for each CPython of a system.  --systems: all, and then the quick part in bare
+# systems of Debian 13 (CPython 3.13) and testing (3.14 and 3.15); the machine's own tests
+# are those of older CPythons then.  A system that can't be made here is named and counted
+# as skipped.  --packages: installs what --quick needs, and tests nothing.
 
 set -eu
 quick= systems= packages_only= with_c_tests=yes marks=
@@ -23,7 +22,7 @@ case ${1-} in
 --systems) systems=yes ;;
 --packages) quick=yes packages_only=yes ;;
 -h | --help)
-    sed -n '2,15p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,14p' "$0" | sed 's/^# \{0,1\}//'
     exit 0
     ;;
 *)
@@ -162,7 +161,7 @@ c_tests_again() {
 }
 
 # few_c_tests DIR OPTION...: without those of what the system does with memory, which take
-# half of the time and are the same with another compiler, malloc or C library.
+# half of the time and are the same with another compiler.
 few_c_tests() (
     export CK_EXCLUDE_TAGS=system
     c_tests "$@"
@@ -189,8 +188,7 @@ distribution() {
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 if [ -n "$quick" ]; then
-    [ -z "$with_c_tests" ] || part "C tests: default, without the system's" \
-        few_c_tests default
+    [ -z "$with_c_tests" ] || part "C tests: default" c_tests default
 else
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug

@@ -21,9 +21,8 @@ class Parser(argparse.ArgumentParser):
 
 def frames_ticker(frames, seconds):
     from pymem.heapmap import Frame
-    from pymem.running import Ticker
-    return Ticker(lambda: frames.append(Frame(f"moment {len(frames)}", Heap.take())),
-                  seconds)
+    return running.Ticker(
+        lambda: frames.append(Frame(f"moment {len(frames)}", Heap.take())), seconds)
 
 
 def take_heap(pid):
@@ -263,11 +262,10 @@ class Peak:
 
 def flame_traced(options, found):
     from pymem import flame as flaming
-    from pymem.running import Ticker
     tracemalloc = running.tracer()
     tracemalloc.start(options.frames)
     peak = Peak()
-    ticker = Ticker(peak.look, 0.01) if options.peak else None
+    ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
         ticker.start()
 

@@ -116,9 +116,9 @@ def test_after_a_peak(ways, name, request_):
         expect_works_where_stock_does(ways, script(peak, request_, limit_of(name)))
 
 
-@pytest.mark.parametrize("name, request_, wait", [
-    ("AS", "bytearray", 0), ("AS", "mmap", 0.5), ("AS", "stack", 0),
-    ("DATA", "bytearray", 0.5), ("DATA", "mmap", 0), ("DATA", "stack", 0.5)])
+@pytest.mark.parametrize("wait", [0, 0.5])
+@pytest.mark.parametrize("request_", ["bytearray", "mmap", "stack"])
+@pytest.mark.parametrize("name", ["AS", "DATA"])
 def test_after_many_peaks(ways, name, request_, wait):
     """Which earn the right to hold arenas where there is no limit."""
     expect_works_where_stock_does(
