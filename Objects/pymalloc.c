@@ -319,13 +319,13 @@ small_free(struct heap *heap, poolp pool, void *ptr)
 void *
 pymalloc_malloc_of_heaps(size_t nbytes)
 {
-    return pymalloc_malloc(heap_of_interpreter(), nbytes);
+    return pymalloc_malloc(heap_of_several(), nbytes);
 }
 
 void
 pymalloc_free_of_heaps(void *ptr)
 {
-    struct heap *heap = heap_of_interpreter();
+    struct heap *heap = heap_of_several();
     poolp pool = heap_pool_of(heap, ptr);
     if (LIKELY(pool != NULL)) {
         small_free(heap, pool, ptr);

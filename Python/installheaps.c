@@ -51,18 +51,17 @@ page_bit(const void *ptr)
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* How many interpreters may have begun: an answer of before may be wrong. */
-static atomic_ulong nchanges;
+atomic_ulong interpreter_changes;
+
+FAST_THREAD_LOCAL struct known_heap known_heap;
+atomic_intptr_t place_of_tstate;
+size_t place_of_interp;
 
 /* Of this thread: the last blocks that may be an interpreter's state, as 3.14 asks for
- * another large one after it, and the last answer. */
+ * another large one after it. */
 enum { NLARGE = 4 };
 static _Thread_local struct { const char *start; size_t size; } large[NLARGE];
 static _Thread_local unsigned nlarge;
-static FAST_THREAD_LOCAL struct {
-    const void *interp;
-    unsigned long nchanges;
-    struct heap *heap;
-} known;
 
 /* From 3.13 on _PyRuntime begins with a table of offsets: a cookie, then 64-bit numbers.
  * Two of them, side by side, tell where an interpreter's state has the address of its GIL,
@@ -89,38 +88,6 @@ shares_main_gil(const char *interp)
         }
     }
     return 0;
-}
-
-/* Where a thread's state has the address of its interpreter: to ask for it costs a call in
- * each request.  It is learned from states whose interpreter was asked for, of two
- * interpreters at least; each one that is asked for later has to agree.  0: not known. */
-static atomic_size_t place_of_interpreter;
-
-static void
-learn_place(const char *tstate, const void *interp)
-{
-    enum { LEARNING, LEARNED, NO_PLACE };
-    static int stage;
-    static size_t place;            /* the first word of a state links it with others */
-    static const void *first;
-    enum { LAST_WORD = 7 };
-    size_t found = 0;
-    for (size_t i = LAST_WORD; i > 0; i--) {
-        if (((const void *const *)tstate)[i] == interp) {
-            found = i * sizeof(void *);
-        }
-    }
-    if (found == 0 || (first != NULL && found != place)) {
-        stage = NO_PLACE;
-    }
-    else if (first == NULL) {
-        first = interp;
-        place = found;
-    }
-    else if (interp != first && stage == LEARNING) {
-        stage = LEARNED;
-    }
-    place_of_interpreter = stage == LEARNED ? place : 0;
 }
 
 static int
@@ -177,22 +144,46 @@ heap_begin(const char *interp, int64_t id)
     return heap;
 }
 
+/* Before anybody asks for a heap. */
+static void
+find_places(void)
+{
+    place_of_interp = place_in_argument((const void *)interpreter.PyThreadState_GetInterpreter);
+    if (HAS_THREAD_WORDS && place_of_interp != 0) {
+        place_of_tstate = place_in_thread((const void *)interpreter.PyThreadState_GetUnchecked);
+    }
+}
+
+/* What is read has to be what the functions tell. */
+static void
+check_places(const char *tstate, const void *interp)
+{
+#if HAS_THREAD_WORDS
+    intptr_t place = place_of_tstate;
+    if (place != 0 && (thread_word(place) != tstate
+                       || *(const void *const *)(tstate + place_of_interp) != interp))
+    {
+        place_of_tstate = 0;
+    }
+#else
+    (void)tstate, (void)interp;
+#endif
+}
+
 static COLD struct heap *
 heap_look_up(const void *tstate, unsigned long changes)
 {
     void *interp = interpreter.PyThreadState_GetInterpreter((void *)tstate);
     int64_t id = interpreter.PyInterpreterState_GetID(interp);
+    check_places(tstate, interp);
     pthread_mutex_lock(&lock);
-    learn_place(tstate, interp);
     struct heap *heap = uses_main_heap(interp) ? &main_heap : heap_with_id(id);
     pthread_mutex_unlock(&lock);
     if (heap == NULL) {
         heap = heap_begin(interp, id);
     }
-    known.interp = interp;
-    known.nchanges = changes;
-    known.heap = heap != NULL ? heap : &heap_of_nobody;
-    return known.heap;
+    known_heap = (struct known_heap){interp, changes, heap != NULL ? heap : &heap_of_nobody};
+    return known_heap.heap;
 }
 
 /* An address is an interpreter's again only after another block was got for it, which is a
@@ -204,12 +195,13 @@ heap_of_their_interpreter(void)
     if (tstate == NULL) {
         return &heap_of_nobody;
     }
-    size_t place = atomic_load_explicit(&place_of_interpreter, memory_order_relaxed);
-    const void *interp = LIKELY(place != 0) ? *(const void *const *)(tstate + place)
+    const void *interp = place_of_interp != 0
+        ? *(const void *const *)(tstate + place_of_interp)
         : interpreter.PyThreadState_GetInterpreter(tstate);
-    unsigned long changes = atomic_load_explicit(&nchanges, memory_order_acquire);
-    return LIKELY(interp == known.interp && changes == known.nchanges) ? known.heap
-        : heap_look_up(tstate, changes);
+    unsigned long changes =
+        atomic_load_explicit(&interpreter_changes, memory_order_acquire);
+    return LIKELY(interp == known_heap.interp && changes == known_heap.nchanges)
+        ? known_heap.heap : heap_look_up(tstate, changes);
 }
 
 /* The raw domain. */
@@ -235,8 +227,9 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
         large[nlarge % NLARGE].start = ptr;
         large[nlarge % NLARGE].size = nelem * elsize;
         nlarge++;
-        nchanges++;
+        interpreter_changes++;
         if (heap_of_interpreter == NULL) {
+            find_places();
             _PyMem_AskForHeap(heap_of_their_interpreter);
         }
     }

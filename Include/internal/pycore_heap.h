@@ -164,10 +164,58 @@ INTERNAL_DATA(struct heap) heap_of_nobody;
 typedef struct heap *(*heap_function)(void);
 INTERNAL_DATA(heap_function) heap_of_interpreter;
 
+#ifdef BESIDE_INTERPRETER
+/* Each question costs calls of the interpreter's functions.  The last answer in a thread
+ * holds while the thread's interpreter is the same and none may have begun.  Where these
+ * functions only read a word each, that is seen without a call: Python/installheaps.c. */
+struct known_heap {
+    const void *interp;
+    unsigned long nchanges;
+    struct heap *heap;
+};
+extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
+    struct known_heap known_heap;
+INTERNAL_DATA(atomic_ulong) interpreter_changes;
+INTERNAL_DATA(atomic_intptr_t) place_of_tstate;     /* in a thread; 0: not known */
+INTERNAL_DATA(size_t) place_of_interp;              /* in a thread's state */
+#endif
+
+#if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
+#  define HAS_THREAD_WORDS 1
+/* A word of this thread, so many bytes from its own address. */
+static inline void *
+thread_word(intptr_t place)
+{
+    void *word;
+    __asm__ volatile("movq %%fs:(%1), %0" : "=r"(word) : "r"(place));
+    return word;
+}
+#else
+#  define HAS_THREAD_WORDS 0
+#endif
+
+/* The same where each interpreter has a heap. */
+static inline struct heap *
+heap_of_several(void)
+{
+#if HAS_THREAD_WORDS
+    intptr_t place = atomic_load_explicit(&place_of_tstate, memory_order_acquire);
+    const char *tstate;
+    if (LIKELY(place != 0 && (tstate = thread_word(place)) != NULL
+               && *(const void *const *)(tstate + place_of_interp) == known_heap.interp
+               && atomic_load_explicit(&interpreter_changes, memory_order_acquire)
+                  == known_heap.nchanges))
+    {
+        return known_heap.heap;
+    }
+#endif
+    return heap_of_interpreter();
+}
+
 static inline struct heap *
 heap_current(void)
 {
-    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_interpreter();
+    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_several();
 }
 
 /* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */

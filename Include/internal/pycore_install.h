@@ -1,6 +1,6 @@
 /* pymem under an interpreter that has a memory subsystem of its own: what is asked of
- * the interpreter (Python/install.c), and which of its interpreters has which heap
- * (Python/installheaps.c). */
+ * the interpreter (Python/install.c), which of its interpreters has which heap
+ * (Python/installheaps.c), and where its functions read (Python/installplaces.c). */
 
 #ifndef Py_INTERNAL_INSTALL_H
 #define Py_INTERNAL_INSTALL_H
@@ -30,5 +30,11 @@ extern __attribute__((visibility("hidden"))) struct interpreter_functions interp
 /* The interpreter's raw domain: what it was, with an eye on interpreters that begin and
  * end, and on medium blocks. */
 PyMemAllocatorEx install_raw_domain(const PyMemAllocatorEx *raw);
+
+/* Where a function reads the one word that it returns: in the structure that its argument
+ * leads to, or in its thread, from the thread's own address.  0: not known, or it does
+ * more.  The first word of the structure and of the thread are never told. */
+size_t place_in_argument(const void *function);
+intptr_t place_in_thread(const void *function);
 
 #endif /* !Py_INTERNAL_INSTALL_H */

@@ -8,6 +8,8 @@
 #ifndef Py_INTERNAL_INSTALLNAMES_H
 #define Py_INTERNAL_INSTALLNAMES_H
 
+#define BESIDE_INTERPRETER 1
+
 #define _PyDebugAllocatorStats pymem__PyDebugAllocatorStats
 #define PyGILState_Check pymem_PyGILState_Check
 #define _PyMem_ArenaAlloc pymem__PyMem_ArenaAlloc
