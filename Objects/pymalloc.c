@@ -247,7 +247,16 @@ malloc_for_move(struct heap *heap, size_t blocksize, size_t nbytes)
         : pymalloc_malloc(heap, nbytes);
 }
 
-static void small_free(struct heap *heap, poolp pool, void *ptr);
+static inline void
+small_free(struct heap *heap, poolp pool, void *ptr)
+{
+    if (LIKELY(pool_owner(pool) == heap->number)) {
+        pool_free_block(heap, pool, ptr);
+    }
+    else {
+        heap_free_from_outside(pool, ptr);
+    }
+}
 
 void *
 pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes)
@@ -303,35 +312,54 @@ pymalloc_free_medium(void *ptr)
 }
 
 /* The allocator.  With several heaps of small blocks each call asks for the one of its
- * interpreter. */
+ * interpreter.  What asks is apart where most calls need not: they call nothing then. */
 
-static void
-small_free(struct heap *heap, poolp pool, void *ptr)
+#if HAS_THREAD_WORDS
+#  define ASKS NOINLINE
+#else
+#  define ASKS
+#endif
+
+static ASKS void *
+malloc_asking(size_t nbytes)
 {
-    if (LIKELY(pool_owner(pool) == heap->number)) {
-        pool_free_block(heap, pool, ptr);
-    }
-    else {
-        heap_free_from_outside(pool, ptr);
-    }
+    return pymalloc_malloc(heap_of_interpreter(), nbytes);
 }
 
-void *
+NOINLINE void *
 pymalloc_malloc_of_heaps(size_t nbytes)
 {
-    return pymalloc_malloc(heap_of_several(), nbytes);
+    struct heap *heap;
+    return LIKELY(heap_is_known(&heap)) ? pymalloc_malloc(heap, nbytes) : malloc_asking(nbytes);
 }
 
-void
-pymalloc_free_of_heaps(void *ptr)
+static inline void
+free_of_heaps(struct heap *heap, void *ptr)
 {
-    struct heap *heap = heap_of_several();
     poolp pool = heap_pool_of(heap, ptr);
     if (LIKELY(pool != NULL)) {
         small_free(heap, pool, ptr);
     }
     else {
         pymalloc_free_elsewhere(ptr);
+    }
+}
+
+static ASKS void
+free_asking(void *ptr)
+{
+    free_of_heaps(heap_of_interpreter(), ptr);
+}
+
+NOINLINE void
+pymalloc_free_of_heaps(void *ptr)
+{
+    struct heap *heap;
+    if (LIKELY(heap_is_known(&heap))) {
+        free_of_heaps(heap, ptr);
+    }
+    else {
+        free_asking(ptr);
     }
 }
 

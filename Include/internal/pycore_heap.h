@@ -194,9 +194,10 @@ thread_word(intptr_t place)
 #  define HAS_THREAD_WORDS 0
 #endif
 
-/* The same where each interpreter has a heap. */
-static inline struct heap *
-heap_of_several(void)
+/* The answer, where each interpreter has a heap and it is known without a call; 0: it is to
+ * be asked. */
+static inline int
+heap_is_known(struct heap **heap)
 {
 #if HAS_THREAD_WORDS
     intptr_t place = atomic_load_explicit(&place_of_tstate, memory_order_acquire);
@@ -206,16 +207,19 @@ heap_of_several(void)
                && atomic_load_explicit(&interpreter_changes, memory_order_acquire)
                   == known_heap.nchanges))
     {
-        return known_heap.heap;
+        *heap = known_heap.heap;
+        return 1;
     }
+#else
+    (void)heap;
 #endif
-    return heap_of_interpreter();
+    return 0;
 }
 
 static inline struct heap *
 heap_current(void)
 {
-    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_several();
+    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_interpreter();
 }
 
 /* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */
