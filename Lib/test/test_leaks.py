@@ -1,0 +1,239 @@
+"""python -m pymem leaks: what grows is found, and what fills and stays is not.
+
+The programs of leakprograms.py run side by side, some at once.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, TOP, clean_environment, run
+from leakprograms import CACHES, LEAKS
+from pymem.__main__ import limit_of
+from test_attach import LEAK, pytestmark as needs_debugger, script
+
+PROGRAMS = TOP / "Lib" / "test" / "leakprograms.py"
+AT_ONCE = 5
+WINDOWS = ["--window", "0.1s", "--samples", "4K"]
+
+
+def leaks(*arguments):
+    return run(BUILD / "python", "-m", "pymem", "leaks", *arguments,
+               environment=clean_environment(PYTHONPATH=str(BUILD)))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """{name: (what leaks printed, its JSON)}"""
+    folder = tmp_path_factory.mktemp("leaks")
+
+    def watched(program):
+        own = folder / program.__name__
+        own.mkdir()
+        result = leaks(*WINDOWS, "-o", own / "found.json", PROGRAMS, program.__name__, own)
+        found = json.loads((own / "found.json").read_text() or "null")
+        return program.__name__, (result, found)
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        return dict(executor.map(watched, LEAKS + CACHES))
+
+
+def line_of(name):
+    lines = PROGRAMS.read_text().splitlines()
+    return next((f"leakprograms.py:{number}" for number, line in enumerate(lines, 1)
+                 if line.endswith(f"# leaks: {name}")), "plugin.py:2")
+
+
+@pytest.mark.parametrize("name", [program.__name__ for program in LEAKS])
+def test_a_leak_is_found(results, name):
+    result, found = results[name]
+    if "No module named 'numpy'" in result.stderr:
+        pytest.skip("needs NumPy (Debian: python3-numpy)")
+    assert (result.returncode, result.stderr) == (0, "")
+    kept, *report = result.stdout.splitlines()
+    assert re.match(r"Memory grows by [\d,.]+ [KM]iB/min at ", report[0])
+    assert line_of(name) + " " in report[1]
+    assert all(len(line) <= 80 for line in report)
+    site = found["sites"][0]
+    minutes = (found["times"][-1] - found["times"][found["windows"] // 4]) / 60
+    # Half for the objects around the data.
+    error = (4096 / int(kept)) ** 0.5
+    assert 1 - 4 * error < site["bytes"] / int(kept) < 1.5 + 4 * error
+    assert site["bytes_per_minute"] * minutes < 1.01 * site["bytes"]
+    assert site["confidence"] > 0.998
+
+
+@pytest.mark.parametrize("name", [program.__name__ for program in CACHES])
+def test_what_fills_and_stays_is_no_leak(results, name):
+    result, found = results[name]
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1].startswith("Nothing grows ("), result.stdout
+    assert found["sites"] == [] and found["bytes_per_minute"] == 0
+    assert found["windows"] >= 12 and found["levels"][-1][0] > 0
+
+
+# How it ends.
+
+LEAKS_ON = """
+import time
+kept = []
+def leak():
+    kept.append(bytearray(5000))
+def run():
+    while True:
+        leak()
+        time.sleep(0.004)
+"""
+
+
+@pytest.mark.parametrize("more, status", [
+    ("run()", 0),
+    ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun()", 0),
+    ("try:\n    run()\nexcept KeyboardInterrupt:\n    raise SystemExit(7)", 7),
+], ids=["plain", "without Ctrl-C", "own status"])
+def test_a_program_that_would_go_on_ends_after_the_time(more, status):
+    result = leaks(*WINDOWS, "--for", "4s", "-c", LEAKS_ON + more)
+    assert (result.returncode, result.stderr) == (status, "")
+    assert re.search(r"^\+.*<string>:5 ", result.stdout.splitlines()[1])
+
+
+def test_ctrl_c_gives_the_report():
+    process = subprocess.Popen(
+        [BUILD / "python", "-m", "pymem", "leaks", *WINDOWS, "-c",
+         LEAKS_ON + "print('ready', flush=True)\nrun()"], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=clean_environment(PYTHONPATH=str(BUILD)))
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert " <string>:5 " in output.splitlines()[1]
+
+
+def test_what_a_child_of_a_fork_does_is_its_own():
+    result = leaks("--window", "0.05s", "-c", """
+import os, time
+if os.fork() == 0:
+    raise SystemExit(0)
+os.wait()
+time.sleep(2)
+""")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("Nothing grows") == 1
+
+
+def test_too_few_windows_are_told():
+    result = leaks("-c", "pass")
+    assert result.returncode == 1
+    assert re.fullmatch(r"pymem: leaks saw \d windows? of memory, and needs 12: let it run "
+                        r"longer, or set a shorter --window \(as 0\.1s\)\n", result.stderr)
+
+
+# Of another process.
+
+def of_process(*arguments, status=0):
+    with script(BUILD / "python", LEAK) as process:
+        result = leaks(*WINDOWS, *arguments, process.pid)
+    assert result.returncode == status, result.stderr
+    return result
+
+
+@needs_debugger[0]
+@needs_debugger[1]
+def test_a_process_that_runs_already(tmp_path):
+    page, output = tmp_path / "found.html", tmp_path / "found.json"
+    for file in page, output:
+        result = of_process("--for", "4s", "--referrers", "-o", file)
+        report = result.stdout.splitlines()
+        assert report[0].startswith("Memory grows by ") and " <string>:7" in report[1]
+        assert any("types: bytearray " in line for line in report)
+        assert any(re.match(r"    held by list of [\d,]+ \(__main__\.kept\)", line)
+                   for line in report)
+        assert all(len(line) <= 80 for line in report)
+    found = json.loads(output.read_text())
+    assert found["sites"][0]["line"] == 7 and found["sites"][0]["types"]
+    assert "u003cstring>:7" in page.read_text()
+
+
+@needs_debugger[0]
+@needs_debugger[1]
+def test_a_process_that_ends_meanwhile_still_tells():
+    """And what its functions held at the end counts."""
+    code = """
+import time, _tracemalloc
+def work():
+    mine = []
+    while not _tracemalloc.is_tracing():
+        time.sleep(0.01)
+    for _ in range(600):
+        mine.append(bytearray(5000))
+        time.sleep(0.004)
+print("ready", flush=True)
+work()
+"""
+    process = subprocess.Popen([BUILD / "python", "-c", code], stdout=subprocess.PIPE,
+                               env=clean_environment())
+    assert process.stdout.readline() == b"ready\n"
+    result = leaks(*WINDOWS, "--for", "1m", process.pid)
+    assert process.wait() == 0
+    assert result.returncode == 0, result.stderr
+    assert " <string>:8 " in result.stdout.splitlines()[1], result.stdout
+
+
+# For machines.
+
+@pytest.mark.parametrize("limit, status", [("10M/h", 3), ("100G/h", 0)])
+def test_a_limit_decides_the_exit_status(limit, status):
+    result = leaks(*WINDOWS, "--limit", limit, "--json", "--for", "4s", "-c",
+                   LEAKS_ON + "run()")
+    assert (result.returncode, result.stderr) == (status, "")
+    found = json.loads(result.stdout)
+    assert found["over_limit"] == (status == 3) and found["bytes_per_minute"] > 0
+
+
+def test_units_of_a_limit():
+    rates = [limit_of(text).rate for text in ("7/s", "60K/m", "3600/h", "0/h")]
+    assert rates == [7, 1024, 1, 0]
+
+
+def test_a_limit_is_kept_where_nothing_grows():
+    result = leaks("--window", "0.05s", "--limit", "0/s", "-c", "import time; time.sleep(2)")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("arguments, status, said", [
+    ([], 1, "pymem: leaks takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
+    (["--limit", "10M", "x.py"], 2, "pymem leaks: argument --limit: '10M' is no growth, as "
+                                    "10M/h, 512K/m or 0/s"),
+    (["--limit", "10M/d", "x.py"], 2, "pymem leaks: argument --limit: '10M/d' is no growth"),
+    (["--limit", "/h", "x.py"], 2, "pymem leaks: argument --limit: '/h' is no growth"),
+    (["--limit", "fast/h", "x.py"], 2, "pymem leaks: argument --limit: 'fast/h' is no growth"),
+    (["--for", "0", "x.py"], 2, "pymem leaks: argument --for: '0' is no time"),
+    (["-o", "x.svg", "-c", "pass"], 1, "pymem: leaks writes a page or JSON: -o takes FILE.html "
+                                       "or FILE.json, not x.svg"),
+    (["-o", "/no/folder/x.html", "-c", "pass"], 1, "pymem: /no/folder/x.html: No such file"),
+    (["4194305"], 1, "pymem: there is no process 4194305"),
+    (["1", "x"], 1, "pymem: leaks takes one process, or a script and its arguments"),
+    (["/no/file.py"], 1, "pymem: /no/file.py: no such file"),
+], ids=str)
+def test_errors_are_one_line(arguments, status, said):
+    result = leaks(*arguments)
+    assert result.returncode == status
+    assert result.stderr.startswith(said) and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_python_without_the_tracer_is_told():
+    """Debian's, which has pymem's files and no extension module of its version."""
+    result = run(sys.executable, "-m", "pymem", "leaks", "-c", "pass", environment=
+                 clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 1
+    assert re.match(r"pymem: pymem has no tracer for this CPython 3\.\d+ here: pip install it",
+                    result.stderr) and result.stderr.count("\n") == 1
