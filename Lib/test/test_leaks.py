@@ -4,14 +4,12 @@ The programs of leakprograms.py run side by side, some at once.
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +19,26 @@ from pymem.__main__ import limit_of
 from test_attach import LEAK, pytestmark as needs_debugger, script
 
 PROGRAMS = TOP / "Lib" / "test" / "leakprograms.py"
-AT_ONCE = 5
+AT_ONCE = 8
 WINDOWS = ["--window", "0.1s", "--samples", "4K"]
+
+
+LEAKS_ON = """
+import time
+kept = []
+def leak():
+    kept.append(bytearray(5000))
+def run():
+    while True:
+        leak()
+        time.sleep(0.004)
+"""
+# {name: what becomes of a program that would go on, and the status}
+ENDS = {
+    "by Ctrl-C": ("run()", 0),
+    "without Ctrl-C": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun()", 0),
+    "own status": ("try:\n    run()\nexcept KeyboardInterrupt:\n    raise SystemExit(7)", 7)}
+LIMITS = {"10M/h": 3, "100G/h": 0}
 
 
 def leaks(*arguments):
@@ -34,15 +50,19 @@ def leaks(*arguments):
 def results(tmp_path_factory):
     """{name: (what leaks printed, its JSON)}"""
     folder = tmp_path_factory.mktemp("leaks")
+    runs = {program.__name__: [PROGRAMS, program.__name__, folder]
+            for program in LEAKS + CACHES}
+    for name, (code, _) in ENDS.items():
+        runs[name] = ["--for", "4s", "-c", LEAKS_ON + code]
+    for limit in LIMITS:
+        runs[limit] = ["--limit", limit, "--for", "4s", "-c", LEAKS_ON + "run()"]
 
-    def watched(program):
-        own = folder / program.__name__
-        own.mkdir()
-        result = leaks(*WINDOWS, "-o", own / "found.json", PROGRAMS, program.__name__, own)
-        found = json.loads((own / "found.json").read_text() or "null")
-        return program.__name__, (result, found)
+    def watched(name):
+        file = folder / f"{name.replace('/', ' ')}.json"
+        result = leaks(*WINDOWS, "-o", file, *runs[name])
+        return name, (result, json.loads(file.read_text() or "null"))
     with ThreadPoolExecutor(AT_ONCE) as executor:
-        return dict(executor.map(watched, LEAKS + CACHES))
+        return dict(executor.map(watched, runs))
 
 
 def line_of(name):
@@ -81,26 +101,10 @@ def test_what_fills_and_stays_is_no_leak(results, name):
 
 # How it ends.
 
-LEAKS_ON = """
-import time
-kept = []
-def leak():
-    kept.append(bytearray(5000))
-def run():
-    while True:
-        leak()
-        time.sleep(0.004)
-"""
-
-
-@pytest.mark.parametrize("more, status", [
-    ("run()", 0),
-    ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun()", 0),
-    ("try:\n    run()\nexcept KeyboardInterrupt:\n    raise SystemExit(7)", 7),
-], ids=["plain", "without Ctrl-C", "own status"])
-def test_a_program_that_would_go_on_ends_after_the_time(more, status):
-    result = leaks(*WINDOWS, "--for", "4s", "-c", LEAKS_ON + more)
-    assert (result.returncode, result.stderr) == (status, "")
+@pytest.mark.parametrize("name", ENDS)
+def test_a_program_that_would_go_on_ends_after_the_time(results, name):
+    result, _ = results[name]
+    assert (result.returncode, result.stderr) == (ENDS[name][1], "")
     assert re.search(r"^\+.*<string>:5 ", result.stdout.splitlines()[1])
 
 
@@ -138,28 +142,20 @@ def test_too_few_windows_are_told():
 
 # Of another process.
 
-def of_process(*arguments, status=0):
-    with script(BUILD / "python", LEAK) as process:
-        result = leaks(*WINDOWS, *arguments, process.pid)
-    assert result.returncode == status, result.stderr
-    return result
-
-
 @needs_debugger[0]
 @needs_debugger[1]
 def test_a_process_that_runs_already(tmp_path):
-    page, output = tmp_path / "found.html", tmp_path / "found.json"
-    for file in page, output:
-        result = of_process("--for", "4s", "--referrers", "-o", file)
-        report = result.stdout.splitlines()
-        assert report[0].startswith("Memory grows by ") and " <string>:7" in report[1]
-        assert any("types: bytearray " in line for line in report)
-        assert any(re.match(r"    held by list of [\d,]+ \(__main__\.kept\)", line)
-                   for line in report)
-        assert all(len(line) <= 80 for line in report)
-    found = json.loads(output.read_text())
-    assert found["sites"][0]["line"] == 7 and found["sites"][0]["types"]
-    assert "u003cstring>:7" in page.read_text()
+    with script(BUILD / "python", LEAK) as process:
+        result = leaks(*WINDOWS, "--for", "4s", "--referrers", "-o", tmp_path / "found.html",
+                       process.pid)
+    assert result.returncode == 0, result.stderr
+    report = result.stdout.splitlines()
+    assert report[0].startswith("Memory grows by ") and " <string>:7" in report[1]
+    assert any("types: bytearray " in line for line in report)
+    assert any(re.match(r"    held by list of [\d,]+ \(__main__\.kept\)", line)
+               for line in report)
+    assert all(len(line) <= 80 for line in report)
+    assert '"line":7' in (tmp_path / "found.html").read_text()
 
 
 @needs_debugger[0]
@@ -189,13 +185,13 @@ work()
 
 # For machines.
 
-@pytest.mark.parametrize("limit, status", [("10M/h", 3), ("100G/h", 0)])
-def test_a_limit_decides_the_exit_status(limit, status):
-    result = leaks(*WINDOWS, "--limit", limit, "--json", "--for", "4s", "-c",
-                   LEAKS_ON + "run()")
-    assert (result.returncode, result.stderr) == (status, "")
-    found = json.loads(result.stdout)
-    assert found["over_limit"] == (status == 3) and found["bytes_per_minute"] > 0
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_decides_the_exit_status(results, limit):
+    result, found = results[limit]
+    assert (result.returncode, result.stderr) == (LIMITS[limit], "")
+    assert found["over_limit"] == (LIMITS[limit] == 3) and found["bytes_per_minute"] > 0
+    said = f"This is over the limit of {limit}."
+    assert (result.stdout.splitlines()[-1] == said) == found["over_limit"]
 
 
 def test_units_of_a_limit():
@@ -204,8 +200,11 @@ def test_units_of_a_limit():
 
 
 def test_a_limit_is_kept_where_nothing_grows():
-    result = leaks("--window", "0.05s", "--limit", "0/s", "-c", "import time; time.sleep(2)")
+    result = leaks("--window", "0.05s", "--limit", "0/s", "--json", "-c",
+                   "import time; time.sleep(2)")
     assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert found["sites"] == [] and not found["over_limit"]
 
 
 @pytest.mark.once
