@@ -57,7 +57,7 @@ class Level(NamedTuple):
     variance: float = 0.0
 
     def __add__(self, other):
-        return Level(*map(sum, zip(self, other)))
+        return Level(self[0] + other[0], self[1] + other[1], self[2] + other[2])
 
     @classmethod
     def of(cls, blocks, sample_bytes):
@@ -203,12 +203,13 @@ class Survey:
 
     @property
     def windows(self):
-        return len(self.times) - 1
+        return max(len(self.times) - 1, 0)
 
     @property
     def seconds(self):
         return self.times[-1] - self.times[0]
 
+    @cached_property
     def total(self):
         return total([levels for _, levels in self.stacks.values()]) \
             or [Level()] * len(self.times)

@@ -11,25 +11,23 @@ import gc
 import sys
 
 MOST = 20                               # objects of a stack whose referrers are looked for
+# These run no code of a program's classes.
+MODULE, QUALNAME = (type.__dict__[name].__get__ for name in ("__module__", "__qualname__"))
 
 
 def type_name(obj):
-    kind = type(obj)
-    module = kind.__module__
-    if not isinstance(module, str) or module in ("builtins", "__main__"):
-        return kind.__qualname__
-    return f"{module}.{kind.__qualname__}"
+    module, name = MODULE(type(obj)), QUALNAME(type(obj))
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
 
 
 def names_of_globals():
     """{id of an object: its name in a module}"""
     names = {}
-    for module in list(sys.modules.values()):
-        values, name = getattr(module, "__dict__", None), getattr(module, "__name__", None)
-        if isinstance(values, dict) and isinstance(name, str):
-            names[id(values)] = f"module {name}"
-            for key, value in list(values.items()):
-                if isinstance(value, (list, dict, set)) or gc.is_tracked(value):
+    for name, module in list(sys.modules.items()):
+        if type(module) is type(sys):
+            names[id(vars(module))] = f"module {name}"
+            for key, value in list(vars(module).items()):
+                if gc.is_tracked(value) or type(value) in (list, dict, set):
                     names.setdefault(id(value), f"{name}.{key}")
     return names
 

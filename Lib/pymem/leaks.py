@@ -30,8 +30,8 @@ class OwnSampler:
         from pymem.attached import Moments
         self.options, self.tracer, self.kinds = options, tracemalloc, {}
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
-        self.timeline = Timeline(options.samples)
         tracemalloc.start(options.frames, options.samples)
+        self.timeline = Timeline(tracemalloc.get_sample_bytes())
         self.moments = Moments(tracemalloc, options.window, options.collect)
         self.ticker = running.Ticker(self.look, options.window)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pymem.attach import size_text
 from pymem.flame import color, frame_at
-from pymem.growth import Level, is_library
+from pymem.growth import is_library, total
 from pymem.page import write_page
 
 WIDTH = 80
@@ -86,7 +86,7 @@ def lines(options, survey, kinds):
     found = survey.findings
     if not found:
         yield f"Nothing grows ({time_text(survey)}); " \
-              f"{size_text(survey.total()[-1].nbytes)} traced at the end."
+              f"{size_text(survey.total[-1].nbytes)} traced at the end."
         return
     sites = "one site" if len(found) == 1 else f"{len(found)} sites"
     yield f"Memory grows by {rate_text(survey.rate)} at {sites} ({time_text(survey)})."
@@ -126,7 +126,7 @@ def record(options, survey, kinds):
             "bytes_per_minute": round(60 * survey.rate),
             "over_limit": is_over(options, survey),
             "times": [round(moment, 3) for moment in survey.times],
-            "levels": [level_record(level) for level in survey.total()],
+            "levels": [level_record(level) for level in survey.total],
             "sites": sites}
 
 
@@ -143,8 +143,7 @@ def page_data(options, survey, kinds):
         stacks.append({"frames": [frames.setdefault(frame_at(*line), len(frames))
                                   for line in of_stack],
                        "levels": [level_record(level) for level in levels]})
-    rest = [sum(column, Level()) for column in zip(*(
-        survey.stacks[number][1] for number in numbers[ON_PAGE:]))]
+    rest = total([survey.stacks[number][1] for number in numbers[ON_PAGE:]])
     if rest:
         stacks.append({"frames": [], "levels": [level_record(level) for level in rest]})
     return {**record(options, survey, kinds), "stacks": stacks,

@@ -4,18 +4,23 @@ The programs of leakprograms.py run side by side, some at once.
 """
 
 import json
+import math
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 
 import pytest
 
 from conftest import BUILD, TOP, clean_environment, run
 from leakprograms import CACHES, LEAKS
 from pymem.__main__ import limit_of
+from pymem.attached import Moments
+from pymem.growth import Level, Survey, Timeline, chance, growth_that_goes_on
 from test_attach import LEAK, pytestmark as needs_debugger, script
 
 PROGRAMS = TOP / "Lib" / "test" / "leakprograms.py"
@@ -236,3 +241,71 @@ def test_a_python_without_the_tracer_is_told():
     assert result.returncode == 1
     assert re.match(r"pymem: pymem has no tracer for this CPython 3\.\d+ here: pip install it",
                     result.stderr) and result.stderr.count("\n") == 1
+
+
+# The statistics.
+
+def judged(samples, size, sample_bytes):
+    """The growth of so many traces at moments of a second each; None: it is none."""
+    levels = [Level.of({(0, size): number}, sample_bytes) for number in samples]
+    return growth_that_goes_on(list(range(len(levels))), levels)
+
+
+RNG = random.Random(21)
+SHAPES = {          # name: (blocks at 49 moments, whether that is a leak)
+    "each window one more": (range(49), True),
+    "some windows more": (accumulate(RNG.choices((0, 1), k=49)), True),
+    "uneven": ([i * i // 20 for i in range(49)], True),
+    "a base that stays": ([10_000 + i for i in range(49)], True),
+    "a sawtooth that leaks": ([i % 3 + 2 * i for i in range(49)], True),
+    "nothing": ([0] * 49, False),
+    "the same": ([500] * 49, False),
+    "at the start": ([min(100 * i, 500) for i in range(49)], False),
+    "full in the middle": ([min(20 * i, 480) for i in range(49)], False),
+    "full late": ([min(20 * i, 800) for i in range(49)], False),
+    "one step": ([0] * 30 + [900] * 19, False),
+    "two steps": ([0] * 20 + [900] * 20 + [1800] * 9, False),
+    "less and less": (range(49, 0, -1), False),
+    "a sawtooth": ([10 * (i % 7) for i in range(49)], False),
+    "one long tooth": ([10 * (i % 40) for i in range(49)], False),
+    "noise": ([500 + RNG.randrange(50) for _ in range(49)], False),
+    "too few windows": (range(12), False)}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("shape", SHAPES)
+def test_which_shapes_grow(shape):
+    values, grows = SHAPES[shape]
+    assert (judged(values, 100, 0) is not None) == grows
+
+
+@pytest.mark.once
+def test_the_error_of_samples():
+    """A trace of a small block stands for sample_bytes, so n samples have the error sqrt(n)."""
+    grown = judged(range(0, 98, 2), 65536, 65536)
+    assert grown.nbytes == 72 * 65536
+    assert grown.error == pytest.approx(grown.nbytes / 72 ** 0.5, rel=0.01)
+    assert judged([i // 6 for i in range(49)], 65536, 65536) is None     # six samples
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("sample_bytes", [512, 65536, 1 << 20])
+@pytest.mark.parametrize("size", [1, 48, 512, 5000, 65536, 1 << 20, 1 << 24])
+def test_the_chance_of_a_block_is_that_of_the_tracer(size, sample_bytes):
+    """From what the tracer writes, its size divided by the chance."""
+    p = -math.expm1(-size / sample_bytes)
+    assert chance(round(size / p), sample_bytes) == pytest.approx(p, rel=0.02, abs=2e-3)
+
+
+@pytest.mark.once
+def test_pauses_are_doubled_and_the_grid_is_even():
+    moments = Moments(None, 0.5, False)
+    timeline, seconds = Timeline(0), 0.0
+    while seconds < 3600:
+        timeline.add(seconds, {})
+        moments.nlooks += 1
+        seconds += moments.pause
+    assert 300 < len(timeline.times) < 500
+    times = Survey(timeline).times
+    steps = [after - before for before, after in zip(times, times[1:])]
+    assert len(steps) == 48 and max(steps) < 2 * min(steps)
