@@ -31,6 +31,7 @@ from pymem.flame import frame_at, lines_of_program
 WINDOWS = 48            # looked at, at the most; of more moments those nearest to such a grid
 FEWEST = 12             # windows that can say anything
 CERTAIN, STILL = 3.0, 2.0
+SAMPLES = 30            # in which a steady growth is found nine times in ten
 SLOWER = 0.3            # than this part of the rate after the warm-up
 
 
@@ -214,27 +215,38 @@ class Survey:
         return total([levels for _, levels in self.stacks.values()]) \
             or [Level()] * len(self.times)
 
-    def grouped(self, key, numbers):
-        """[Finding] of those of these stacks that grow together."""
-        groups, found = {}, []
-        for number in numbers:
+    def take_grouped(self, key, left):
+        """Findings of the groups of stacks that grow together; left: the stacks that are in
+        none yet.  key: from lines to what is common to a group; (): to nothing."""
+        groups = {}
+        for number in left:
             groups.setdefault(key(self.stacks[number][0]), []).append(number)
+        groups.pop((), None)
         for lines, members in groups.items():
             levels = total([self.stacks[number][1] for number in members])
             grows = growth_that_goes_on(self.times, levels)
             if grows:
-                frames = [frame_at(*line) for line in lines]
-                found.append(Finding(frames, grows, levels, members))
-        return found
+                left.difference_update(members)
+                yield Finding([frame_at(*line) for line in lines], grows, levels, members)
 
     @cached_property
     def findings(self):
-        """Of sites; then of lines, which may grow by many stacks of little each."""
-        found = self.grouped(site_of, self.stacks)
-        known = {number for finding in found for number in finding.stacks}
-        found += self.grouped(lambda lines: site_of(lines)[-1:],
-                              [number for number in self.stacks if number not in known])
+        """Of sites; of lines that are in many stacks; and of functions whose growth is in
+        many lines, the innermost ones first."""
+        left = {number for number, (_, levels) in self.stacks.items()
+                if levels[-1].nbytes > levels[0].nbytes}
+        found = list(self.take_grouped(site_of, left))
+        found += self.take_grouped(lambda lines: site_of(lines)[-1:], left)
+        deepest = max((len(self.stacks[number][0]) for number in left), default=0)
+        for depth in range(deepest, 0, -1):
+            found += self.take_grouped(
+                lambda lines: lines[:depth] if len(lines) >= depth else (), left)
         return sorted(found, key=lambda finding: -finding.growth.rate)
+
+    @property
+    def least_rate(self):
+        """Bytes a second; what grows by less may be missed."""
+        return SAMPLES * self.sample_bytes / max(self.seconds, 1e-9)
 
     @property
     def rate(self):

@@ -87,6 +87,9 @@ def lines(options, survey, kinds):
     if not found:
         yield f"Nothing grows ({time_text(survey)}); " \
               f"{size_text(survey.total[-1].nbytes)} traced at the end."
+        if survey.sample_bytes:
+            yield f"To see growth below {rate_text(survey.least_rate)}, let it run longer or " \
+                  "set smaller --samples."
         return
     sites = "one site" if len(found) == 1 else f"{len(found)} sites"
     yield f"Memory grows by {rate_text(survey.rate)} at {sites} ({time_text(survey)})."
@@ -124,6 +127,7 @@ def record(options, survey, kinds):
     return {"seconds": round(survey.seconds, 3), "windows": survey.windows,
             "sample_bytes": survey.sample_bytes,
             "bytes_per_minute": round(60 * survey.rate),
+            "least_bytes_per_minute": round(60 * survey.least_rate),
             "over_limit": is_over(options, survey),
             "times": [round(moment, 3) for moment in survey.times],
             "levels": [level_record(level) for level in survey.total],
