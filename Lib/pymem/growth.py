@@ -233,8 +233,7 @@ class Survey:
     def findings(self):
         """Of sites; of lines that are in many stacks; and of functions whose growth is in
         many lines, the innermost ones first."""
-        left = {number for number, (_, levels) in self.stacks.items()
-                if levels[-1].nbytes > levels[0].nbytes}
+        left = set(self.stacks)
         found = list(self.take_grouped(site_of, left))
         found += self.take_grouped(lambda lines: site_of(lines)[-1:], left)
         deepest = max((len(self.stacks[number][0]) for number in left), default=0)

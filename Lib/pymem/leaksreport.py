@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 from pymem.attach import size_text
@@ -23,9 +24,10 @@ def shortened(text, room):
 
 
 def place(frame, room=WIDTH):
-    """file:line function, with what is last of a long path."""
+    """file:line function, with what is last of a long path; a library's file as in it."""
     file, here = frame.file, os.getcwd() + os.sep
     file = file[len(here):] if file.startswith(here) else file
+    file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
     end = f":{frame.line} {frame.name}"
     return shortened(file, max(room - len(end), 8)) + end
 
@@ -72,7 +74,8 @@ def site_lines(finding, survey, kinds):
     if asked:
         yield f"    by {place(asked, WIDTH - 7)}"
     callers = finding.frames[-2::-1]
-    for frame in [frame for frame in callers if not is_library(frame.file)][:SHOWN]:
+    own = [frame for frame in callers if not is_library(frame.file)]
+    for frame in (own or callers)[:SHOWN]:
         yield f"    called by {place(frame, WIDTH - 14)}"
     for name in sorted(referrers, key=lambda name: -referrers[name])[:SHOWN]:
         yield shortened(f"    held by {name}", WIDTH)

@@ -18,6 +18,7 @@ import pytest
 
 from conftest import BUILD, TOP, clean_environment, run
 from leakprograms import CACHES, LEAKS
+from pymem import running
 from pymem.__main__ import limit_of
 from pymem.attached import Moments
 from pymem.growth import Level, Survey, Timeline, chance, growth_that_goes_on
@@ -309,3 +310,52 @@ def test_pauses_are_doubled_and_the_grid_is_even():
     times = Survey(timeline).times
     steps = [after - before for before, after in zip(times, times[1:])]
     assert len(steps) == 48 and max(steps) < 2 * min(steps)
+
+
+def surveyed(stacks):
+    """Findings of {lines from the outermost on: numbers of blocks at each moment}."""
+    timeline = Timeline(0)
+    for i in range(49):
+        timeline.add(i, {(lines[::-1],): {(0, 100): values[i]}
+                         for lines, values in stacks.items()})
+    return [[(frame.file, frame.line) for frame in finding.frames]
+            for finding in Survey(timeline).findings]
+
+
+def shared_out(total, count):
+    """Numbers of blocks whose sums at each moment are total, each for a few of them."""
+    rows = [[0] * len(total) for _ in range(count)]
+    for i in range(1, len(total)):
+        for row in rows:
+            row[i] = row[i - 1]
+        for _ in range(total[i] - total[i - 1]):
+            RNG.choice(rows)[i] += 1
+    return rows
+
+
+MAIN, LIBRARY = ("/app/main.py", 1), ("/usr/lib/python3.11/json/decoder.py", 1)
+
+
+@pytest.mark.once
+def test_which_lines_are_a_site():
+    grows = list(range(0, 490, 10))
+    assert surveyed({(MAIN, ("/app/a.py", 7)): grows}) == [[MAIN, ("/app/a.py", 7)]]
+    assert surveyed({(MAIN, LIBRARY): grows}) == [[MAIN]]
+    assert surveyed({(LIBRARY, ("<frozen os>", 3)): grows}) == [[LIBRARY, ("<frozen os>", 3)]]
+    assert surveyed({(MAIN, (running.OWN_FOLDER + "x.py", 3)): grows}) == []
+
+
+@pytest.mark.once
+def test_growth_in_many_stacks_of_little_each():
+    rows = shared_out(range(49), 24)
+    # Of one line that many call.
+    assert surveyed({(("/app/b.py", i), MAIN): row for i, row in enumerate(rows)}) == [[MAIN]]
+    # Of one line that calls many.
+    assert surveyed({(MAIN, ("/app/b.py", i)): row for i, row in enumerate(rows)}) == [[MAIN]]
+
+
+@pytest.mark.once
+def test_many_stacks_that_only_change_are_no_growth():
+    for _ in range(5):
+        assert surveyed({(MAIN, ("/app/b.py", i)): [RNG.randrange(100) for _ in range(49)]
+                         for i in range(50)}) == []
