@@ -71,17 +71,18 @@ def stacks_of(traces):
 
 
 class Moments:
-    """What is traced, looked at again and again: in an hour some hundred times, as the pause
-    is doubled after so many LOOKS.  Garbage is collected before the 8th look, the 16th, the
+    """What is traced, looked at again and again: in an hour some hundred times, as pauses are
+    doubled after so many LOOKS.  They are never the same, or what comes and goes about as often
+    as looks come would be seen to rise slowly.  Garbage is collected before the 8th look, the 16th, the
     32nd: once in each half of the time, so that it does not count as growth."""
 
     def __init__(self, tracer, window, collect):
         self.tracer, self.window, self.collect = tracer, window, collect
         self.started, self.nlooks, self.stacks = monotonic(), 0, {}
 
-    @property
     def pause(self):
-        return self.window * 2 ** (self.nlooks // LOOKS)
+        """Seconds, half as many to one and a half times as many as those of a window."""
+        return self.window * 2 ** (self.nlooks // LOOKS) * (0.5 + os.urandom(1)[0] / 255)
 
     def look(self):
         """Seconds since the start, and of each stack that changed its blocks now."""
@@ -156,7 +157,7 @@ class Tracing:
         while not self.is_over and monotonic() < until and self.is_wanted():
             if monotonic() >= due:
                 self.look()
-                due = monotonic() + self.moments.pause
+                due = monotonic() + self.moments.pause()
             _signal.sigtimedwait((), min(PAUSE, max(due - monotonic(), 0)))
 
     def take_turn(self):

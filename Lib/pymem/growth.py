@@ -11,7 +11,8 @@ libraries for counts as its own.  A site grows where all of this holds:
   quarter, which is the warm-up: imports and caches that fill at the start are over by then.
 - Its growth after the warm-up is more than CERTAIN standard errors.
 - It still grows in the last third: more than STILL standard errors, in both halves of that
-  third, and not SLOWER than before.  A cache that is full has stopped.
+  third, and not much SLOWER than before, nor in the second half SLOWEST.  A cache that is full
+  has stopped; on a busy machine a program may be slow for a while.
 
 The error of a growth is the larger one of two.  One is the sampling error of the blocks that
 were added (Level.variance).  The other comes from the windows themselves, as of a random walk:
@@ -32,7 +33,7 @@ WINDOWS = 48            # looked at, at the most; of more moments those nearest 
 FEWEST = 12             # windows that can say anything
 CERTAIN, STILL = 3.0, 2.0
 SAMPLES = 30            # in which a steady growth is found nine times in ten
-SLOWER = 0.3            # than this part of the rate after the warm-up
+SLOWER, SLOWEST = 0.25, 0.1     # than these parts of the rate after the warm-up
 
 
 @lru_cache(maxsize=None)
@@ -111,7 +112,7 @@ def growth_that_goes_on(times, levels):
     third, sixth = n - n // 3, n - n // 6
     whole, late, last = (growth(times, levels, first, n) for first in (n // 4, third, sixth))
     goes_on = (whole.exceeds(CERTAIN) and late.exceeds(STILL)
-               and min(late.rate, last.rate) >= SLOWER * whole.rate > 0
+               and late.rate >= SLOWER * whole.rate and last.rate >= SLOWEST * whole.rate
                and values[sixth] > values[third])
     return whole if goes_on else None
 

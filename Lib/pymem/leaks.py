@@ -39,7 +39,7 @@ class OwnSampler:
         seconds, changed = self.moments.look()
         self.timeline.add(seconds, changed)
         left = (self.options.seconds or float("inf")) - seconds
-        self.ticker.seconds = max(min(self.moments.pause, left), 0)
+        self.ticker.seconds = max(min(self.moments.pause(), left), 0)
         if left <= 0:
             self.end_program()
 

@@ -25,23 +25,23 @@ import socket
 import sys
 import threading
 
-SECONDS, PAUSE = 2.5, 0.004
+SECONDS, STEPS, PAUSE = 2.5, 300, 0.004     # at least
 SIZE = 4000
 kept = []
 
 
-def end():
-    """When it is over; on a busy machine imports may take seconds."""
-    now = time.monotonic()
-    return now + max(SECONDS, 3 * (now - started))
+def numbers():
+    """As long as it is not over.  On a busy machine imports take seconds, and steps longer."""
+    start = time.monotonic()
+    until, number = start + max(SECONDS, 3 * (start - started)), 0
+    while time.monotonic() < until or number < STEPS:
+        yield number
+        number += 1
 
 
 def steps():
-    """Numbers, as long as the time is not over."""
-    until, number = end(), 0
-    while time.monotonic() < until:
+    for number in numbers():
         yield number
-        number += 1
         time.sleep(PAUSE)
 
 
@@ -92,17 +92,16 @@ def references(folder):
 
 
 def thread_local(folder):
-    local, over = threading.local(), []
+    local, over = threading.local(), queue.Queue()
 
     def work():
         local.seen = []
         for number in steps():
             local.seen.append(bytes(SIZE))              # leaks: thread_local
-        over.append(len(local.seen))
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    return over[0] * SIZE
+        over.put(len(local.seen))
+        threading.Event().wait()                        # with the thread it would go
+    threading.Thread(target=work, daemon=True).start()
+    return over.get() * SIZE
 
 
 def tasks(folder):
@@ -112,8 +111,7 @@ def tasks(folder):
     async def main():
         event, waiting = asyncio.Event(), []
         kept.append(waiting)
-        until = end()
-        while time.monotonic() < until:
+        for number in numbers():
             waiting.append(asyncio.create_task(wait_for(event, bytes(SIZE))))  # leaks: tasks
             await asyncio.sleep(PAUSE)
     loop = asyncio.new_event_loop()         # run() would end all tasks
