@@ -72,9 +72,9 @@ def stacks_of(traces):
 
 class Moments:
     """What is traced, looked at again and again: in an hour some hundred times, as pauses are
-    doubled after so many LOOKS.  They are never the same, or what comes and goes about as often
-    as looks come would be seen to rise slowly.  Garbage is collected before the 8th look, the 16th, the
-    32nd: once in each half of the time, so that it does not count as growth."""
+    doubled after so many LOOKS.  No pause is like the one before: what comes and goes about
+    as often as looks come would be seen to rise slowly.  Garbage is collected before the 8th
+    look, the 16th, the 32nd: once in each half of the time, so that it is no growth."""
 
     def __init__(self, tracer, window, collect):
         self.tracer, self.window, self.collect = tracer, window, collect
