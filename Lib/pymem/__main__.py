@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from threading import TIMEOUT_MAX
+from typing import NamedTuple
 
 from pymem import running
 from pymem.heap import NO_MODULE, Heap, HeapError
@@ -130,9 +131,7 @@ def watch(options):
     program = options.program
     if program is None:
         raise HeapError("watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE")
-    if program.kind == "script" and program.what.isdigit():
-        if program.arguments:
-            raise HeapError("watch takes one process, or a script and its arguments")
+    if program.is_process("watch"):
         watching.watch_process(int(program.what), options.looks)
         return 0
     watcher = watching.OwnWatch()
@@ -299,6 +298,13 @@ def attach(options):
     return attaching.command(options)
 
 
+# leaks
+
+def leaks(options):
+    from pymem import leaks as leaking
+    return leaking.command(options)
+
+
 # conformance
 
 def conformance(options):
@@ -335,6 +341,23 @@ def seconds_of(text):
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
     scale = {"s": 1, "m": 60, "h": 3600}[unit]
     return positive(float, "time, as 60s, 5m or 1h", TIMEOUT_MAX / scale)(number) * scale
+
+
+class Limit(NamedTuple):
+    """Of growth, in bytes a second."""
+    text: str
+    rate: float
+
+
+def limit_of(text):
+    """10M/h, 512K/m, 100/s."""
+    amount, slash, unit = text.rpartition("/")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    try:
+        return Limit(text, bytes_of(amount) / seconds)
+    except (argparse.ArgumentTypeError, TypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no growth, as 10M/h, 512K/m or 0/s") from None
 
 
 def parser():
@@ -411,6 +434,35 @@ def parser():
     made.add_argument("-o", "--output", metavar="FILE",
                       help="a snapshot of tracemalloc, which flame draws")
     made.add_argument("pid", type=number, metavar="PID")
+    made.set_defaults(window=None, collect=False, objects=None)
+    made = command(leaks, "What grows: the lines that hold more and more, of a process that "
+                   "runs already, or of a program that is run.")
+    made.add_argument("--samples", type=bytes_of, default="64K", metavar="SIZE",
+                      help="one block in so many bytes (64K); 0: every block")
+    made.add_argument("--frames", type=frames, default=25, metavar="N",
+                      help="of each stack (25)")
+    made.add_argument("--window", type=seconds_of, default="0.5s", metavar="TIME",
+                      help="from one look to the next (0.5s); it is doubled after 64 looks")
+    made.add_argument("--for", dest="seconds", type=seconds_of, metavar="TIME",
+                      help="60s, 5m, 1h; a process 60s, a program to its end")
+    made.add_argument("--timeout", type=seconds_of, default="30s", metavar="TIME",
+                      help="for a process to begin and to answer (30s)")
+    made.add_argument("--top", type=number, default=10, metavar="N", help="sites shown (10)")
+    made.add_argument("--limit", type=limit_of, metavar="SIZE/TIME",
+                      help="10M/h, 512K/m, 100/s: exit status 3 where more grows")
+    made.add_argument("--collect", action="store_true",
+                      help="garbage in a process, too, before the 8th look, the 16th, the "
+                      "32nd...; of a program that is run it is always collected")
+    made.add_argument("--types", dest="objects", action="store_const", const="types",
+                      help="look at the objects of a process, too; of a program that is run "
+                      "the types are always told")
+    made.add_argument("--referrers", dest="objects", action="store_const",
+                      const="referrers", help="types, and what holds the objects; walks "
+                      "through all of them")
+    made.add_argument("--json", action="store_true")
+    made.add_argument("-o", "--output", metavar="FILE", help=".html: a page with a time "
+                      "line; .json")
+    add_program(made, "PID|SCRIPT")
     made = command(conformance, "Ask an allocator for each promise that Python needs.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
@@ -463,7 +515,7 @@ def main():
         return 0
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
-                   "attach, conformance")
+                   "attach, leaks, conformance")
     if options.command == "replay":
         need_file(options.trace)
     return options.function(options)

@@ -195,7 +195,8 @@ class Request:
         self.options = {
             "folder": str(self.folder), "tracer": target.tracer,
             "frames": options.frames, "sample_bytes": options.samples,
-            "seconds": options.seconds}
+            "seconds": options.seconds, "window": options.window, "collect": options.collect,
+            "objects": options.objects}
         self.script = self.folder / "script.py"
         self.script.write_text(self.code("begin_in_thread") + "\n", encoding="ascii")
         self._give_away()
@@ -232,7 +233,8 @@ class Request:
 
     def code(self, function):
         """An expression, as it is run in that program's __main__; it leaves no name."""
-        source = (HERE / "attached.py").read_text(encoding="utf-8")
+        source = "".join((HERE / name).read_text(encoding="utf-8")
+                         for name in ("kinds.py", "attached.py"))
         source += f"\n{function}({self.options!r})\n"
         return (f"(lambda b: b.exec(b.compile({ascii(source)}, '{OWN_FILE}', 'exec'), "
                 f"{{'__name__': '{OWN_FILE}'}}))(__import__('builtins'))")
@@ -414,7 +416,7 @@ class Attachment:
         return self.wait("end", seconds + grace, every) is not None
 
     def run(self):
-        """Traces, as (stack, depth), blocks."""
+        """Moments, and of each the (stack, depth), blocks that changed."""
         try:
             self.ask()
             is_ended = self.trace()
@@ -438,23 +440,24 @@ class Attachment:
         self.request.close()
 
 
-def attach(target, options, say=lambda text, passing=False: None, interrupts=()):
-    """A Snapshot of what was allocated meanwhile, and is still there.  interrupts: it ends
-    early when something is in there."""
+def lines_of(target, options, say=lambda text, passing=False: None, interrupts=()):
+    """What it wrote (pymem.attached).  interrupts: it ends early when something is in there."""
     attachment = Attachment(target, options, say, interrupts)
     try:
-        lines = attachment.run()
+        return attachment.run()
     finally:
         attachment.close()
-    return snapshot_of(lines, options.frames)
+
+
+def attach(target, options, *how):
+    """A Snapshot of what was allocated meanwhile, and is still there."""
+    return snapshot_of(lines_of(target, options, *how), options.frames)
 
 
 def snapshot_of(lines, nframe):
     traces = []
     try:
-        for (stack, *depth), blocks in lines:
-            if stack[0][0] == OWN_FILE:
-                continue
+        for (stack, *depth), blocks in lines[1:]:
             if sys.version_info >= (3, 9):
                 depth = depth or [len(stack)]
             else:
@@ -520,15 +523,20 @@ class Reporter:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def command(options):
-    target = Target(options.pid)
-    check_writable(options.output)
+def reported(function, target, options):
+    """attach() or lines_of() as a command calls it: with what is going on, until Ctrl-C."""
     reporter = Reporter()
     with interruptions() as interrupts:
         try:
-            snapshot = attach(target, options, reporter, interrupts)
+            return function(target, options, reporter, interrupts)
         finally:
             reporter.close()
+
+
+def command(options):
+    target = Target(options.pid)
+    check_writable(options.output)
+    snapshot = reported(attach, target, options)
     print("\n".join(table(snapshot, options)))
     if options.output:
         snapshot.dump(options.output)

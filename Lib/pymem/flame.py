@@ -79,15 +79,17 @@ class Stacks:
         return sum(nbytes for _, nbytes in self.counts.values())
 
 
-@lru_cache(maxsize=1 << 16)
-def python_frames(traceback):
-    """From (file, line) pairs, the innermost first.  Of a program that these tools ran its
-    own part; nothing of what the tools asked for themselves."""
+def lines_of_program(traceback):
+    """(file, line) pairs from the outermost on, from those of a tracer.  Of a program that
+    these tools ran its own part; nothing of what the tools asked for themselves."""
     outermost_first = traceback[::-1]
     begin = begin_of_program([file for file, _ in outermost_first])
-    if begin is None:
-        return ()
-    return tuple(frame_at(file, line) for file, line in outermost_first[begin:])
+    return () if begin is None else outermost_first[begin:]
+
+
+@lru_cache(maxsize=1 << 16)
+def python_frames(traceback):
+    return tuple(frame_at(file, line) for file, line in lines_of_program(traceback))
 
 
 def of_snapshot(snapshot):

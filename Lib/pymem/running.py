@@ -50,6 +50,14 @@ class Program(NamedTuple):
     what: str
     arguments: list
 
+    def is_process(self, command):
+        """Whether it is a PID, for a command that takes either."""
+        if self.kind != "script" or not self.what.isdigit():
+            return False
+        if self.arguments:
+            raise HeapError(f"{command} takes one process, or a script and its arguments")
+        return True
+
     def run(self):
         """As __main__.  Its names, which keep alive what it made."""
         if self.kind == "script":
@@ -98,9 +106,9 @@ def frames_of_program(names):
     return names
 
 
-def run_program(program, at_end=lambda: None):
+def run_program(program, at_end=lambda: None, ends=()):
     """Its exit status.  What it prints goes where it would go; at_end() is called while
-    what it made is still there."""
+    what it made is still there.  ends: exceptions that are no error of it, but its end."""
     own_main, refusal = sys.modules["__main__"], None
     try:
         names = program.run()
@@ -112,6 +120,9 @@ def run_program(program, at_end=lambda: None):
         else:
             print(end.code, file=sys.stderr)
             status = 1
+    except ends as end:
+        names = end.__traceback__
+        status = 0
     except BaseException as error:
         names = error.__traceback__
         shown = frames_of_program(names)

@@ -1,4 +1,4 @@
-"""The pages of heapmap and flame in a browser: stepped, clicked, and looked at."""
+"""The pages of heapmap, flame and leaks in a browser: stepped, clicked, and looked at."""
 
 import io
 import json
@@ -27,6 +27,16 @@ time.sleep(0.25)
 del junk
 ctypes.pythonapi.PyMem_Trim()
 """
+LEAK = """
+import time
+kept, until = {}, time.monotonic() + 2.5
+def remember(number):
+    kept[number] = bytes(4000)
+while time.monotonic() < until:
+    remember(len(kept))
+    time.sleep(0.005)
+"""
+PAGES = "heapmap.html", "flame.html", "leaks.html"
 OFFLINE = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
            "--no-first-run", "--disable-background-networking",
            "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
@@ -50,9 +60,11 @@ def browser(tmp_path_factory):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     (folder / "app.py").write_text(SCRIPT)
-    for command in (["heapmap", "--every", "0.1"], ["flame"]):
+    (folder / "leak.py").write_text(LEAK)
+    for command, script in ((["heapmap", "--every", "0.1"], "app.py"), (["flame"], "app.py"),
+                            (["leaks", "--window", "0.1", "--samples", "0"], "leak.py")):
         result = run(BUILD / "python", "-m", "pymem", *command, "-o",
-                     folder / f"{command[0]}.html", folder / "app.py",
+                     folder / f"{command[0]}.html", folder / script,
                      environment=clean_environment(PYTHONPATH=str(BUILD)))
         assert result.returncode == 0, result.stderr
     return folder
@@ -87,7 +99,7 @@ def counts_shown(browser):
 
 
 def test_it_is_one_file(folder):
-    for page in ("heapmap.html", "flame.html"):
+    for page in PAGES:
         assert not re.search(r"""(src|href)=|@import|url\(|https?://(?!www\.w3\.org)""",
                              (folder / page).read_text())
 
@@ -197,8 +209,59 @@ def test_a_flame_graph_is_clicked(browser, folder):
     assert len(browser.find_elements("css selector", "#graph div")) == len(boxes)
 
 
+def test_growth_between_two_moments(browser, folder):
+    browser.get(f"file://{folder / 'leaks.html'}")
+    data = data_of(folder / "leaks.html")
+    site, last = data["sites"][0], len(data["times"]) - 1
+    row = browser.find_element("css selector", "#sites tbody tr")
+    assert "leak.py:5 remember" in row.text
+    row.click()
+    assert browser.find_element("css selector", "#find").get_attribute("value") == "leak.py:5"
+    found, = browser.find_elements("css selector", "#graph div.found")
+    assert found.text == "remember (leak.py:5)"
+
+    def between(start, end):
+        """What grew, as the root of the graph says it."""
+        for name, value in ("from", start), ("to", end):
+            browser.execute_script(
+                "const t = document.getElementById(arguments[0]); t.value = arguments[1];"
+                "t.dispatchEvent(new Event('input'));", name, value)
+        assert text(browser, "#between").startswith(
+            f"From {data['times'][min(start, end)]:.1f} s to ")
+        return int(re.match(r"grown: ([\d,]+) bytes", text(browser, "#told"))[1]
+                   .replace(",", ""))
+    for start, end in (0, last), (last // 2, last), (last, 0):
+        first, after = sorted((start, end))
+        grown = sum(max(stack["levels"][after][0] - stack["levels"][first][0], 0)
+                    for stack in data["stacks"])
+        assert between(start, end) == grown > 0
+    assert between(3, 3) == 0
+    assert site["levels"][last][0] <= data["levels"][last][0]
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_fits_and_can_be_read(browser, folder, page, width, scheme):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+        {"name": "prefers-color-scheme", "value": scheme}]})
+    try:
+        browser.get(f"file://{folder / page}")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        colors = browser.execute_script(
+            "const style = getComputedStyle(document.body);"
+            "return [style.color, style.backgroundColor]")
+        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
+        assert abs(ink - paper) > 150 and (ink > paper) == (scheme == "dark")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_nothing_went_wrong_in_the_pages(browser, folder):
-    for page in ("heapmap.html", "flame.html"):
+    for page in PAGES:
         browser.get(f"file://{folder / page}")
         assert [entry for entry in browser.get_log("browser")
                 if entry["level"] == "SEVERE"] == []

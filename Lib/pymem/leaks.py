@@ -1,0 +1,134 @@
+"""python -m pymem leaks: what grows, in a program that is run here or in another process.
+
+The tracer samples; once a window comes a look at what it traces (pymem.attached.Moments), and
+pymem.growth judges the sites.  A program that is run here ends by itself, by Ctrl-C, or after
+--for as by Ctrl-C.  pymem.leaksreport says what was found.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+from pymem import check_writable, running
+from pymem.growth import FEWEST, Survey, Timeline
+from pymem.heap import HeapError
+from pymem.kinds import kinds_of
+
+OVER_LIMIT = 3          # exit status
+GRACE = 5.0             # seconds for a program to end by Ctrl-C
+
+
+class OwnSampler:
+    """Of a program that runs in this process, by a thread."""
+
+    def __init__(self, options):
+        try:
+            from pymem import tracemalloc
+        except ImportError as error:
+            raise HeapError(str(error)) from None
+        from pymem.attached import Moments
+        self.options, self.tracer, self.kinds = options, tracemalloc, {}
+        self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
+        tracemalloc.start(options.frames, options.samples)
+        self.timeline = Timeline(tracemalloc.get_sample_bytes())
+        self.moments = Moments(tracemalloc, options.window, options.collect)
+        self.ticker = running.Ticker(self.look, options.window)
+
+    def look(self):
+        seconds, changed = self.moments.look()
+        self.timeline.add(seconds, changed)
+        left = (self.options.seconds or float("inf")) - seconds
+        self.ticker.seconds = max(min(self.moments.pause(), left), 0)
+        if left <= 0:
+            self.end_program()
+
+    def end_program(self):
+        """As Ctrl-C does; a program that goes on all the same is left behind."""
+        self.ticker.is_over.set()
+        self.judge()
+        if signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.SIG_IGN, None):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if self.ended.wait(GRACE):
+                return
+        try:
+            status = report(self.options, self.survey, self.kinds)
+        except HeapError as error:
+            print(f"pymem: {error}", file=sys.stderr)
+            status = 1
+        sys.stdout.flush()
+        os._exit(status)
+
+    def judge(self):
+        """While what it made is still there."""
+        if self.survey is None:
+            self.survey = Survey(self.timeline)
+            if self.survey.findings:
+                self.kinds = kinds_of(self.tracer, self.options.objects == "referrers")
+
+    def at_end(self):
+        if os.getpid() == self.pid:     # not in a child of its
+            self.ended.set()
+            self.ticker.stop()
+            self.judge()
+            self.tracer.stop()
+
+    def run(self, program):
+        """Its exit status; 0 where Ctrl-C ended it."""
+        self.look()
+        self.ticker.start()
+        return running.run_program(program, self.at_end, ends=KeyboardInterrupt)
+
+
+def of_process(options, pid):
+    """(Survey, kinds) of another one."""
+    from pymem import attach
+    target = attach.Target(pid)
+    timeline, kinds = Timeline(options.samples), {}
+    seconds, changed, stacks = None, {}, []
+    try:
+        for key, value in attach.reported(attach.lines_of, target, options):
+            if key == "moment":
+                if seconds is not None:
+                    timeline.add(seconds, changed)
+                seconds, changed = value, {}
+            elif key == "kinds":
+                kinds.update(value)
+            else:
+                if not isinstance(key, int):
+                    stacks.append(key)
+                changed[stacks[key] if isinstance(key, int) else key] = value
+        if seconds is not None:
+            timeline.add(seconds, changed)
+        return Survey(timeline), kinds
+    except (TypeError, ValueError, IndexError, AttributeError):
+        raise HeapError("what the process wrote can't be read") from None
+
+
+def report(options, survey, kinds):
+    """The exit status."""
+    if survey.windows < FEWEST:
+        raise HeapError(f"leaks saw {survey.windows} windows of memory, and needs {FEWEST}: "
+                        "let it run longer, or set a shorter --window (as 0.1s)")
+    from pymem import leaksreport       # what it imports is not the program's
+    return OVER_LIMIT if leaksreport.write(options, survey, kinds) else 0
+
+
+def command(options):
+    program = options.program
+    if program is None:
+        raise HeapError("leaks takes a PID or a program: SCRIPT, -m MODULE, -c CODE")
+    if options.output and not options.output.endswith((".html", ".json")):
+        raise HeapError(f"leaks writes a page or JSON: -o takes FILE.html or FILE.json, not "
+                        f"{options.output}")
+    check_writable(options.output)
+    if program.is_process("leaks"):
+        if options.seconds is None:
+            options.seconds = 60.0
+        return report(options, *of_process(options, int(program.what)))
+    options.collect = True
+    sampler = OwnSampler(options)
+    status = sampler.run(program)
+    if os.getpid() != sampler.pid:
+        return status
+    return report(options, sampler.survey, sampler.kinds) or status

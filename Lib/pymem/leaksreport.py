@@ -1,0 +1,177 @@
+"""What leaks found: for people in a terminal, for machines as JSON, and as a page."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from pymem.attach import size_text
+from pymem.flame import color, frame_at
+from pymem.growth import is_library, total
+from pymem.page import write_page
+
+WIDTH = 80
+ON_PAGE = 400           # stacks that change most
+SHOWN = 3               # callers, types and referrers
+
+
+def rate_text(rate):
+    return f"{size_text(rate * 60)}/min"
+
+
+def shortened(text, room):
+    return text if len(text) <= room else "…" + text[-room + 1:]
+
+
+def place(frame, room=WIDTH):
+    """file:line function, with what is last of a long path; a library's file as in it."""
+    file, here = frame.file, os.getcwd() + os.sep
+    file = file[len(here):] if file.startswith(here) else file
+    file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
+    end = f":{frame.line} {frame.name}"
+    return shortened(file, max(room - len(end), 8)) + end
+
+
+def percent(share):
+    return "over 99.9 %" if share > 0.999 else f"{100 * share:.1f} %"
+
+
+def shares(counts):
+    """The most frequent names, with what part they are."""
+    every = sum(counts.values())
+    most = sorted(counts, key=lambda name: (-counts[name], name))[:SHOWN]
+    return ", ".join(f"{name} {counts[name] / every:.0%}" for name in most)
+
+
+def kinds_at(finding, survey, kinds):
+    """({type: objects}, {referrer: objects}) of all stacks of a site."""
+    merged = {}, {}
+    for number in finding.stacks:
+        for into, counts in zip(merged, kinds.get(survey.keys[number], ())):
+            for name, count in counts.items():
+                into[name] = into.get(name, 0) + count
+    return merged
+
+
+def library_frame(finding, survey):
+    """The innermost frame of the stack that grew most, where a library asked."""
+    most = max(finding.stacks, key=lambda number: survey.stacks[number][1][-1].nbytes)
+    frame = frame_at(*survey.stacks[most][0][-1])
+    return frame if is_library(frame.file) and frame != finding.frames[-1] else None
+
+
+def site_lines(finding, survey, kinds):
+    grown, level = finding.growth, finding.levels[-1]
+    start = f"+{rate_text(grown.rate)} ±{grown.error / grown.nbytes:.0%}  "
+    yield start + place(finding.frames[-1], WIDTH - len(start))
+    about = "about " if survey.sample_bytes else ""
+    yield f"    holds {size_text(level.nbytes)} in {about}{level.blocks:,.0f} blocks, " \
+          f"confidence {percent(grown.confidence)}"
+    types, referrers = kinds_at(finding, survey, kinds)
+    if types:
+        yield shortened(f"    types: {shares(types)}", WIDTH)
+    asked = library_frame(finding, survey)
+    if asked:
+        yield f"    by {place(asked, WIDTH - 7)}"
+    callers = finding.frames[-2::-1]
+    own = [frame for frame in callers if not is_library(frame.file)]
+    for frame in (own or callers)[:SHOWN]:
+        yield f"    called by {place(frame, WIDTH - 14)}"
+    for name in sorted(referrers, key=lambda name: -referrers[name])[:SHOWN]:
+        yield shortened(f"    held by {name}", WIDTH)
+
+
+def time_text(survey):
+    return f"{survey.seconds:.1f} s, {survey.windows} windows"
+
+
+def lines(options, survey, kinds):
+    found = survey.findings
+    if not found:
+        yield f"Nothing grows ({time_text(survey)}); " \
+              f"{size_text(survey.total[-1].nbytes)} traced at the end."
+        if survey.sample_bytes:
+            yield f"To see growth below {rate_text(survey.least_rate)}, let it run longer or " \
+                  "set smaller --samples."
+        return
+    sites = "one site" if len(found) == 1 else f"{len(found)} sites"
+    yield f"Memory grows by {rate_text(survey.rate)} at {sites} ({time_text(survey)})."
+    for finding in found[:options.top]:
+        yield from site_lines(finding, survey, kinds)
+    if len(found) > options.top:
+        yield f"{len(found) - options.top} sites more (--top)"
+
+
+# For machines, and the page.
+
+def frame_record(frame):
+    return {"function": frame.name, "file": frame.file, "line": frame.line}
+
+
+def level_record(level):
+    return [round(level.nbytes), round(level.blocks)]
+
+
+def record(options, survey, kinds):
+    sites = []
+    for finding in survey.findings:
+        grown = finding.growth
+        types, referrers = kinds_at(finding, survey, kinds)
+        sites.append({
+            **frame_record(finding.frames[-1]),
+            "bytes_per_minute": round(60 * grown.rate),
+            "error_bytes_per_minute": round(60 * grown.error / grown.seconds),
+            "confidence": round(grown.confidence, 6),
+            "bytes": round(finding.levels[-1].nbytes),
+            "blocks": round(finding.levels[-1].blocks),
+            "types": types, "referrers": referrers,
+            "stack": [frame_record(frame) for frame in finding.frames],
+            "levels": [level_record(level) for level in finding.levels]})
+    return {"seconds": round(survey.seconds, 3), "windows": survey.windows,
+            "sample_bytes": survey.sample_bytes,
+            "bytes_per_minute": round(60 * survey.rate),
+            "least_bytes_per_minute": round(60 * survey.least_rate),
+            "over_limit": is_over(options, survey),
+            "times": [round(moment, 3) for moment in survey.times],
+            "levels": [level_record(level) for level in survey.total],
+            "sites": sites}
+
+
+def page_data(options, survey, kinds):
+    """The record, and stacks with their bytes and blocks at each moment; those that hardly
+    change together."""
+    def change(number):
+        values = [level.nbytes for level in survey.stacks[number][1]]
+        return max(values) - min(values)
+    numbers = sorted(survey.stacks, key=change, reverse=True)
+    frames, stacks = {}, []
+    for number in numbers[:ON_PAGE]:
+        of_stack, levels = survey.stacks[number]
+        stacks.append({"frames": [frames.setdefault(frame_at(*line), len(frames))
+                                  for line in of_stack],
+                       "levels": [level_record(level) for level in levels]})
+    rest = total([survey.stacks[number][1] for number in numbers[ON_PAGE:]])
+    if rest:
+        stacks.append({"frames": [], "levels": [level_record(level) for level in rest]})
+    return {**record(options, survey, kinds), "stacks": stacks,
+            "frames": [[frame.label, frame.file, color(frame)] for frame in frames]}
+
+
+def is_over(options, survey):
+    return options.limit is not None and survey.rate > options.limit.rate
+
+
+def write(options, survey, kinds):
+    """Whether the limit is passed."""
+    if options.output and options.output.endswith(".html"):
+        write_page("leaks.html", page_data(options, survey, kinds), options.output)
+    elif options.output:
+        Path(options.output).write_text(json.dumps(record(options, survey, kinds), indent=1)
+                                        + "\n", encoding="utf-8")
+    if options.json:
+        print(json.dumps(record(options, survey, kinds), indent=1))
+    else:
+        print("\n".join(lines(options, survey, kinds)))
+        if is_over(options, survey):
+            print(f"This is over the limit of {options.limit.text}.")
+    return is_over(options, survey)
