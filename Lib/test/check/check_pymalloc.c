@@ -91,7 +91,7 @@ START_TEST(the_last_block_freed_is_the_next_one_given)
     }
     PyObject_Free(p[3]);
     PyObject_Free(p[1]);
-    ck_assert_ptr_eq(PyObject_Malloc(40), p[1]);
+    ck_assert_ptr_eq(PyObject_Malloc(41), p[1]);
     ck_assert_ptr_eq(PyObject_Malloc(48), p[3]);
 }
 END_TEST
@@ -177,10 +177,11 @@ END_TEST
 
 START_TEST(realloc_within_the_class_stays)
 {
-    void *p = PyObject_Malloc(100);         /* a block of 112 */
-    ck_assert_ptr_eq(PyObject_Realloc(p, 112), p);
+    size_t size = INDEX_TO_SIZE(SIZE_TO_INDEX(100));
+    void *p = PyObject_Malloc(100);
+    ck_assert_ptr_eq(PyObject_Realloc(p, size), p);
     ck_assert_ptr_eq(PyObject_Realloc(p, 97), p);
-    ck_assert_ptr_ne(PyObject_Realloc(p, 113), p);
+    ck_assert_ptr_ne(PyObject_Realloc(p, size + 1), p);
 }
 END_TEST
 

@@ -86,6 +86,21 @@ int has_pattern(const void *ptr, size_t n, unsigned seed);
 /* A pseudo-random number below n, the same sequence each time. */
 unsigned random_below(unsigned n);
 
+/* A test of what an emulator of programs, as qemu-user, can't do.  Where CHECK_EMULATED
+ * is set it is left out, and the reason printed. */
+#define tcase_add_native_test(tc, test, reason) \
+    tcase_add_native_loop_test(tc, test, 0, 1, reason)
+#define tcase_add_native_loop_test(tc, test, start, end, reason)            \
+    do {                                                                    \
+        if (!is_left_out(#test, reason)) {                                  \
+            tcase_add_loop_test(tc, test, start, end);                      \
+        }                                                                   \
+    } while (0)
+#define MEASURES_MEMORY "the emulator's own memory would be measured"
+#define FORKS_IN_THREADS "the emulator has no forks while other threads run"
+#define STARTS_ITSELF "a foreign program can't start itself"
+int is_left_out(const char *test, const char *reason);
+
 /* One suite a file: runs it, returns main()'s status. */
 int run_suite(Suite *suite);
 
