@@ -83,6 +83,10 @@ int is_filled(const void *ptr, size_t n, unsigned char value);
 void fill_pattern(void *ptr, size_t n, unsigned seed);
 int has_pattern(const void *ptr, size_t n, unsigned seed);
 
+/* Does a request fail that is larger than what is there?  32 bits may have room for one of
+ * PY_SSIZE_T_MAX bytes, but not for two. */
+int is_out_of_memory(const struct family *family);
+
 /* A pseudo-random number below n, the same sequence each time. */
 unsigned random_below(unsigned n);
 
@@ -99,6 +103,7 @@ unsigned random_below(unsigned n);
 #define MEASURES_MEMORY "the emulator's own memory would be measured"
 #define FORKS_IN_THREADS "the emulator has no forks while other threads run"
 #define STARTS_ITSELF "a foreign program can't start itself"
+int is_emulated(void);
 int is_left_out(const char *test, const char *reason);
 
 /* One suite a file: runs it, returns main()'s status. */
