@@ -496,6 +496,8 @@ START_TEST(virtual_memory_goes_through_the_arena_allocator)
 }
 END_TEST
 
+#define CHOOSES_ADDRESSES "the emulator chooses addresses in its own way"
+
 int
 main(void)
 {
@@ -505,9 +507,9 @@ main(void)
     tcase_add_test(tc, memory_is_zeroed_and_aligned);
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
-    tcase_add_test(tc, arenas_of_a_next_peak_are_where_those_before_were);
-    tcase_add_native_test(tc, arenas_that_come_and_go_share_few_places,
-                          "the emulator chooses addresses in its own way");
+    tcase_add_native_test(tc, arenas_of_a_next_peak_are_where_those_before_were,
+                          CHOOSES_ADDRESSES);
+    tcase_add_native_test(tc, arenas_that_come_and_go_share_few_places, CHOOSES_ADDRESSES);
     tcase_add_native_test(tc, huge_pages_are_used_when_they_are_asked_for,
                           MEASURES_MEMORY);
     tcase_add_test(tc, arenas_of_any_size_share_a_huge_page);
