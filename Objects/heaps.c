@@ -194,7 +194,7 @@ static READS_WHILE_OTHERS_WRITE int
 count_used(const struct arena_object *arena, void *sum)
 {
     for (unsigned i = 0; i < arena->ntotalpools; i++) {
-        *(Py_ssize_t *)sum += pool_look(arena_pool(arena, i)).nused;
+        *(Py_ssize_t *)sum += (Py_ssize_t)pool_look(arena_pool(arena, i)).nused;
     }
     return 0;
 }

@@ -18,6 +18,14 @@
 
 #define MAX_DEPTH 256
 
+/* On 32-bit ARM the lowest bit of a return address says which instructions are there.
+ * backtrace() leaves it out. */
+#ifdef __arm__
+#  define WITHOUT_MODE(address) ((const void *)((uintptr_t)(address) & ~(uintptr_t)1))
+#else
+#  define WITHOUT_MODE(address) (address)
+#endif
+
 /* The addresses where the calls return to, from the one of the API on: those
  * before it are in the tracer.  A place is the call, so a byte before. */
 static unsigned
@@ -26,7 +34,7 @@ capture(struct trace_place *places, unsigned max_places, unsigned *total,
 {
     (void)has_gil;
     void *addresses[MAX_DEPTH];
-    const void *caller = tracer_caller();
+    const void *caller = WITHOUT_MODE(tracer_caller());
     int n = backtrace(addresses, MAX_DEPTH);
     int first = 0;
     while (first < n && addresses[first] != caller) {

@@ -216,7 +216,7 @@ size_to_report(size_t size)
     }
     double mean = (double)tracer.sample_bytes;
     double estimate = (double)size / -expm1(-(double)size / mean) + 0.5;
-    return estimate < 0x1p63 ? (size_t)estimate : (size_t)PY_SSIZE_T_MAX;
+    return estimate < (double)PY_SSIZE_T_MAX ? (size_t)estimate : (size_t)PY_SSIZE_T_MAX;
 }
 
 /* Traces; lock held. */

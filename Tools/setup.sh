@@ -65,6 +65,9 @@ is_there() {
     valgrind) header=valgrind/valgrind.h ;;
     # Used where found.
     libmimalloc-dev | gcc-multilib | libclang-rt-*) return 0 ;;
+    libc6-dev-*-cross) return 0 ;;              # the compiler says what it misses
+    gcc-*-linux-gnu*) command -v "${1#gcc-}-gcc" >/dev/null; return ;;
+    qemu-user) command -v qemu-aarch64 >/dev/null; return ;;
     libpython3*-dev | libb2-1) return 0 ;;      # relink says what it misses
     gunicorn | python3-gevent | uvicorn | uwsgi-core | uwsgi-plugin-*) return 0 ;;
     libtool) command -v libtoolize >/dev/null; return ;;

@@ -57,6 +57,17 @@ def test_help(script):
     assert f"sh Tools/{script}" in result.stdout
 
 
+@pytest.mark.parametrize("argument, said", [
+    ("vax", "PLATFORM is arm64, armhf, i386, riscv64, ppc64el or s390x, not vax"),
+    ("--frobnicate", "unknown option --frobnicate"),
+    ("--seconds=soon", '--seconds takes a number, not "soon"'),
+])
+def test_platforms_that_are_none_are_refused(argument, said):
+    result = run("sh", TOOLS / "check-platforms", argument)
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
 def fake_commands(directory, **commands):
     for name, body in commands.items():
         path = directory / name.replace("_", "-")

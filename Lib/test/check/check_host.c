@@ -289,14 +289,16 @@ main(int argc, char **argv)
     tcase_add_test(tc, everybody_holds_a_gil_that_was_never_taken);
     tcase_add_test(tc, one_thread_holds_it_once_it_was_taken);
     tcase_add_test(tc, it_excludes_other_threads);
-    tcase_add_test(tc, a_child_has_a_gil_that_no_other_thread_holds);
+    tcase_add_native_test(tc, a_child_has_a_gil_that_no_other_thread_holds,
+                          FORKS_IN_THREADS);
     tcase_add_test(tc, wrong_releases_are_fatal);
     tcase_add_test(tc, a_fatal_error_names_function_and_fact);
     tcase_add_test(tc, snprintf_ends_the_string);
-    tcase_add_test(tc, pythonmalloc_chooses_the_allocators);
-    tcase_add_test(tc, an_unknown_pythonmalloc_names_the_valid_ones);
+    tcase_add_native_test(tc, pythonmalloc_chooses_the_allocators, STARTS_ITSELF);
+    tcase_add_native_test(tc, an_unknown_pythonmalloc_names_the_valid_ones,
+                          STARTS_ITSELF);
 #ifdef WITH_PYMALLOC
-    tcase_add_test(tc, pythonmallocstats_prints_at_exit);
+    tcase_add_native_test(tc, pythonmallocstats_prints_at_exit, STARTS_ITSELF);
 #endif
     return run_suite(suite);
 }

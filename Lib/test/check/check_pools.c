@@ -252,7 +252,7 @@ static void
 live_without_arenas(void *arg)
 {
     (void)arg;
-    heap_of_this_thread()->medium_arenas.arena_size = (size_t)1 << 60;     /* no system has that */
+    heap_of_this_thread()->medium_arenas.arena_size = SIZE_MAX - 0xffff;  /* no system has that */
     char *p = PyMem_Malloc(2000);
     if (p == NULL || is_medium_block(p) || _Py_GetAllocatedBlocks() != 1) {
         abort();

@@ -114,10 +114,10 @@ START_TEST(a_way_that_opens_again_leads_to_the_newest_arena)
     _PyMem_SetupAllocators(UNHOOKED);
     recorder_install(&recorder, PYMEM_DOMAIN_OBJ);
     void *mem = PyMem_Malloc(16);
-    ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_MEM].home.leaf, (uintptr_t)mem >> 32);
+    ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_MEM].home.leaf, leaf_of((uintptr_t)mem));
     ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_OBJ].home.leaf, SIZE_MAX);
     recorder_remove(&recorder);
-    ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_OBJ].home.leaf, (uintptr_t)mem >> 32);
+    ck_assert_uint_eq(short_ways[PYMEM_DOMAIN_OBJ].home.leaf, leaf_of((uintptr_t)mem));
     PyMem_Free(mem);
 }
 END_TEST

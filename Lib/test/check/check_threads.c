@@ -402,7 +402,8 @@ main(void)
     tcase_add_loop_test(tcase, statistics_while_allocating, 0, NSHARED);
     /* The sanitizers' own malloc is not fit for a child of several threads. */
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    tcase_add_loop_test(tcase, fork_while_others_allocate, 0, NSHARED);
+    tcase_add_native_loop_test(tcase, fork_while_others_allocate, 0, NSHARED,
+                               FORKS_IN_THREADS);
 #else
     (void)fork_while_others_allocate;
 #endif

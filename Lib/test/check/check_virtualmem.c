@@ -33,8 +33,8 @@ END_TEST
 
 START_TEST(too_much_is_refused)
 {
-    ck_assert_ptr_null(virtual_alloc(SIZE_MAX / 2 & ~(size_t)4095, 4096));
-    ck_assert_ptr_null(virtual_alloc(SIZE_MAX / 2 & ~(size_t)4095, ARENA_SIZE));
+    ck_assert_ptr_null(virtual_alloc(SIZE_MAX & ~(size_t)0xffff, 4096));
+    ck_assert_ptr_null(virtual_alloc(SIZE_MAX & ~(size_t)0xffff, ARENA_SIZE));
 }
 END_TEST
 
@@ -496,6 +496,8 @@ START_TEST(virtual_memory_goes_through_the_arena_allocator)
 }
 END_TEST
 
+#define CHOOSES_ADDRESSES "the emulator chooses addresses in its own way"
+
 int
 main(void)
 {
@@ -505,14 +507,17 @@ main(void)
     tcase_add_test(tc, memory_is_zeroed_and_aligned);
     tcase_add_test(tc, too_much_is_refused);
     tcase_add_test(tc, default_arenas_are_aligned_to_their_size);
-    tcase_add_test(tc, arenas_of_a_next_peak_are_where_those_before_were);
-    tcase_add_test(tc, arenas_that_come_and_go_share_few_places);
-    tcase_add_test(tc, huge_pages_are_used_when_they_are_asked_for);
+    tcase_add_native_test(tc, arenas_of_a_next_peak_are_where_those_before_were,
+                          CHOOSES_ADDRESSES);
+    tcase_add_native_test(tc, arenas_that_come_and_go_share_few_places, CHOOSES_ADDRESSES);
+    tcase_add_native_test(tc, huge_pages_are_used_when_they_are_asked_for,
+                          MEASURES_MEMORY);
     tcase_add_test(tc, arenas_of_any_size_share_a_huge_page);
     tcase_add_test(tc, an_environment_of_tests_that_asks_for_huge_pages);
-    tcase_add_test(tc, a_table_is_written_to_part_by_part);
-    tcase_add_test(tc, what_is_not_committed_is_not_written_to);
-    tcase_add_test(tc, a_table_takes_no_memory_where_all_is_locked);
+    tcase_add_native_test(tc, a_table_is_written_to_part_by_part, MEASURES_MEMORY);
+    tcase_add_native_test(tc, what_is_not_committed_is_not_written_to, MEASURES_MEMORY);
+    tcase_add_native_test(tc, a_table_takes_no_memory_where_all_is_locked,
+                          MEASURES_MEMORY);
     tcase_add_test(tc, a_sandbox_that_refuses_calls);
     tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);

@@ -221,7 +221,7 @@ main(void)
     tcase_add_test(tc, trim_reaches_the_heap_of_a_thread_that_waits);
     tcase_add_test(tc, owners_and_visitors_do_not_meet);
 #ifndef __SANITIZE_THREAD__
-    tcase_add_test(tc, a_child_has_no_visitor);
+    tcase_add_native_test(tc, a_child_has_no_visitor, FORKS_IN_THREADS);
 #else
     (void)a_child_has_no_visitor;
 #endif

@@ -83,8 +83,28 @@ int is_filled(const void *ptr, size_t n, unsigned char value);
 void fill_pattern(void *ptr, size_t n, unsigned seed);
 int has_pattern(const void *ptr, size_t n, unsigned seed);
 
+/* Does a request fail that is larger than what is there?  32 bits may have room for one of
+ * PY_SSIZE_T_MAX bytes, but not for two. */
+int is_out_of_memory(const struct family *family);
+
 /* A pseudo-random number below n, the same sequence each time. */
 unsigned random_below(unsigned n);
+
+/* A test of what an emulator of programs, as qemu-user, can't do.  Where CHECK_EMULATED
+ * is set it is left out, and the reason printed. */
+#define tcase_add_native_test(tc, test, reason) \
+    tcase_add_native_loop_test(tc, test, 0, 1, reason)
+#define tcase_add_native_loop_test(tc, test, start, end, reason)            \
+    do {                                                                    \
+        if (!is_left_out(#test, reason)) {                                  \
+            tcase_add_loop_test(tc, test, start, end);                      \
+        }                                                                   \
+    } while (0)
+#define MEASURES_MEMORY "the emulator's own memory would be measured"
+#define FORKS_IN_THREADS "the emulator has no forks while other threads run"
+#define STARTS_ITSELF "a foreign program can't start itself"
+int is_emulated(void);
+int is_left_out(const char *test, const char *reason);
 
 /* One suite a file: runs it, returns main()'s status. */
 int run_suite(Suite *suite);
