@@ -164,10 +164,10 @@ INTERNAL_DATA(struct heap) heap_of_nobody;
 typedef struct heap *(*heap_function)(void);
 INTERNAL_DATA(heap_function) heap_of_interpreter;
 
-#ifdef BESIDE_INTERPRETER
-/* Each question costs calls of the interpreter's functions.  The last answer in a thread
- * holds while the thread's interpreter is the same and none may have begun.  Where these
- * functions only read a word each, that is seen without a call: Python/installheaps.c. */
+/* Beside an interpreter each question costs calls of its functions.  The last answer in a
+ * thread holds while the thread's interpreter is the same and none may have begun.  Where
+ * these functions only read a word each, that is seen without a call: Python/installheaps.c
+ * has all of this. */
 struct known_heap {
     const void *interp;
     unsigned long nchanges;
@@ -178,7 +178,6 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
 INTERNAL_DATA(atomic_ulong) interpreter_changes;
 INTERNAL_DATA(atomic_intptr_t) place_of_tstate;     /* in a thread; 0: not known */
 INTERNAL_DATA(size_t) place_of_interp;              /* in a thread's state */
-#endif
 
 #if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
 #  define HAS_THREAD_WORDS 1
