@@ -153,12 +153,15 @@ class Tracing:
 
     def wait(self):
         until = monotonic() + self.options["seconds"]
-        due = 0 if self.moments.window else until
+        due = 0 if self.moments.window else None
         while not self.is_over and monotonic() < until and self.is_wanted():
-            if monotonic() >= due:
-                self.look()
-                due = monotonic() + self.moments.pause()
-            _signal.sigtimedwait((), min(PAUSE, max(due - monotonic(), 0)))
+            seconds = PAUSE
+            if due is not None:
+                if monotonic() >= due:
+                    self.look()
+                    due = monotonic() + self.moments.pause()
+                seconds = min(PAUSE, max(due - monotonic(), 0))
+            _signal.sigtimedwait((), seconds)
 
     def take_turn(self):
         """Whether it is this thread's to look and write; False: it is over."""

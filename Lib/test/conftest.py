@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -29,6 +30,9 @@ TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("PYMEM_BUILD", TOP / "build")).resolve()
 sys.path.insert(0, str(BUILD))
 sys.path.insert(1, str(TOP / "Lib"))
+# A job in the background ignores Ctrl-C, and so would all programs that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RAW, MEM, OBJ = range(3)
 DOMAINS = [RAW, MEM, OBJ]

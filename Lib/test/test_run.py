@@ -153,8 +153,7 @@ def test_signals_and_exit_codes_pass_through():
         assert pymem_run(sys.executable, "-c", code).returncode == status
     process = subprocess.Popen(
         [PYMEM_RUN, sys.executable, "-c", "print('here', flush=True)\nwhile True: pass"],
-        stdout=subprocess.PIPE,         # a job in the background ignores SIGINT
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == -signal.SIGINT
