@@ -115,14 +115,18 @@ def test_a_program_that_would_go_on_ends_after_the_time(results, name):
 
 
 def test_ctrl_c_gives_the_report():
-    process = subprocess.Popen(
-        [BUILD / "python", "-m", "pymem", "leaks", *WINDOWS, "-c",
-         LEAKS_ON + "print('ready', flush=True)\nrun()"], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=clean_environment(PYTHONPATH=str(BUILD)))
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(4)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    with subprocess.Popen(
+            [BUILD / "python", "-m", "pymem", "leaks", *WINDOWS, "-c",
+             LEAKS_ON + "print('ready', flush=True)\nrun()"], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=clean_environment(PYTHONPATH=str(BUILD))) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(4)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (0, "")
     assert " <string>:5 " in output.splitlines()[1]
 
