@@ -63,14 +63,13 @@ parts=0
 skipped=0
 nfailed=0
 failed=
-lane=
+beside= pids_beside=
 log_of() {
     printf '%s/build/check-%s.log' "$top" "$(echo "$1" | tr -c 'a-zA-Z0-9\n' '-')"
 }
 # run_part NAME COMMAND...: run it, write down how it went.
 run_part() {
     log=$(log_of "$1")
-    [ -z "$lane" ] || echo "$1" >>"$top/build/check-$lane.lane"
     shift
     started=$(date +%s)
     if "$@" >"$log" 2>&1; then result=ok; else result=FAILED; fi
@@ -99,22 +98,22 @@ part() {
     run_part "$@"
     report_part "$1"
 }
-# in_lanes FUNCTION...: the parts that each of them runs, one after the other, while the
-# others run: many tests wait, and much uses one processor only.
-in_lanes() {
-    pids=
-    for lane; do
-        : >"$top/build/check-$lane.lane"
-        "$lane" &
-        pids="$pids $!"
-    done
-    wait $pids      # and not for the bare systems
-    for lane; do
-        while read -r name; do
-            report_part "$name"
-        done <"$top/build/check-$lane.lane"
-    done
-    lane=
+# part_beside NAME COMMAND...: the same, while others run, for what uses one
+# processor only; join_parts waits for them.
+part_beside() {
+    run_part "$@" &
+    pids_beside="$pids_beside $!"
+    beside="$beside$1
+"
+}
+join_parts() {
+    wait $pids_beside       # and not for the bare systems
+    while read -r name; do
+        [ -z "$name" ] || report_part "$name"
+    done <<LIST
+$beside
+LIST
+    beside= pids_beside=
 }
 
 # system_parts NAME SUITE OPTION [PYTHON]: check.sh OPTION in a bare system of that suite,
@@ -188,6 +187,31 @@ distribution() {
         "$top/Tools/check-dist.sh" "$top/build"
 }
 
+[ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
+if [ -n "$quick" ]; then
+    [ -z "$with_c_tests" ] || part "C tests: default" c_tests default
+else
+    part "C tests: classic geometry, --with-pydebug" c_tests classic \
+        --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
+    part "C tests: the same, pages of 64 KiB" c_tests_in_large_pages "$top/build/classic"
+    part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
+    # Valgrind 3.19 reads no clang's DWARF 5.
+    part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
+        CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
+        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
+    part "C tests: mimalloc in the raw domain, huge pages, the same options" \
+        c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc \
+        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
+    if [ -n "$multilib" ]; then
+        part_beside "contract: 32-bit" "$top/Tools/contract-32bit.sh"
+    fi
+    part_beside "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
+        "$top/build/extras"
+    part_beside "random programs against a model" "$top/Tools/fuzz.sh" 30
+    part_beside "static analysis" "$top/Tools/check-analyzers"
+    part_beside "make distcheck, and C tests: default, without autotools" distribution
+    join_parts
+fi
 # A file of tests at a time on each processor: some measure shares of one.  As regrtest
 # --rerun of CPython: a few that fail beside others run again alone.  Those that pass then
 # are named: each is a fault of its test, or one of ours that comes seldom.
@@ -206,44 +230,8 @@ pytest_suite() {
     case $(wc -l <"$failed_once") in [1-5]) ;; *) return 1 ;; esac
     "$python" -m pytest -q --last-failed --last-failed-no-failures=none "$@" Lib/test
 }
-lane_default() {
-    run_part "C tests: default" c_tests default
-}
-lane_classic() {
-    run_part "C tests: classic geometry, --with-pydebug" c_tests classic \
-        --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
-    run_part "C tests: the same, pages of 64 KiB" c_tests_in_large_pages "$top/build/classic"
-    run_part "random programs against a model" "$top/Tools/fuzz.sh" 30
-}
-lane_other() {
-    # Valgrind 3.19 reads no clang's DWARF 5.
-    run_part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
-        CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
-        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-    run_part "contract and faults: under Valgrind" "$top/Tools/check-valgrind.sh" \
-        "$top/build/extras"
-    run_part "C tests: mimalloc in the raw domain, huge pages, the same options" \
-        c_tests_in_huge_pages raw-mimalloc --with-raw-allocator=mimalloc \
-        --enable-pystats --with-valgrind --with-dtrace CPPFLAGS=-DPYMEM_DEBUG_SERIALNO
-    run_part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
-    [ -z "$multilib" ] || run_part "contract: 32-bit" "$top/Tools/contract-32bit.sh"
-}
-lane_sources() {
-    run_part "static analysis" "$top/Tools/check-analyzers"
-    run_part "make distcheck, and C tests: default, without autotools" distribution
-}
-lane_pytest() {
-    run_part "pytest" pytest_suite
-}
-
-if [ -z "$quick" ]; then
-    in_lanes lane_classic lane_other lane_sources
-    part "pytest" pytest_suite
-else
-    part "try.sh" sh "$top/Tools/try.sh"
-    in_lanes ${with_c_tests:+lane_default} lane_pytest
-fi
-case $(cat "$(log_of pytest).result") in
+part "pytest" pytest_suite
+case $result in
 ok*) [ ! -e "$failed_once" ] || sed 's/^/failed beside others: /' "$failed_once" ;;
 esac
 grep '^[0-9].* in [0-9.]*s' "$top/build/check-pytest.log" || true
