@@ -55,7 +55,7 @@ atomic_ulong interpreter_changes;
 
 FAST_THREAD_LOCAL struct known_heap known_heap;
 atomic_intptr_t place_of_tstate;
-size_t place_of_interp;
+atomic_size_t place_of_interp;
 
 /* Of this thread: the last blocks that may be an interpreter's state, as 3.14 asks for
  * another large one after it. */
@@ -159,20 +159,20 @@ static void
 check_places(const char *tstate, const void *interp)
 {
 #if HAS_THREAD_WORDS
-    intptr_t place = place_of_tstate;
-    if (place != 0 && (thread_word(place) != tstate
-                       || *(const void *const *)(tstate + place_of_interp) != interp))
-    {
+    if (place_of_tstate != 0 && thread_word(place_of_tstate) != tstate) {
         place_of_tstate = 0;
     }
-#else
-    (void)tstate, (void)interp;
 #endif
+    if (place_of_interp != 0 && interp_at(tstate, place_of_interp) != interp) {
+        place_of_tstate = 0;
+        place_of_interp = 0;
+    }
 }
 
 static COLD struct heap *
-heap_look_up(const void *tstate, unsigned long changes)
+heap_look_up(const void *tstate)
 {
+    unsigned long changes = interpreter_changes;
     void *interp = interpreter.PyThreadState_GetInterpreter((void *)tstate);
     int64_t id = interpreter.PyInterpreterState_GetID(interp);
     check_places(tstate, interp);
@@ -195,13 +195,10 @@ heap_of_their_interpreter(void)
     if (tstate == NULL) {
         return &heap_of_nobody;
     }
-    const void *interp = place_of_interp != 0
-        ? *(const void *const *)(tstate + place_of_interp)
+    size_t place = atomic_load_explicit(&place_of_interp, memory_order_relaxed);
+    const void *interp = place != 0 ? interp_at(tstate, place)
         : interpreter.PyThreadState_GetInterpreter(tstate);
-    unsigned long changes =
-        atomic_load_explicit(&interpreter_changes, memory_order_acquire);
-    return LIKELY(interp == known_heap.interp && changes == known_heap.nchanges)
-        ? known_heap.heap : heap_look_up(tstate, changes);
+    return known_heap_is_of(interp) ? known_heap.heap : heap_look_up(tstate);
 }
 
 /* The raw domain. */

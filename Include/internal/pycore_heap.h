@@ -177,7 +177,21 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
     struct known_heap known_heap;
 INTERNAL_DATA(atomic_ulong) interpreter_changes;
 INTERNAL_DATA(atomic_intptr_t) place_of_tstate;     /* in a thread; 0: not known */
-INTERNAL_DATA(size_t) place_of_interp;              /* in a thread's state */
+INTERNAL_DATA(atomic_size_t) place_of_interp;       /* in a thread's state; 0: not known */
+
+static inline const void *
+interp_at(const char *tstate, size_t place)
+{
+    return *(const void *const *)(tstate + place);
+}
+
+static inline int
+known_heap_is_of(const void *interp)
+{
+    return LIKELY(interp == known_heap.interp
+                  && atomic_load_explicit(&interpreter_changes, memory_order_acquire)
+                     == known_heap.nchanges);
+}
 
 #if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
 #  define HAS_THREAD_WORDS 1
@@ -201,13 +215,10 @@ heap_is_known(struct heap **heap)
 #if HAS_THREAD_WORDS
     intptr_t place = atomic_load_explicit(&place_of_tstate, memory_order_acquire);
     const char *tstate;
-    if (LIKELY(place != 0 && (tstate = thread_word(place)) != NULL
-               && *(const void *const *)(tstate + place_of_interp) == known_heap.interp
-               && atomic_load_explicit(&interpreter_changes, memory_order_acquire)
-                  == known_heap.nchanges))
-    {
+    if (LIKELY(place != 0 && (tstate = thread_word(place)) != NULL)) {
         *heap = known_heap.heap;
-        return 1;
+        return known_heap_is_of(interp_at(tstate, atomic_load_explicit(
+            &place_of_interp, memory_order_relaxed)));
     }
 #else
     (void)heap;
@@ -218,7 +229,9 @@ heap_is_known(struct heap **heap)
 static inline struct heap *
 heap_current(void)
 {
-    return LIKELY(heap_of_interpreter == NULL) ? &main_heap : heap_of_interpreter();
+    struct heap *heap;
+    return LIKELY(heap_of_interpreter == NULL) ? &main_heap
+        : LIKELY(heap_is_known(&heap)) ? heap : heap_of_interpreter();
 }
 
 /* The heap of this thread for medium blocks; heap_of_nobody before it needed one. */

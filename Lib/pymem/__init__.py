@@ -20,6 +20,13 @@ def check_writable(*paths):
             pass
 
 
+def size_text(nbytes):
+    for unit in ("B", "KiB", "MiB"):
+        if nbytes < 1024 or unit == "MiB":
+            return f"{nbytes:,.{0 if unit == 'B' else 1}f} {unit}"
+        nbytes /= 1024
+
+
 def trim():
     """Give back to the system all memory that no block is in: empty arenas, free pools,
     pages between blocks.  Returns the number of bytes.  HeapError where pymem does not

@@ -375,6 +375,12 @@ def parser():
         made.set_defaults(function=function)
         return made
 
+    def add_tracer(made, samples):
+        made.add_argument("--samples", type=bytes_of, default=samples, metavar="SIZE",
+                          help=f"one block in so many bytes ({samples}); 0: every block")
+        made.add_argument("--frames", type=frames, default=25, metavar="N",
+                          help="of each stack (25)")
+
     def add_program(made, metavar="SCRIPT"):
         """What parse() makes a Program of, which sees to -m and -c itself."""
         made.add_argument("-m", nargs=argparse.REMAINDER, metavar="MODULE",
@@ -422,10 +428,7 @@ def parser():
     add_program(made, "SCRIPT|SNAPSHOT")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
-    made.add_argument("--samples", type=bytes_of, default="512K", metavar="SIZE",
-                      help="one block in so many bytes (512K); 0: every block")
-    made.add_argument("--frames", type=frames, default=25, metavar="N",
-                      help="of each stack (25)")
+    add_tracer(made, "512K")
     made.add_argument("--for", dest="seconds", type=seconds_of, default="60s",
                       metavar="TIME", help="60s, 5m, 1h (60s)")
     made.add_argument("--timeout", type=seconds_of, default="30s", metavar="TIME",
@@ -437,10 +440,7 @@ def parser():
     made.set_defaults(window=None, collect=False, objects=None)
     made = command(leaks, "What grows: the lines that hold more and more, of a process that "
                    "runs already, or of a program that is run.")
-    made.add_argument("--samples", type=bytes_of, default="64K", metavar="SIZE",
-                      help="one block in so many bytes (64K); 0: every block")
-    made.add_argument("--frames", type=frames, default=25, metavar="N",
-                      help="of each stack (25)")
+    add_tracer(made, "64K")
     made.add_argument("--window", type=seconds_of, default="0.5s", metavar="TIME",
                       help="from one look to the next (0.5s); it is doubled after 64 looks")
     made.add_argument("--for", dest="seconds", type=seconds_of, metavar="TIME",

@@ -24,7 +24,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymem import beside, check_writable
+from pymem import beside, check_writable, size_text
 from pymem.elf import symbols
 from pymem.heap import HeapError
 from pymem.remote import Debuggee
@@ -470,13 +470,6 @@ def snapshot_of(lines, nframe):
 
 
 # The command.
-
-def size_text(nbytes):
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024 or unit == "MiB":
-            return f"{nbytes:,.{0 if unit == 'B' else 1}f} {unit}"
-        nbytes /= 1024
-
 
 def table(snapshot, options):
     from pymem.flame import frame_at

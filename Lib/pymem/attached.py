@@ -153,15 +153,12 @@ class Tracing:
 
     def wait(self):
         until = monotonic() + self.options["seconds"]
-        due = 0 if self.moments.window else None
+        due = 0 if self.moments.window else float("inf")
         while not self.is_over and monotonic() < until and self.is_wanted():
-            seconds = PAUSE
-            if due is not None:
-                if monotonic() >= due:
-                    self.look()
-                    due = monotonic() + self.moments.pause()
-                seconds = min(PAUSE, max(due - monotonic(), 0))
-            _signal.sigtimedwait((), seconds)
+            if monotonic() >= due:
+                self.look()
+                due = monotonic() + self.moments.pause()
+            _signal.sigtimedwait((), min(PAUSE, max(due - monotonic(), 0)))
 
     def take_turn(self):
         """Whether it is this thread's to look and write; False: it is over."""

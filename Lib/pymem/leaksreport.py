@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from pymem.attach import size_text
+from pymem import size_text
 from pymem.flame import color, frame_at
 from pymem.growth import is_library, total
 from pymem.page import write_page

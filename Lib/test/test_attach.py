@@ -39,10 +39,15 @@ def may_stop_others():
         child.wait()
 
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb (Debian: gdb)"),
-    pytest.mark.skipif(not may_stop_others(), reason="needs the right to stop a process "
-                       "(ptrace)")]
+def why_not():
+    """What is missing to attach to a process; "": nothing."""
+    if shutil.which("gdb") is None:
+        return "needs gdb (Debian: gdb)"
+    return "" if may_stop_others() else "needs the right to stop a process (ptrace)"
+
+
+WHY_NOT = why_not()
+pytestmark = needs_debugger = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 
 @pytest.fixture(scope="session")

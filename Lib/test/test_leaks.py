@@ -22,7 +22,7 @@ from pymem import running
 from pymem.__main__ import limit_of
 from pymem.attached import Moments
 from pymem.growth import Level, Survey, Timeline, chance, growth_that_goes_on
-from test_attach import LEAK, pytestmark as needs_debugger, script
+from test_attach import LEAK, needs_debugger, script
 
 PROGRAMS = TOP / "Lib" / "test" / "leakprograms.py"
 AT_ONCE = 8
@@ -154,8 +154,7 @@ def test_too_few_windows_are_told():
 
 # Of another process.
 
-@needs_debugger[0]
-@needs_debugger[1]
+@needs_debugger
 def test_a_process_that_runs_already(tmp_path):
     with script(BUILD / "python", LEAK) as process:
         result = leaks(*WINDOWS, "--for", "4s", "--referrers", "-o", tmp_path / "found.html",
@@ -170,8 +169,7 @@ def test_a_process_that_runs_already(tmp_path):
     assert '"line":7' in (tmp_path / "found.html").read_text()
 
 
-@needs_debugger[0]
-@needs_debugger[1]
+@needs_debugger
 def test_a_process_that_ends_meanwhile_still_tells():
     """And what its functions held at the end counts."""
     code = """
@@ -186,11 +184,14 @@ def work():
 print("ready", flush=True)
 work()
 """
-    process = subprocess.Popen([BUILD / "python", "-c", code], stdout=subprocess.PIPE,
-                               env=clean_environment())
-    assert process.stdout.readline() == b"ready\n"
-    result = leaks(*WINDOWS, "--for", "1m", process.pid)
-    assert process.wait() == 0
+    with subprocess.Popen([BUILD / "python", "-c", code], stdout=subprocess.PIPE,
+                          env=clean_environment()) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            result = leaks(*WINDOWS, "--for", "1m", process.pid)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
     assert result.returncode == 0, result.stderr
     assert " <string>:8 " in result.stdout.splitlines()[1], result.stdout
 

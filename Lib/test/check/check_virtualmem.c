@@ -35,6 +35,10 @@ START_TEST(too_much_is_refused)
 {
     ck_assert_ptr_null(virtual_alloc(SIZE_MAX & ~(size_t)0xffff, 4096));
     ck_assert_ptr_null(virtual_alloc(SIZE_MAX & ~(size_t)0xffff, ARENA_SIZE));
+#if UINTPTR_MAX > 0xFFFFFFFFu       /* of 32 bits half may be free */
+    ck_assert_ptr_null(virtual_alloc(SIZE_MAX / 2 & ~(size_t)4095, 4096));
+    ck_assert_ptr_null(virtual_alloc(SIZE_MAX / 2 & ~(size_t)4095, ARENA_SIZE));
+#endif
 }
 END_TEST
 

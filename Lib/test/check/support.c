@@ -266,10 +266,12 @@ int
 is_out_of_memory(const struct family *family)
 {
     void *p = family->malloc((size_t)PY_SSIZE_T_MAX);
-    void *q = family->malloc((size_t)PY_SSIZE_T_MAX);
-    int is_out = p == NULL || q == NULL;
+    void *q = sizeof(void *) == 4 && p != NULL ? family->malloc((size_t)PY_SSIZE_T_MAX) : p;
+    int is_out = q == NULL;
+    if (q != p) {
+        family->free(q);
+    }
     family->free(p);
-    family->free(q);
     return is_out;
 }
 

@@ -83,8 +83,8 @@ int is_filled(const void *ptr, size_t n, unsigned char value);
 void fill_pattern(void *ptr, size_t n, unsigned seed);
 int has_pattern(const void *ptr, size_t n, unsigned seed);
 
-/* Does a request fail that is larger than what is there?  32 bits may have room for one of
- * PY_SSIZE_T_MAX bytes, but not for two. */
+/* Does a request of PY_SSIZE_T_MAX bytes fail?  32 bits may have room for one, but not for
+ * two. */
 int is_out_of_memory(const struct family *family);
 
 /* A pseudo-random number below n, the same sequence each time. */
