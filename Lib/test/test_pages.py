@@ -260,6 +260,13 @@ def test_a_page_fits_and_can_be_read(browser, folder, page, width, scheme):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def test_a_window_may_change_before_the_graph_is_drawn(browser, folder):
+    browser.get(f"file://{folder / 'leaks.html'}")
+    browser.get_log("browser")
+    browser.execute_script("root = null; shown = []; dispatchEvent(new Event('resize'));")
+    assert browser.get_log("browser") == []
+
+
 def test_nothing_went_wrong_in_the_pages(browser, folder):
     for page in PAGES:
         browser.get(f"file://{folder / page}")
