@@ -6,8 +6,9 @@
 #include "pyport.h"
 
 #if defined(__GNUC__)
-#  define LIKELY(cond) __builtin_expect(!!(cond), 1)
-#  define UNLIKELY(cond) __builtin_expect(!!(cond), 0)
+/* int, as every condition; the builtin's value is a long. */
+#  define LIKELY(cond) (__builtin_expect(!!(cond), 1) != 0)
+#  define UNLIKELY(cond) (__builtin_expect(!!(cond), 0) != 0)
 #  define COLD __attribute__((cold, noinline))
 #  define NOINLINE __attribute__((noinline))
 #  define ALWAYS_INLINE inline __attribute__((always_inline))
