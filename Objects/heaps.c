@@ -92,8 +92,8 @@ heap_push(struct heap **list, struct heap *heap, enum heap_owner owner)
 /* Heaps are made. */
 
 /* What the first thread keeps for the next peak is what a process may keep.  Other threads
- * keep little, as nobody may come by for long to give it back.  Interpreters keep half of
- * it, and when they are many, less each. */
+ * keep little, as nobody may come by for long to give it back.  Interpreters share what
+ * they keep: kept_sixteenths(). */
 static void
 heap_init(struct heap *heap, unsigned number)
 {
@@ -101,7 +101,7 @@ heap_init(struct heap *heap, unsigned number)
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
     heap->home = (struct pool_map_home)NO_HOME;
-    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 8, 64);
+    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 13, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
         : (struct arena_set)MEDIUM_ARENA_SET(heap, 2, 8);

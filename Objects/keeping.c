@@ -90,16 +90,17 @@ resting_pools(const struct arena_set *set)
     return set->nresting + set->nempty * pools_in_arena(set);
 }
 
-/* A process may have many interpreters: from the fifth on each may keep less. */
+/* An interpreter may keep as much as the main one, as it may be as busy.  From the fifth on
+ * each may keep less, and all together no more than four. */
 static unsigned
 kept_sixteenths(const struct arena_set *set)
 {
-    enum { LEAST = 2 };
+    enum { LEAST = 2, MANY = 4 };
     if (set->is_medium || set->heap == &main_heap) {
         return set->kept_sixteenths;
     }
     unsigned n = atomic_load_explicit(&heaps_of_interpreters, memory_order_relaxed);
-    unsigned share = n > 4 ? 32 / n : set->kept_sixteenths;
+    unsigned share = n > MANY ? set->kept_sixteenths * MANY / n : set->kept_sixteenths;
     return share > LEAST ? share : LEAST;
 }
 

@@ -314,7 +314,7 @@ pymalloc_free_medium(void *ptr)
 /* The allocator.  With several heaps of small blocks each call asks for the one of its
  * interpreter.  What asks is apart where most calls need not: they call nothing then. */
 
-#if HAS_THREAD_WORDS
+#if READS_THREAD_STATE
 #  define ASKS NOINLINE
 #else
 #  define ASKS

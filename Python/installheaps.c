@@ -54,7 +54,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 atomic_ulong interpreter_changes;
 
 FAST_THREAD_LOCAL struct known_heap known_heap;
-atomic_intptr_t place_of_tstate;
 atomic_size_t place_of_interp;
 
 /* Of this thread: the last blocks that may be an interpreter's state, as 3.14 asks for
@@ -144,45 +143,37 @@ heap_begin(const char *interp, int64_t id)
     return heap;
 }
 
-/* Before anybody asks for a heap. */
+/* Where the words are that the interpreter's functions read, as far as that is known.  What
+ * is read there has to be what the functions tell. */
 static void
-find_places(void)
+find_words(char *tstate, const void *interp)
 {
-    place_of_interp = place_in_argument((const void *)interpreter.PyThreadState_GetInterpreter);
-    if (HAS_THREAD_WORDS && place_of_interp != 0) {
-        place_of_tstate = place_in_thread((const void *)interpreter.PyThreadState_GetUnchecked);
+    size_t place = place_in_argument((const void *)interpreter.PyThreadState_GetInterpreter);
+    if (place != 0 && interp_at(tstate, place) != interp) {
+        place = 0;
     }
-}
-
-/* What is read has to be what the functions tell. */
-static void
-check_places(const char *tstate, const void *interp)
-{
-#if HAS_THREAD_WORDS
-    if (place_of_tstate != 0 && thread_word(place_of_tstate) != tstate) {
-        place_of_tstate = 0;
-    }
-#endif
-    if (place_of_interp != 0 && interp_at(tstate, place_of_interp) != interp) {
-        place_of_tstate = 0;
-        place_of_interp = 0;
-    }
+    place_of_interp = place;
+    const char *const *word =
+        word_in_thread((const void *)interpreter.PyThreadState_GetUnchecked);
+    known_heap.tstate = place != 0 && word != NULL && *word == tstate ? word : NULL;
 }
 
 static COLD struct heap *
-heap_look_up(const void *tstate)
+heap_look_up(char *tstate)
 {
     unsigned long changes = interpreter_changes;
-    void *interp = interpreter.PyThreadState_GetInterpreter((void *)tstate);
+    void *interp = interpreter.PyThreadState_GetInterpreter(tstate);
     int64_t id = interpreter.PyInterpreterState_GetID(interp);
-    check_places(tstate, interp);
+    find_words(tstate, interp);
     pthread_mutex_lock(&lock);
     struct heap *heap = uses_main_heap(interp) ? &main_heap : heap_with_id(id);
     pthread_mutex_unlock(&lock);
     if (heap == NULL) {
         heap = heap_begin(interp, id);
     }
-    known_heap = (struct known_heap){interp, changes, heap != NULL ? heap : &heap_of_nobody};
+    known_heap.interp = interp;
+    known_heap.nchanges = changes;
+    known_heap.heap = heap != NULL ? heap : &heap_of_nobody;
     return known_heap.heap;
 }
 
@@ -226,7 +217,6 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
         nlarge++;
         interpreter_changes++;
         if (heap_of_interpreter == NULL) {
-            find_places();
             _PyMem_AskForHeap(heap_of_their_interpreter);
         }
     }

@@ -172,11 +172,12 @@ struct known_heap {
     const void *interp;
     unsigned long nchanges;
     struct heap *heap;
+    const char *const *tstate;  /* where the interpreter has the thread's state; NULL: not
+                                   known */
 };
 extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
     struct known_heap known_heap;
 INTERNAL_DATA(atomic_ulong) interpreter_changes;
-INTERNAL_DATA(atomic_intptr_t) place_of_tstate;     /* in a thread; 0: not known */
 INTERNAL_DATA(atomic_size_t) place_of_interp;       /* in a thread's state; 0: not known */
 
 static inline const void *
@@ -193,38 +194,30 @@ known_heap_is_of(const void *interp)
                      == known_heap.nchanges);
 }
 
-#if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
-#  define HAS_THREAD_WORDS 1
-/* A word of this thread, so many bytes from its own address. */
-static inline void *
-thread_word(intptr_t place)
-{
-    void *word;
-    __asm__ volatile("movq %%fs:(%1), %0" : "=r"(word) : "r"(place));
-    return word;
-}
-#else
-#  define HAS_THREAD_WORDS 0
-#endif
-
 /* The answer, where each interpreter has a heap and it is known without a call; 0: it is to
  * be asked. */
+#if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
+#  define READS_THREAD_STATE 1
 static inline int
 heap_is_known(struct heap **heap)
 {
-#if HAS_THREAD_WORDS
-    intptr_t place = atomic_load_explicit(&place_of_tstate, memory_order_acquire);
     const char *tstate;
-    if (LIKELY(place != 0 && (tstate = thread_word(place)) != NULL)) {
+    if (LIKELY(known_heap.tstate != NULL && (tstate = *known_heap.tstate) != NULL)) {
         *heap = known_heap.heap;
         return known_heap_is_of(interp_at(tstate, atomic_load_explicit(
             &place_of_interp, memory_order_relaxed)));
     }
-#else
-    (void)heap;
-#endif
     return 0;
 }
+#else
+#  define READS_THREAD_STATE 0
+static inline int
+heap_is_known(struct heap **heap)
+{
+    (void)heap;
+    return 0;
+}
+#endif
 
 static inline struct heap *
 heap_current(void)

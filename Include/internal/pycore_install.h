@@ -31,10 +31,10 @@ extern __attribute__((visibility("hidden"))) struct interpreter_functions interp
  * end, and on medium blocks. */
 PyMemAllocatorEx install_raw_domain(const PyMemAllocatorEx *raw);
 
-/* Where a function reads the one word that it returns: in the structure that its argument
- * leads to, or in its thread, from the thread's own address.  0: not known, or it does
- * more.  The first word of the structure and of the thread are never told. */
+/* Where a function reads the one word that it returns, and does nothing else: its place in
+ * the structure that the argument leads to, which is never the first; or its address, where
+ * it is a word of the calling thread.  0 and NULL: not known, or the function does more. */
 size_t place_in_argument(const void *function);
-intptr_t place_in_thread(const void *function);
+const void *word_in_thread(const void *function);
 
 #endif /* !Py_INTERNAL_INSTALL_H */
