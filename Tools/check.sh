@@ -33,12 +33,12 @@ case ${1-} in
 esac
 . "$(dirname "$0")/setup.sh"
 
-need_packages $build_packages check python3-pytest python3-pytest-xdist python3-venv g++ \
+need_packages $build_packages check python3-pytest python3-pytest-xdist g++ \
     cmake gdb git python3-hypothesis
 need_python
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $(readlink -f "$(command -v "$python")") in
-/usr/bin/*) need_packages "libpython$version-testsuite" ;;  # Debian's
+/usr/bin/*) need_packages "libpython$version-testsuite" "python$version-venv" ;;  # Debian's
 esac
 if [ -z "$quick" ]; then
     multilib=
@@ -162,7 +162,7 @@ c_tests_again() {
 }
 
 # few_c_tests DIR OPTION...: without those of what the system does with memory, which take
-# half of the time and are the same with another compiler.
+# half of the time and are the same with another compiler and C library.
 few_c_tests() (
     export CK_EXCLUDE_TAGS=system
     c_tests "$@"
@@ -189,12 +189,12 @@ distribution() {
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 if [ -n "$quick" ]; then
-    [ -z "$with_c_tests" ] || part "C tests: default" c_tests default
+    [ -z "$with_c_tests" ] || part "C tests: default" few_c_tests default
 else
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
     part "C tests: the same, pages of 64 KiB" c_tests_in_large_pages "$top/build/classic"
-    part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
+    part "C tests: --without-pymalloc" few_c_tests without-pymalloc --without-pymalloc
     # Valgrind 3.19 reads no clang's DWARF 5.
     part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
         CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
@@ -212,7 +212,7 @@ else
     part_beside "make distcheck, and C tests: default, without autotools" distribution
     join_parts
 fi
-# A file of tests at a time on each processor: some measure shares of one.  As regrtest
+# One more file of tests at a time than there are processors, as some wait.  As regrtest
 # --rerun of CPython: a few that fail beside others run again alone.  Those that pass then
 # are named: each is a fault of its test, or one of ours that comes seldom.
 failed_once=$top/build/check-pytest.failed-once
@@ -225,7 +225,7 @@ pytest_suite() {
     elif [ -n "$systems" ]; then
         export PYMEM_PYTHONS=older
     fi
-    "$python" -m pytest -q -n "$(nproc)" --dist=loadfile "$@" Lib/test && return
+    "$python" -m pytest -q -n $(($(nproc) + 1)) --dist=loadfile "$@" Lib/test && return
     sed -n 's/^\(FAILED\|ERROR\) \(.*\)/\2/p' "$(log_of pytest)" | sed 's/ - .*//' >"$failed_once"
     case $(wc -l <"$failed_once") in [1-5]) ;; *) return 1 ;; esac
     "$python" -m pytest -q --last-failed --last-failed-no-failures=none "$@" Lib/test

@@ -71,7 +71,7 @@ is_there() {
     libpython3*-dev | libb2-1) return 0 ;;      # relink says what it misses
     gunicorn | python3-gevent | uvicorn | uwsgi-core | uwsgi-plugin-*) return 0 ;;
     libtool) command -v libtoolize >/dev/null; return ;;
-    python3-venv) "$python" -c 'import ensurepip' 2>/dev/null; return ;;
+    python3*-venv) "$python" -c 'import ensurepip' 2>/dev/null; return ;;
     python3-pil) "$python" -c 'import PIL' 2>/dev/null; return ;;
     python3-pytest-xdist) "$python" -c 'import xdist' 2>/dev/null; return ;;
     python3-?*) "$python" -c "import ${1#python3-}" 2>/dev/null; return ;;
