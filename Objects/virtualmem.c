@@ -272,17 +272,13 @@ virtual_count_waits(void)
     return (uint64_t)usage.ru_nvcsw;
 }
 
-static int
-has_limit(unsigned resource)
-{
-    struct rlimit limit;
-    return getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-}
-
 int
 virtual_is_limited(void)
 {
-    return virtual_is_confined() || has_limit(RLIMIT_AS) || has_limit(RLIMIT_DATA);
+    struct rlimit space, data;
+    return virtual_is_confined()
+        || (getrlimit(RLIMIT_AS, &space) == 0 && space.rlim_cur != RLIM_INFINITY)
+        || (getrlimit(RLIMIT_DATA, &data) == 0 && data.rlim_cur != RLIM_INFINITY);
 }
 
 /* membarrier(2): a process tells once that it will ask. */

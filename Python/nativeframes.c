@@ -11,20 +11,44 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <execinfo.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unwind.h>
 
 #define MAX_DEPTH 256
 
-/* On 32-bit ARM the lowest bit of a return address says which instructions are there.
- * backtrace() leaves it out. */
+/* On 32-bit ARM the lowest bit of a return address says which instructions are there.  The
+ * unwinder leaves it out. */
 #ifdef __arm__
 #  define WITHOUT_MODE(address) ((const void *)((uintptr_t)(address) & ~(uintptr_t)1))
 #else
 #  define WITHOUT_MODE(address) (address)
 #endif
+
+struct stack {
+    unsigned length;
+    const void *addresses[MAX_DEPTH];
+};
+
+static _Unwind_Reason_Code
+add_frame(struct _Unwind_Context *frame, void *arg)
+{
+    struct stack *stack = arg;
+    if (stack->length == MAX_DEPTH) {
+        return _URC_END_OF_STACK;
+    }
+    stack->addresses[stack->length++] = (const void *)_Unwind_GetIP(frame);
+    return _URC_NO_REASON;
+}
+
+/* As backtrace() of glibc, which musl has not. */
+static NOINLINE void
+unwind(struct stack *stack)
+{
+    stack->length = 0;
+    _Unwind_Backtrace(add_frame, stack);
+}
 
 /* The addresses where the calls return to, from the one of the API on: those
  * before it are in the tracer.  A place is the call, so a byte before. */
@@ -33,23 +57,23 @@ capture(struct trace_place *places, unsigned max_places, unsigned *total,
         int has_gil)
 {
     (void)has_gil;
-    void *addresses[MAX_DEPTH];
+    struct stack stack;
     const void *caller = WITHOUT_MODE(tracer_caller());
-    int n = backtrace(addresses, MAX_DEPTH);
-    int first = 0;
-    while (first < n && addresses[first] != caller) {
+    unwind(&stack);
+    unsigned first = 0;
+    while (first < stack.length && stack.addresses[first] != caller) {
         first++;
     }
-    if (first == n) {
+    if (first == stack.length) {
         first = 0;
     }
     unsigned length = 0;
-    for (int i = first; i < n && length < max_places; i++) {
-        places[length].instruction = (const char *)addresses[i] - 1;
+    for (unsigned i = first; i < stack.length && length < max_places; i++) {
+        places[length].instruction = (const char *)stack.addresses[i] - 1;
         places[length].code = NULL;
         length++;
     }
-    *total = (unsigned)(n - first);
+    *total = stack.length - first;
     return length;
 }
 
@@ -81,8 +105,8 @@ _PyTraceMalloc_Start(int max_nframe)
     if (max_nframe < 1 || max_nframe > MAX_TRACE_FRAMES) {
         return -1;
     }
-    void *address;
-    backtrace(&address, 1);     /* loads the unwinder, which allocates */
+    struct stack stack;
+    unwind(&stack);     /* the first time it allocates */
     return tracer_start(&native_frames, (unsigned)max_nframe, 0, 0);
 }
 

@@ -11,7 +11,7 @@
 
 #include <stdatomic.h>
 
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+#if __has_include(<sys/single_threaded.h>)     /* glibc 2.32 */
 #  include <sys/single_threaded.h>
 #  define there_is_one_thread() (__libc_single_threaded)
 #else

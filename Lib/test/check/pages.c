@@ -144,7 +144,7 @@ mmap(void *ptr, size_t size, int prot, int flags, int fd, off_t offset)
     return mapped;
 }
 
-#ifdef __LP64__
+#if defined(__LP64__) && defined(__GLIBC__)
 /* The name that programs with large files know it by. */
 void *mmap64(void *, size_t, int, int, int, off_t) __attribute__((alias("mmap")));
 #endif
