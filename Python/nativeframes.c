@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unwind.h>
 
 #define MAX_DEPTH 256
 
@@ -28,9 +27,19 @@
 
 struct stack {
     unsigned length;
-    const void *addresses[MAX_DEPTH];
+    void *addresses[MAX_DEPTH];
 };
 
+/* glibc loads the unwinder where it is needed first; musl leaves it to the program. */
+#if __has_include(<execinfo.h>)
+#  include <execinfo.h>
+static void
+unwind(struct stack *stack)
+{
+    stack->length = (unsigned)backtrace(stack->addresses, MAX_DEPTH);
+}
+#else
+#  include <unwind.h>
 static _Unwind_Reason_Code
 add_frame(struct _Unwind_Context *frame, void *arg)
 {
@@ -38,17 +47,17 @@ add_frame(struct _Unwind_Context *frame, void *arg)
     if (stack->length == MAX_DEPTH) {
         return _URC_END_OF_STACK;
     }
-    stack->addresses[stack->length++] = (const void *)_Unwind_GetIP(frame);
+    stack->addresses[stack->length++] = (void *)_Unwind_GetIP(frame);
     return _URC_NO_REASON;
 }
 
-/* As backtrace() of glibc, which musl has not. */
-static NOINLINE void
+static void
 unwind(struct stack *stack)
 {
     stack->length = 0;
     _Unwind_Backtrace(add_frame, stack);
 }
+#endif
 
 /* The addresses where the calls return to, from the one of the API on: those
  * before it are in the tracer.  A place is the call, so a byte before. */
