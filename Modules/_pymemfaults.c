@@ -223,6 +223,76 @@ faults_call(PyObject *module, PyObject *args, PyObject *kwargs)
     return Py_BuildValue("(NNNN)", result, value, counts_object(&counts), blocks);
 }
 
+/* A with block.  The interpreter calls leave() itself, with values that it has: no request
+ * of Python's is made between the block and the stop, which could be one that fails. */
+
+static struct {
+    PyObject *owner;            /* NULL: there is no block */
+    PyMemAllocatorDomain domain;
+} block;
+
+static PyObject *
+faults_enter(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    PyMemAllocatorDomain domain;
+    PyMemFaults faults;
+    if (PyTuple_GET_SIZE(args) != 2) {
+        PyErr_SetString(PyExc_TypeError, "_enter() takes the owner and a domain");
+        return NULL;
+    }
+    if (block.owner != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "there is a block already whose requests fail; "
+                        "one at a time");
+        return NULL;
+    }
+    PyObject *rest = PyTuple_GetSlice(args, 1, 2);
+    if (rest == NULL) {
+        return NULL;
+    }
+    int parsed = parse(rest, kwargs, &domain, &faults);
+    Py_DECREF(rest);
+    if (parsed < 0 || PyMemFaults_Start(domain, &faults) < 0) {
+        return NULL;
+    }
+    block.owner = PyTuple_GET_ITEM(args, 0);
+    Py_INCREF(block.owner);
+    block.domain = domain;
+    Py_RETURN_NONE;
+}
+
+/* The owner's counts and exception; 0, or -1 with an error set. */
+static int
+tell_owner(PyObject *owner, const PyMemFaultsCounts *counts, PyObject *exception)
+{
+    PyObject *object = counts_object(counts);
+    int result = object == NULL || PyObject_SetAttrString(owner, "counts", object) < 0
+        || PyObject_SetAttrString(owner, "exception", exception) < 0 ? -1 : 0;
+    Py_XDECREF(object);
+    return result;
+}
+
+/* True, which is that the exception goes no further, for a MemoryError of a failed request. */
+static PyObject *
+faults_leave(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyMemFaultsCounts counts;
+    if (block.owner == NULL || nargs != 3) {
+        PyErr_SetString(PyExc_RuntimeError, "there is no block whose requests fail");
+        return NULL;
+    }
+    PyObject *owner = block.owner;
+    block.owner = NULL;
+    if (PyMemFaults_Count(block.domain, &counts) < 0 || PyMemFaults_Stop(block.domain) < 0
+        || tell_owner(owner, &counts, args[1]) < 0)
+    {
+        Py_DECREF(owner);
+        return NULL;
+    }
+    Py_DECREF(owner);
+    return PyBool_FromLong(counts.failed > 0 && args[0] != Py_None
+                           && PyErr_GivenExceptionMatches(args[0], PyExc_MemoryError));
+}
+
 #define WITH_KEYWORDS(function) (PyCFunction)(void (*)(void))function
 static PyMethodDef methods[] = {
     {"start", WITH_KEYWORDS(faults_start), METH_VARARGS | METH_KEYWORDS, NULL},
@@ -230,6 +300,8 @@ static PyMethodDef methods[] = {
     {"stop", faults_stop, METH_O, NULL},
     {"count", faults_count, METH_O, NULL},
     {"blocks", faults_blocks, METH_O, NULL},
+    {"_enter", WITH_KEYWORDS(faults_enter), METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_leave", WITH_KEYWORDS(faults_leave), METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL}
 };
 

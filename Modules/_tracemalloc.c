@@ -328,8 +328,8 @@ tracemalloc_clear_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyObject *
-_PyTraceMalloc_GetTraces(void)
+static PyObject *
+traces_of(int (*take)(struct trace **traces, size_t *ntraces))
 {
     if (!tracer_is_tracing()) {
         return PyList_New(0);
@@ -339,7 +339,7 @@ _PyTraceMalloc_GetTraces(void)
     struct trace *traces;
     size_t ntraces;
     PyObject *list = NULL;
-    if (tracer_snapshot(&traces, &ntraces) < 0) {
+    if (take(&traces, &ntraces) < 0) {
         PyErr_NoMemory();
     }
     else {
@@ -351,10 +351,22 @@ _PyTraceMalloc_GetTraces(void)
     return list;
 }
 
+PyObject *
+_PyTraceMalloc_GetTraces(void)
+{
+    return traces_of(tracer_snapshot);
+}
+
 static PyObject *
 tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     return _PyTraceMalloc_GetTraces();
+}
+
+static PyObject *
+tracemalloc_get_peak_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return traces_of(tracer_peak_snapshot);
 }
 
 PyObject *
@@ -476,6 +488,19 @@ tracemalloc_reset_peak(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static PyObject *
+tracemalloc_keep_peak(PyObject *module, PyObject *from)
+{
+    size_t nbytes = PyLong_AsSize_t(from);
+    if (nbytes == (size_t)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (tracer_is_tracing()) {
+        tracer_keep_peak(nbytes);
+    }
+    Py_RETURN_NONE;
+}
+
 /* Signatures are CPython's: two arguments of start() more than they tell. */
 
 PyDoc_STRVAR(is_tracing_doc, "is_tracing($module, /)\n--\n\n"
@@ -530,6 +555,13 @@ PyDoc_STRVAR(reset_peak_doc, "reset_peak($module, /)\n--\n\n"
 "Let the peak begin anew, at what is traced now; nothing happens while\n"
 "nothing is traced.");
 
+PyDoc_STRVAR(get_peak_traces_doc, "_get_peak_traces($module, /)\n--\n\n"
+"The list of all traces near the peak, as far as _keep_peak() has them kept.");
+
+PyDoc_STRVAR(keep_peak_doc, "_keep_peak($module, from_bytes, /)\n--\n\n"
+"Let the peak begin anew, and keep all traces of a moment at which at most a\n"
+"sixteenth is missing to it, once it is that many bytes.");
+
 static PyMethodDef module_methods[] = {
     {"is_tracing", tracemalloc_is_tracing, METH_NOARGS, is_tracing_doc},
     {"clear_traces", tracemalloc_clear_traces, METH_NOARGS, clear_traces_doc},
@@ -549,6 +581,8 @@ static PyMethodDef module_methods[] = {
     {"get_traced_memory", tracemalloc_get_traced_memory, METH_NOARGS,
      get_traced_memory_doc},
     {"reset_peak", tracemalloc_reset_peak, METH_NOARGS, reset_peak_doc},
+    {"_keep_peak", tracemalloc_keep_peak, METH_O, keep_peak_doc},
+    {"_get_peak_traces", tracemalloc_get_peak_traces, METH_NOARGS, get_peak_traces_doc},
     MORE_METHODS
     {NULL, NULL, 0, NULL}
 };

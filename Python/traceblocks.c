@@ -32,6 +32,47 @@ static size_t memory_now, memory_peak;
  * the hash table since all was cleared? */
 static int small_blocks_are_elsewhere;
 
+/* All traces of a moment near the peak: from a number of bytes on they are copied
+ * again where there is a sixteenth more than at the last copy.  So all copies cost
+ * at most as much as seventeen of the last one. */
+#define NEVER SIZE_MAX
+static struct {
+    size_t from;                /* bytes; NEVER: no copies are wanted */
+    size_t due;                 /* bytes at which the next copy is made */
+    struct trace *traces;
+    size_t ntraces, capacity;
+} peak_copy = {.from = NEVER, .due = NEVER};
+
+static void
+peak_copy_drop(void)
+{
+    tracer_free(peak_copy.traces, peak_copy.capacity * sizeof(struct trace));
+    peak_copy.traces = NULL;
+    peak_copy.ntraces = peak_copy.capacity = 0;
+    peak_copy.due = peak_copy.from;
+}
+
+/* Where there is no memory for it the older copy stays. */
+static COLD void
+peak_copy_make(void)
+{
+    peak_copy.due = memory_now + memory_now / 16 + 1;
+    if (peak_copy.capacity < ntraced) {
+        size_t capacity = ntraced + ntraced / 4;
+        struct trace *larger =
+            tracer_resize(peak_copy.traces, peak_copy.capacity * sizeof(struct trace),
+                          capacity * sizeof(struct trace));
+        if (larger == NULL) {
+            return;
+        }
+        peak_copy.traces = larger;
+        peak_copy.capacity = capacity;
+    }
+    peak_copy.ntraces = ntraced;
+    blocks_copy(peak_copy.traces);
+}
+
+/* The block's trace is where it belongs. */
 static void
 memory_add(size_t size, stack_id stack)
 {
@@ -39,10 +80,13 @@ memory_add(size_t size, stack_id stack)
         return;
     }
     memory_now += size;
+    ntraced++;
     if (memory_now > memory_peak) {
         memory_peak = memory_now;
+        if (UNLIKELY(memory_now >= peak_copy.due)) {
+            peak_copy_make();
+        }
     }
-    ntraced++;
 }
 
 static void
@@ -630,6 +674,7 @@ blocks_clear(void)
     slots_clear();
     map_clear(&other_blocks);
     ntraced = memory_now = memory_peak = 0;
+    peak_copy_drop();
     small_blocks_are_elsewhere = 0;
     blocks_use_filter(filter_is_on);
 }
@@ -645,4 +690,19 @@ void
 blocks_reset_peak(void)
 {
     memory_peak = memory_now;
+    peak_copy_drop();
+}
+
+void
+blocks_keep_peak(size_t from)
+{
+    peak_copy.from = from;
+    blocks_reset_peak();
+}
+
+const struct trace *
+blocks_at_peak(size_t *ntraces)
+{
+    *ntraces = peak_copy.ntraces;
+    return peak_copy.traces;
 }

@@ -654,6 +654,7 @@ tracer_stop(void)
     tracer_lock();
     tracer.is_tracing = 0;
     tracer.start += START;      /* no thread passes anything untraced any more */
+    blocks_keep_peak(SIZE_MAX);
     blocks_clear();
     clear_stacks();
     tracer_unlock();

@@ -7,6 +7,7 @@
 #include "pycore_tracelock.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 unsigned
 tracer_stack_length(stack_id id, unsigned *total)
@@ -58,6 +59,27 @@ tracer_reset_peak(void)
     tracer_lock();
     blocks_reset_peak();
     tracer_unlock();
+}
+
+void
+tracer_keep_peak(size_t from)
+{
+    tracer_lock();
+    blocks_keep_peak(from);
+    tracer_unlock();
+}
+
+int
+tracer_peak_snapshot(struct trace **traces, size_t *ntraces)
+{
+    tracer_lock();
+    const struct trace *kept = blocks_at_peak(ntraces);
+    *traces = malloc((*ntraces + 1) * sizeof(**traces));
+    if (*traces != NULL && *ntraces > 0) {
+        memcpy(*traces, kept, *ntraces * sizeof(**traces));
+    }
+    tracer_unlock();
+    return *traces != NULL ? 0 : -1;
 }
 
 int

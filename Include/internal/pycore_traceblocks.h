@@ -51,4 +51,9 @@ void blocks_copy(struct trace *traces);
 void blocks_memory(size_t *current, size_t *peak);
 void blocks_reset_peak(void);
 
+/* Begin the peak anew, and keep the traces of it where it is at least so many bytes;
+ * SIZE_MAX: keep none.  Those kept are of a moment with at most a sixteenth less. */
+void blocks_keep_peak(size_t from);
+const struct trace *blocks_at_peak(size_t *ntraces);
+
 #endif /* !Py_INTERNAL_TRACEBLOCKS_H */

@@ -124,6 +124,7 @@ unsigned tracer_max_frames(void);
 size_t tracer_sample_bytes(void);
 void tracer_clear(void);
 void tracer_reset_peak(void);
+void tracer_keep_peak(size_t from);     /* blocks_keep_peak(); until the stop */
 void tracer_memory(size_t *current, size_t *peak);
 size_t tracer_own_memory(void);
 
@@ -148,6 +149,8 @@ void tracer_stack_counts(uint32_t *nstacks, size_t *nfiles);
 
 /* All traces at this moment, in memory for tracer_release(); -1 no memory. */
 int tracer_snapshot(struct trace **traces, size_t *ntraces);
+/* The same of the peak, as far as they are kept. */
+int tracer_peak_snapshot(struct trace **traces, size_t *ntraces);
 void tracer_release(struct trace *traces);
 
 /* Between the two what this thread allocates is not shown; tracer_show() gets what

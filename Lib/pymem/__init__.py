@@ -1,6 +1,9 @@
 """Tools around CPython's memory subsystem; each module says what it is for.
 
     pymem.trim()                    give unused memory back now
+
+PYTEST_DONT_REWRITE: else pytest, which looks through each package that has a plugin of it,
+warns where one of these tools runs it.
 """
 
 

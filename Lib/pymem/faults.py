@@ -3,6 +3,9 @@
     outcome = faults.call(function, "mem", fail_from=3)
     for outcome in faults.sweep(function, "mem"):
         assert outcome.exception is None or type(outcome.exception) is MemoryError
+    with faults.Failing("mem", fail_from=3) as block:
+        function()                      # a MemoryError ends the block, and goes no further
+    assert block.hit
 
 call() runs function() while the third request of the domain, and each one after it,
 fails.  sweep() does it for the first request, the second, and so on, until one runs
@@ -22,14 +25,17 @@ What the function returns is among them.
 
 start() and stop() do the same for a stretch of a program; count() and blocks() look.
 While requests of a domain fail Python itself fails, so this is for quotas and counts.
+
+Failing is for one block of code at a time: see there.  In pytest the fixture failing_memory
+makes such blocks.
 """
 
 from typing import Any, NamedTuple, Optional
 
-from _pymemfaults import blocks, count, start, stop
+from _pymemfaults import _enter, _leave, blocks, count, start, stop
 from _pymemfaults import call as _call
 
-__all__ = ["Outcome", "blocks", "call", "count", "start", "stop", "sweep"]
+__all__ = ["Failing", "Outcome", "blocks", "call", "count", "start", "stop", "sweep"]
 
 
 class Outcome(NamedTuple):
@@ -52,3 +58,27 @@ def sweep(function, domain, fail_count=1):
         fail_from += 1
         outcome = call(function, domain, fail_from=fail_from, fail_count=fail_count)
         yield outcome
+
+
+class Failing:
+    """A block of code in which requests fail, of all threads.
+
+    A MemoryError that leaves the block goes no further where a request failed in it; each
+    other exception does.  Afterwards counts are those of an Outcome, and exception is what
+    left the block.
+    """
+
+    __exit__ = staticmethod(_leave)
+
+    def __init__(self, domain, **faults):
+        self.domain, self.faults = domain, faults
+        self.counts = self.exception = None
+
+    def __enter__(self):
+        _enter(self, self.domain, **self.faults)
+        return self
+
+    @property
+    def hit(self):
+        """Whether a request of the block failed."""
+        return self.counts is not None and self.counts["failed"] > 0

@@ -23,9 +23,10 @@ def shortened(text, room):
     return text if len(text) <= room else "…" + text[-room + 1:]
 
 
-def place(frame, room=WIDTH):
-    """file:line function, with what is last of a long path; a library's file as in it."""
-    file, here = frame.file, os.getcwd() + os.sep
+def place(frame, room=WIDTH, here=None):
+    """file:line function, with what is last of a long path; a library's file as in it, and
+    one below a folder as there."""
+    file, here = frame.file, here or os.getcwd() + os.sep
     file = file[len(here):] if file.startswith(here) else file
     file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
     end = f":{frame.line} {frame.name}"

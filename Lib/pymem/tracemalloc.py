@@ -3,7 +3,8 @@
     import pymem.tracemalloc as tracemalloc
 
 The functions and classes are those of the standard module, and snapshots are the standard
-ones.  start() also takes sample_bytes.  In a CPython that is linked with pymem it is the
+ones.  start() also takes sample_bytes, and keep_peak() keeps who had the memory at the peak.
+In a CPython that is linked with pymem it is the
 interpreter's own tracer, which is pymem's; in any other an extension module that was
 built with that version's headers, and hooks the allocators that the process has.
 """
@@ -17,8 +18,8 @@ from tracemalloc import (BaseFilter, DomainFilter, Filter, Frame, Snapshot, Stat
 __all__ = ["BaseFilter", "DomainFilter", "Filter", "Frame", "Snapshot", "Statistic",
            "StatisticDiff", "Trace", "Traceback", "clear_traces", "get_object_traceback",
            "get_sample_bytes", "get_traceback_limit", "get_traced_memory",
-           "get_tracemalloc_memory", "is_tracing", "reset_peak", "start", "stop",
-           "take_snapshot"]
+           "get_tracemalloc_memory", "is_tracing", "keep_peak", "reset_peak", "start", "stop",
+           "take_peak_snapshot", "take_snapshot"]
 
 if not hasattr(_tracer, "get_sample_bytes"):
     try:
@@ -39,6 +40,7 @@ get_traced_memory = _tracer.get_traced_memory
 get_tracemalloc_memory = _tracer.get_tracemalloc_memory
 is_tracing = _tracer.is_tracing
 reset_peak = _tracer.reset_peak
+_get_peak_traces = _tracer._get_peak_traces
 
 
 def _refuse(nframe=1):
@@ -84,12 +86,33 @@ def stop():
         _take_over(False)
 
 
-def take_snapshot():
-    """A tracemalloc.Snapshot of all traces now; RuntimeError while nothing is traced."""
+def _snapshot_of(get_traces):
     if not is_tracing():
         raise RuntimeError("the tracemalloc module must be tracing memory allocations to "
                            "take a snapshot")
-    return Snapshot(_get_traces(), get_traceback_limit())
+    return Snapshot(get_traces(), get_traceback_limit())
+
+
+def take_snapshot():
+    """A tracemalloc.Snapshot of all traces now; RuntimeError while nothing is traced."""
+    return _snapshot_of(_get_traces)
+
+
+def keep_peak(from_bytes=0):
+    """Let the peak begin anew, and keep what take_peak_snapshot() gives.
+
+    From so many traced bytes on all traces are copied each time that there is a sixteenth
+    more than at the last copy.  reset_peak() drops the copy, and stop() ends this.
+    """
+    if from_bytes < 0:
+        raise ValueError(f"keep_peak() takes a number of bytes, not {from_bytes}")
+    _tracer._keep_peak(from_bytes)
+
+
+def take_peak_snapshot():
+    """A tracemalloc.Snapshot of the moment with most memory, or with at most a sixteenth
+    less; empty where the peak is below what keep_peak() was told."""
+    return _snapshot_of(_get_peak_traces)
 
 
 def get_object_traceback(obj):

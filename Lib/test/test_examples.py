@@ -144,6 +144,48 @@ def test_a_quota(faults):
     assert 5_000 < outcome.counts["peak_bytes"] <= 10_000
 
 
+@pytest.mark.parametrize("domain", ["mem", "object"])
+def test_a_block_in_which_a_request_fails(faults, domain):
+    """Each request in turn: the MemoryError ends the block and goes no further, and outside
+    nothing fails."""
+    number, hits, block = 0, 0, None
+    while block is None or block.hit:
+        number += 1
+        with faults.Failing(domain, fail_from=number, fail_count=1) as block:
+            made = {str(i): [i] * 5 for i in range(40)}
+        if block.hit:
+            assert block.counts["failed"] == 1
+            hits += type(block.exception) is MemoryError
+        assert len([bytes(5000) for _ in range(100)]) == 100
+    assert block.exception is None and len(made) == 40
+    assert number > 5 and 5 < hits < number
+
+
+def test_another_error_leaves_the_block(faults):
+    with pytest.raises(KeyError, match="mine"):
+        with faults.Failing("mem", fail_from=1) as block:
+            raise KeyError("mine")
+    assert type(block.exception) is KeyError
+    with pytest.raises(MemoryError):            # which is no failed request's
+        with faults.Failing("mem") as block:
+            raise MemoryError
+    assert not block.hit
+
+
+def test_blocks_are_one_at_a_time(faults):
+    with pytest.raises(RuntimeError, match="one at a time"):
+        with faults.Failing("mem"):
+            with faults.Failing("object"):
+                pass
+    with faults.Failing("mem", quota=10_000) as block:
+        [0] * 50_000
+    assert block.hit
+    for wrong in ("heap", {"fail_share": 2}), ("mem", {"fail_share": 2}):
+        with pytest.raises(ValueError):
+            with faults.Failing(wrong[0], **wrong[1]):
+                pass
+
+
 def test_a_share_and_its_seed(faults):
     def work():
         failed = []

@@ -1,93 +1,29 @@
 """What pip installs, in a fresh virtual environment of CPythons found here.
 
 The oldest, the newest and the one that runs the tests; with PYMEM_PYTHONS=all (make
-check-pythons) every one from 3.8 on.  The running one installs the source distribution.
+check-pythons) every one from 3.8 on.  packaged.py builds the wheels: the running one's from the
+source distribution.
 """
 
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, pythons
+from conftest import BUILD, TOP, clean_environment
+from packaged import ODD_NAME, Environment, backend, call, chosen
 
 sys.path.insert(0, str(TOP / "Tools" / "package"))
 import projectfiles  # noqa: E402
 
-VERSION_OF = "import sys; print('%d.%d' % sys.version_info[:2])"
-
-
-def call(*command, **options):
-    return subprocess.run([str(word) for word in command], text=True, errors="replace",
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          **{"timeout": 300, "env": clean_environment(), **options})
-
-
-def chosen():
-    """{version: python}, of each version one that has headers."""
-    found = {}
-    for python in pythons(3, 8):
-        result = call(python, "-c", VERSION_OF + """
-import os, sysconfig
-print(os.path.exists(sysconfig.get_path('include') + '/Python.h'))""")
-        version, has_headers = result.stdout.split()
-        if has_headers == "True":
-            found.setdefault(version, python)
-    versions = sorted(found, key=lambda version: int(version[2:]))
-    if os.environ.get("PYMEM_PYTHONS") != "all":
-        running = "%d.%d" % sys.version_info[:2]
-        versions = [v for v in versions if v in (versions[0], running, versions[-1])]
-    return {version: found[version] for version in versions}
-
-
-class Environment:
-    def __init__(self, folder, version):
-        self.folder, self.version = folder, version
-        self.minor = int(version[2:])
-
-    def bin(self, name):
-        return self.folder / "bin" / name
-
-    def listing(self):
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*")
-                      if "__pycache__" not in path.parts)
-
-    def run(self, *command, **options):
-        result = call(self.bin(command[0]), *command[1:], cwd=self.folder.parent, **options)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    def python(self, code, *arguments, **variables):
-        return self.run("python", "-c", code, *arguments,
-                        env=clean_environment(**variables))
-
-
-def backend(python, code, *arguments, **options):
-    return call(python, "-c", "import sys; sys.path.insert(0, sys.argv[1])\n"
-                "import pymembuild\n" + code, TOP / "Tools" / "package", *arguments,
-                **options)
-
-
 @pytest.fixture(scope="session", params=list(chosen()))
 def environment(request, tmp_path_factory):
-    version, python = request.param, chosen()[request.param]
-    name = "it's, d\u00e9j\u00e0, here"         # of the sources, and of the environment
-    folder = tmp_path_factory.mktemp(name) / name
-    result = call(python, "-m", "venv", folder)
-    assert result.returncode == 0, result.stdout + result.stderr
-    made, source = Environment(folder, version), TOP
-    if python == sys.executable:
-        result = backend(python, "print(pymembuild.build_sdist(sys.argv[2]))", folder.parent)
-        archive = folder.parent / result.stdout.strip()
-        assert archive.is_file(), result.stderr
-        shutil.unpack_archive(archive, folder.parent)
-        source = folder.parent / archive.name[:-len(".tar.gz")]
+    folder = tmp_path_factory.mktemp(ODD_NAME) / ODD_NAME
+    made = Environment.create(request.param, chosen()[request.param], folder)
     made.before = made.listing()
-    made.run("python", "-m", "pip", "install", "--no-index", source)
+    made.install(tmp_path_factory)
     yield made
     made.run("python", "-m", "pip", "uninstall", "-y", "pymem-cpython")
     left = set(made.listing()) ^ set(made.before)
@@ -291,6 +227,42 @@ _pymem.stop()
 kept = [str(i) for i in range(1000)]
 assert allocators() == before           # nothing is left
 """, TOP / "Lib" / "test")
+
+
+def test_the_traces_of_the_peak_are_kept(environment):
+    """Of a moment that is over, and within a sixteenth of the peak; the most in another line
+    than at the end.  reset_peak() drops them."""
+    environment.python("""
+import sys, pymem.tracemalloc as tracemalloc
+try: tracemalloc.take_peak_snapshot()
+except RuntimeError: pass
+else: sys.exit("a snapshot of nothing")
+tracemalloc.start(2)
+assert len(tracemalloc.take_peak_snapshot().traces) == 0
+tracemalloc.keep_peak(1_000_000)
+def make(): return [bytes(n) for n in range(2000)]
+small = bytes(500_000)
+assert len(tracemalloc.take_peak_snapshot().traces) == 0
+make()
+end = [bytes(1000) for _ in range(300)]
+peak = tracemalloc.get_traced_memory()[1]
+snapshot = tracemalloc.take_peak_snapshot()
+assert snapshot.traceback_limit == 2
+total = sum(trace.size for trace in snapshot.traces)
+assert peak * 15 / 16 - 1 <= total <= peak, (total, peak)
+biggest = snapshot.statistics("lineno")[0]
+assert biggest.traceback[0].lineno == 9 and biggest.size > 1_400_000, biggest
+tracemalloc.reset_peak()
+assert len(tracemalloc.take_peak_snapshot().traces) == 0
+for wrong, error in (-1, ValueError), ("a", TypeError):
+    try: tracemalloc.keep_peak(wrong)
+    except error: pass
+    else: sys.exit(wrong)
+tracemalloc.stop()
+tracemalloc.start()
+make()
+assert len(tracemalloc.take_peak_snapshot().traces) == 0
+""")
 
 
 def test_one_tracer_at_a_time(environment):

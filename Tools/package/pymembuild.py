@@ -19,7 +19,8 @@ from projectfiles import TOP, all_files, make_list, version
 
 NAME = "pymem-cpython"
 FOLDER = f"{NAME.replace('-', '_')}-{version()}"
-SCRIPTS = "[console_scripts]\npymem = pymem.__main__:program\n"
+ENTRY_POINTS = ("[console_scripts]\npymem = pymem.__main__:program\n\n"
+                "[pytest11]\npymem = pymem.pytestplugin\n")
 
 
 def metadata():
@@ -28,6 +29,7 @@ def metadata():
             "Summary: CPython's memory subsystem written again: a cheap tracemalloc, an "
             "allocator, heap tools\n"
             "License: MIT\nRequires-Python: >=3.8\n"
+            "Classifier: Framework :: Pytest\n"
             "Classifier: Operating System :: POSIX :: Linux\n"
             "Classifier: Programming Language :: Python :: Implementation :: CPython\n"
             f"Description-Content-Type: text/x-rst\n\n{readme}")
@@ -68,7 +70,7 @@ def information():
     wheel = ("Wheel-Version: 1.0\nGenerator: pymembuild\nRoot-Is-Purelib: false\n"
              f"Tag: {tag()}\n")
     return {"METADATA": metadata().encode(), "WHEEL": wheel.encode(),
-            "entry_points.txt": SCRIPTS.encode(),
+            "entry_points.txt": ENTRY_POINTS.encode(),
             "licenses/LICENSE": (TOP / "LICENSE").read_bytes()}
 
 

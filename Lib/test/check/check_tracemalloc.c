@@ -195,6 +195,55 @@ START_TEST(the_peak_stays_until_it_is_reset)
 }
 END_TEST
 
+static size_t
+bytes_at_peak(size_t *nblocks)
+{
+    struct trace *traces;
+    size_t sum = 0;
+    ck_assert_int_eq(tracer_peak_snapshot(&traces, nblocks), 0);
+    for (size_t i = 0; i < *nblocks; i++) {
+        sum += traces[i].size;
+    }
+    tracer_release(traces);
+    return sum;
+}
+
+/* Small blocks, and others, from a number of bytes on; what is over stays told. */
+START_TEST(the_traces_of_the_peak_are_kept)
+{
+    enum { BLOCKS = 400, FROM = 100000 };
+    void *blocks[BLOCKS];
+    size_t current, peak, nblocks;
+    start();
+    for (int round = 0; round < 2; round++) {
+        tracer_keep_peak(FROM);
+        PyMem_Free(PyMem_Malloc(FROM - 1));
+        ck_assert_uint_eq(bytes_at_peak(&nblocks), 0);
+        ck_assert_uint_eq(nblocks, 0);
+        for (size_t i = 0; i < BLOCKS; i++) {
+            blocks[i] = PyMem_Malloc(i % 2 ? 100 : 2000);
+        }
+        for (size_t i = 0; i < BLOCKS; i++) {
+            PyMem_Free(blocks[i]);
+        }
+        tracer_memory(&current, &peak);
+        ck_assert_uint_eq(current, 0);
+        ck_assert_uint_eq(peak, BLOCKS / 2 * (100 + 2000));
+        size_t kept = bytes_at_peak(&nblocks);
+        ck_assert_uint_le(kept, peak);
+        ck_assert_uint_ge(kept, peak - peak / 16 - 1);
+        ck_assert_uint_ge(nblocks, kept / 2100 * 2 - 1);
+        tracer_reset_peak();
+        ck_assert_uint_eq(bytes_at_peak(&nblocks), 0);
+    }
+    stop();
+    start();
+    PyMem_Free(PyMem_Malloc(2 * FROM));
+    ck_assert_uint_eq(bytes_at_peak(&nblocks), 0);     /* it ended with the stop */
+    stop();
+}
+END_TEST
+
 /* A block of a domain of ours, and one that is Python's too. */
 START_TEST(a_block_has_one_trace)
 {
@@ -862,6 +911,7 @@ main(void)
     tcase_add_test(tc, each_domain_counts_what_was_asked_for);
     tcase_add_test(tc, a_block_from_before_has_no_trace);
     tcase_add_test(tc, the_peak_stays_until_it_is_reset);
+    tcase_add_test(tc, the_traces_of_the_peak_are_kept);
     tcase_add_test(tc, a_block_has_one_trace);
     tcase_add_loop_test(tc, an_address_beside_a_block_has_no_trace, 0, 2);
 #ifdef WITH_PYMALLOC
