@@ -64,7 +64,7 @@ def stats(options):
     text = (json.dumps(statistics, indent=1) if options.json
             else "\n".join(statistics_text(statistics)))
     if options.output:
-        Path(options.output).write_text(text + "\n")
+        Path(running.result_file(options.output)).write_text(text + "\n")
     else:
         print(text)
     return status
@@ -87,11 +87,11 @@ def write_heapmap(frames, form, output):
         lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
         text = "\n".join(lines) + "\n"
         if output:
-            Path(output).write_text(text, encoding="utf-8")
+            Path(running.result_file(output)).write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
         return
-    output = output or f"heapmap.{form}"
+    output = running.result_file(output or f"heapmap.{form}")
     heapmap.write(frames, output, form)
     print(f"{output}: {len(frames)} moments", file=sys.stderr)
 
@@ -197,10 +197,6 @@ def replay(options):
 
 # flame
 
-FLAME_SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
-                  ".txt": "collapsed", ".collapsed": "collapsed"}
-
-
 def load_snapshot(path):
     """A tracemalloc.Snapshot that was dumped to a file; None: it is none."""
     import pickle
@@ -220,7 +216,7 @@ def load_snapshot(path):
 
 def flame(options):
     from pymem import flame as flaming
-    form = options.format or FLAME_SUFFIXES.get(Path(options.output or "").suffix, "svg")
+    form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
@@ -236,6 +232,7 @@ def flame(options):
         found = []
         status = (flame_native if options.native else flame_traced)(options, found)
         stacks = found[0]
+    output = running.result_file(output)
     flaming.write(stacks, output, form)
     print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
           file=sys.stderr)
@@ -305,6 +302,18 @@ def leaks(options):
     return leaking.command(options)
 
 
+# track, report
+
+def track(options):
+    from pymem import track as tracking
+    return tracking.command(options)
+
+
+def report(options):
+    from pymem import report as reporting
+    return reporting.command(options)
+
+
 # conformance
 
 def conformance(options):
@@ -341,6 +350,11 @@ def seconds_of(text):
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
     scale = {"s": 1, "m": 60, "h": 3600}[unit]
     return positive(float, "time, as 60s, 5m or 1h", TIMEOUT_MAX / scale)(number) * scale
+
+
+def since_start(text):
+    """0 and seconds_of()."""
+    return 0.0 if text in ("0", "0s") else seconds_of(text)
 
 
 class Limit(NamedTuple):
@@ -439,7 +453,7 @@ def parser():
     made.add_argument("pid", type=number, metavar="PID")
     made.set_defaults(window=None, collect=False, objects=None)
     made = command(leaks, "What grows: the lines that hold more and more, of a process that "
-                   "runs already, or of a program that is run.")
+                   "runs already, of a program that is run, or of a file of track.")
     add_tracer(made, "64K")
     made.add_argument("--window", type=seconds_of, default="0.5s", metavar="TIME",
                       help="from one look to the next (0.5s); it is doubled after 64 looks")
@@ -462,7 +476,28 @@ def parser():
     made.add_argument("--json", action="store_true")
     made.add_argument("-o", "--output", metavar="FILE", help=".html: a page with a time "
                       "line; .json")
-    add_program(made, "PID|SCRIPT")
+    add_program(made, "PID|SCRIPT|FILE")
+    made = command(track, "What a program holds, moment after moment, in a file that report "
+                   "reads.")
+    add_tracer(made, "64K")
+    made.add_argument("--every", type=seconds_of, default="0.5s", metavar="TIME",
+                      help="from one moment to the next (0.5s)")
+    made.add_argument("-o", "--output", metavar="FILE", help="with %%p, the PID, in it "
+                      "(NAME.%%p.pymem); nothing is written over")
+    add_program(made)
+    made = command(report, "What files of track say: who holds the memory at the end, at the "
+                   "peak, or since a moment.")
+    made.add_argument("--format", choices=["table", "summary", "tree", "html", "svg",
+                                           "collapsed", "pprof", "json"])
+    made.add_argument("-o", "--output", metavar="FILE")
+    made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
+    made.add_argument("--from", dest="start", type=since_start, metavar="TIME",
+                      help="what was added since then: 0, 90s, 5m, 1h")
+    made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
+                      help="not at the end: so long after the start")
+    made.add_argument("--top", type=number, default=10, metavar="N",
+                      help="rows of table and summary (10)")
+    made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")
     made = command(conformance, "Ask an allocator for each promise that Python needs.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
@@ -515,7 +550,7 @@ def main():
         return 0
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
-                   "attach, leaks, conformance")
+                   "attach, leaks, track, report, conformance")
     if options.command == "replay":
         need_file(options.trace)
     return options.function(options)

@@ -79,10 +79,12 @@ class Moments:
     def __init__(self, tracer, window, collect):
         self.tracer, self.window, self.collect = tracer, window, collect
         self.started, self.nlooks, self.stacks = monotonic(), 0, {}
+        self.doubled_after = LOOKS
 
     def pause(self):
         """Seconds, half as many to one and a half times as many as those of a window."""
-        return self.window * 2 ** (self.nlooks // LOOKS) * (0.5 + os.urandom(1)[0] / 255)
+        share = 0.5 + os.urandom(1)[0] / 255
+        return self.window * 2 ** (self.nlooks // self.doubled_after) * share
 
     def look(self):
         """Seconds since the start, and of each stack that changed its blocks now."""

@@ -20,6 +20,8 @@ from pymem.pprof import Profile
 from pymem.running import begin_of_program
 
 ROW, WIDTH, LETTER = 17, 1200, 6.3
+SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
+            ".txt": "collapsed", ".collapsed": "collapsed"}
 
 
 class Frame(NamedTuple):
@@ -61,6 +63,12 @@ def frame_at(file, line):
     around = [(last - first, name) for first, last, name in _functions(file)
               if first <= line <= last]
     return Frame(min(around)[1] if around else "<module>", file, line)
+
+
+def frames_of(lines):
+    """Of lines from the outermost on: (file, line), or with the function."""
+    return tuple(Frame(line[2], *line[:2]) if len(line) > 2 else frame_at(*line)
+                 for line in lines)
 
 
 class Stacks:

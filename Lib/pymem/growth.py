@@ -132,7 +132,7 @@ def is_library(file):
 @lru_cache(maxsize=1 << 16)
 def site_of(stack):
     """Its lines down to the innermost one of own code; all of them where there is none."""
-    own = [i for i, (file, _) in enumerate(stack) if not is_library(file)]
+    own = [i for i, (file, *_) in enumerate(stack) if not is_library(file)]
     return stack[:own[-1] + 1] if own else stack
 
 

@@ -28,7 +28,7 @@ def place(frame, room=WIDTH):
     file, here = frame.file, os.getcwd() + os.sep
     file = file[len(here):] if file.startswith(here) else file
     file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
-    end = f":{frame.line} {frame.name}"
+    end = (f":{frame.line}" if frame.line else "") + f" {frame.name}"
     return shortened(file, max(room - len(end), 8)) + end
 
 
