@@ -134,7 +134,8 @@ def watch(options):
     if program.is_process("watch"):
         watching.watch_process(int(program.what), options.looks)
         return 0
-    watcher = watching.OwnWatch()
+    from pymem.sites import Sites
+    watcher = watching.OwnWatch(Sites(options.samples, options.frames))
     watcher.start()
     return running.run_program(program, watcher.stop)
 
@@ -403,8 +404,10 @@ def parser():
                       help="moments in between, each 0.5s, 1m")
     made.add_argument("--pid", type=number, help="of another process, now")
     add_program(made)
-    made = command(watch, "A live view of a process, or of a script that is run.")
+    made = command(watch, "A live view of a process, or of a script that is run; of a script "
+                   "with the lines that hold its memory.")
     made.add_argument("--looks", type=number, help="at a process, then it is over")
+    add_tracer(made, "64K")
     add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")
     made.add_argument("--setup", metavar="CODE", help="is run before the expression")

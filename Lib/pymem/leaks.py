@@ -11,6 +11,7 @@ import sys
 import threading
 
 from pymem import check_writable, running
+from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
 from pymem.kinds import kinds_of
@@ -23,16 +24,11 @@ class OwnSampler:
     """Of a program that runs in this process, by a thread."""
 
     def __init__(self, options):
-        try:
-            from pymem import tracemalloc
-        except ImportError as error:
-            raise HeapError(str(error)) from None
-        from pymem.attached import Moments
-        self.options, self.tracer, self.kinds = options, tracemalloc, {}
+        self.options, self.kinds = options, {}
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
-        tracemalloc.start(options.frames, options.samples)
-        self.timeline = Timeline(tracemalloc.get_sample_bytes())
-        self.moments = Moments(tracemalloc, options.window, options.collect)
+        self.tracer = running.start_tracer(options.frames, options.samples)
+        self.timeline = Timeline(self.tracer.get_sample_bytes())
+        self.moments = Moments(self.tracer, options.window, options.collect)
         self.ticker = running.Ticker(self.look, options.window)
 
     def look(self):

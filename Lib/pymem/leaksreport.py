@@ -24,12 +24,16 @@ def shortened(text, room):
 
 
 def place(frame, room=WIDTH):
-    """file:line function, with what is last of a long path; a library's file as in it."""
+    """file:line function, with what is last of a long path, and of a long name where the path
+    is cut to the file; a library's file as in it."""
     file, here = frame.file, os.getcwd() + os.sep
     file = file[len(here):] if file.startswith(here) else file
     file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
-    end = f":{frame.line} {frame.name}"
-    return shortened(file, max(room - len(end), 8)) + end
+    base = os.path.basename(file)
+    left = room - len(f"{base}:{frame.line} ")
+    end = f":{frame.line} {shortened(frame.name, max(left, 8))}"
+    left = max(room - len(end), 8)
+    return (base if len(base) == left else shortened(file, left)) + end
 
 
 def percent(share):

@@ -3,6 +3,7 @@
 import builtins
 import importlib
 import os
+import pkgutil      # noqa: F401  (runpy imports it once it runs a script)
 import runpy
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from pymem.heap import HeapError
 OWN_FOLDER = os.path.dirname(__file__) + "/"
 IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
+RUNPY = {runpy.__file__, "<frozen runpy>"}
 
 
 def tracer():
@@ -24,6 +26,16 @@ def tracer():
         from pymem import tracemalloc
     except ImportError:
         import tracemalloc
+    return tracemalloc
+
+
+def start_tracer(frames, samples):
+    """pymem.tracemalloc, which traces samples then."""
+    try:
+        from pymem import tracemalloc
+        tracemalloc.start(frames, samples)
+    except (ImportError, RuntimeError) as error:
+        raise HeapError(str(error)) from None
     return tracemalloc
 
 
@@ -79,8 +91,7 @@ class Program(NamedTuple):
 
 def is_runner(file):
     """Between these tools and a program, only what found and ran it."""
-    return (file.startswith(("<frozen runpy>", "<frozen importlib", IMPORT_FOLDER))
-            or file == runpy.__file__)
+    return file in RUNPY or file.startswith(("<frozen importlib", IMPORT_FOLDER))
 
 
 def begin_of_program(files):
@@ -93,7 +104,8 @@ def begin_of_program(files):
     while begin < len(files) and is_runner(files[begin]):
         begin += 1
     is_code = files[own[-1]] == __file__ and files[first:first + 1] == [CODE_FILE]
-    return begin if begin > first or is_code else None
+    is_run = begin > first and files[first] in RUNPY    # else an import of these tools
+    return begin if is_run or is_code else None
 
 
 def frames_of_program(names):
