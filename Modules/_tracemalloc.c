@@ -99,20 +99,21 @@ _PyTraceMalloc_NewReference(PyObject *op)
 }
 
 /* -- stacks as Python objects -------------------------------------------------
- * Each file name, frame and stack becomes one object in a list of traces. */
+ * Each name, frame and stack becomes one object in a list of traces. */
 
 struct objects {
-    PyObject **files;           /* by number - 1; NULL for a single stack */
+    PyObject **names;           /* by number - 1; NULL for a single stack */
     PyObject **stacks;          /* by id; likewise */
     uint32_t nstacks;
-    size_t nfiles;
-    PyObject *shared;           /* dict: (file, line) is itself */
+    size_t nnames;
+    PyObject *shared;           /* dict: a frame is itself */
+    int with_functions;         /* a frame is (file, line, function); else without it */
 };
 
 static PyObject *
-new_file_object(uint32_t number)
+new_name_object(uint32_t number)
 {
-    struct trace_name name = tracer_file(number);
+    struct trace_name name = tracer_name(number);
     return PyUnicode_FromKindAndData((int)name.kind, name.characters,
                                      (Py_ssize_t)name.length);
 }
@@ -135,15 +136,19 @@ make_shared(PyObject *dict, PyObject *object)
     return shared;
 }
 
+/* Of number 0: the empty one. */
 static PyObject *
-file_object(struct objects *objects, uint32_t number)
+name_object(struct objects *objects, uint32_t number)
 {
-    if (objects->files == NULL) {
-        return make_shared(objects->shared, new_file_object(number));
+    if (number == 0) {
+        return PyUnicode_FromStringAndSize(NULL, 0);
     }
-    PyObject **object = &objects->files[number - 1];
+    if (objects->names == NULL) {
+        return make_shared(objects->shared, new_name_object(number));
+    }
+    PyObject **object = &objects->names[number - 1];
     if (*object == NULL) {
-        *object = new_file_object(number);
+        *object = new_name_object(number);
     }
     Py_XINCREF(*object);
     return *object;
@@ -152,9 +157,20 @@ file_object(struct objects *objects, uint32_t number)
 static PyObject *
 frame_object(struct objects *objects, const struct trace_frame *frame)
 {
-    PyObject *file = file_object(objects, frame->file);
-    return file == NULL ? NULL
-        : make_shared(objects->shared, Py_BuildValue("(NI)", file, frame->line));
+    PyObject *file = name_object(objects, frame->file), *object = NULL;
+    if (file == NULL) {
+        return NULL;
+    }
+    if (!objects->with_functions) {
+        object = Py_BuildValue("(OI)", file, frame->line);
+    }
+    else {
+        PyObject *function = name_object(objects, frame->function);
+        object = function == NULL ? NULL
+            : Py_BuildValue("(OIN)", file, frame->line, function);
+    }
+    Py_DECREF(file);
+    return make_shared(objects->shared, object);
 }
 
 static PyObject *
@@ -191,11 +207,11 @@ stack_object(struct objects *objects, stack_id id)
 static int
 objects_init(struct objects *objects)
 {
-    tracer_stack_counts(&objects->nstacks, &objects->nfiles);
+    tracer_stack_counts(&objects->nstacks, &objects->nnames);
     objects->stacks = PyMem_RawCalloc(objects->nstacks, sizeof(PyObject *));
-    objects->files = PyMem_RawCalloc(objects->nfiles + 1, sizeof(PyObject *));
+    objects->names = PyMem_RawCalloc(objects->nnames + 1, sizeof(PyObject *));
     objects->shared = PyDict_New();
-    if (objects->stacks == NULL || objects->files == NULL) {
+    if (objects->stacks == NULL || objects->names == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -208,11 +224,11 @@ objects_free(struct objects *objects)
     for (uint32_t i = 0; objects->stacks != NULL && i < objects->nstacks; i++) {
         Py_XDECREF(objects->stacks[i]);
     }
-    for (size_t i = 0; objects->files != NULL && i < objects->nfiles; i++) {
-        Py_XDECREF(objects->files[i]);
+    for (size_t i = 0; objects->names != NULL && i < objects->nnames; i++) {
+        Py_XDECREF(objects->names[i]);
     }
     PyMem_RawFree(objects->stacks);
-    PyMem_RawFree(objects->files);
+    PyMem_RawFree(objects->names);
     Py_XDECREF(objects->shared);
 }
 
@@ -266,9 +282,9 @@ struct known_trace {
 #define KNOWN_TRACES 4096u
 
 static PyObject *
-list_of_traces(const struct trace *traces, size_t ntraces)
+list_of_traces(const struct trace *traces, size_t ntraces, int with_functions)
 {
-    struct objects objects;
+    struct objects objects = {.with_functions = with_functions};
     struct known_trace *known =
         PyMem_RawCalloc(KNOWN_TRACES, sizeof(struct known_trace));
     PyObject *list = NULL;
@@ -328,8 +344,8 @@ tracemalloc_clear_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyObject *
-_PyTraceMalloc_GetTraces(void)
+static PyObject *
+get_traces(int with_functions)
 {
     if (!tracer_is_tracing()) {
         return PyList_New(0);
@@ -343,7 +359,7 @@ _PyTraceMalloc_GetTraces(void)
         PyErr_NoMemory();
     }
     else {
-        list = list_of_traces(traces, ntraces);
+        list = list_of_traces(traces, ntraces, with_functions);
         tracer_release(traces);
     }
     tracer_let_stacks_go();
@@ -351,10 +367,22 @@ _PyTraceMalloc_GetTraces(void)
     return list;
 }
 
+PyObject *
+_PyTraceMalloc_GetTraces(void)
+{
+    return get_traces(0);
+}
+
 static PyObject *
 tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     return _PyTraceMalloc_GetTraces();
+}
+
+static PyObject *
+tracemalloc_get_named_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return get_traces(1);
 }
 
 PyObject *
@@ -490,6 +518,9 @@ PyDoc_STRVAR(get_traces_doc, "_get_traces($module, /)\n--\n\n"
 "Each is a tuple (domain: int, size: int, traceback, total_nframe: int); a\n"
 "traceback is a tuple of (filename: str, lineno: int), the most recent first.");
 
+PyDoc_STRVAR(get_named_traces_doc, "_get_named_traces($module, /)\n--\n\n"
+"The same as _get_traces(), with tracebacks of (filename, lineno, name of the function).");
+
 PyDoc_STRVAR(get_object_traceback_doc,
 "_get_object_traceback($module, obj, /)\n--\n\n"
 "The traceback of the allocation of obj: a tuple of (filename: str, lineno: int).\n"
@@ -534,6 +565,7 @@ static PyMethodDef module_methods[] = {
     {"is_tracing", tracemalloc_is_tracing, METH_NOARGS, is_tracing_doc},
     {"clear_traces", tracemalloc_clear_traces, METH_NOARGS, clear_traces_doc},
     {"_get_traces", tracemalloc_get_traces, METH_NOARGS, get_traces_doc},
+    {"_get_named_traces", tracemalloc_get_named_traces, METH_NOARGS, get_named_traces_doc},
     {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
      get_object_traceback_doc},
     {"_get_block_size", tracemalloc_get_block_size, METH_O, get_block_size_doc},

@@ -122,7 +122,7 @@ stack_dump(int fd, const struct trace_source *source, stack_id id)
             put_text(fd, "\n");
             continue;
         }
-        struct trace_name name = stack_file(frames[i].file);
+        struct trace_name name = stack_name(frames[i].file);
         put_text(fd, "  File \"");
         put_name(fd, &name, source->names_are_utf8);
         put_text(fd, "\", line ");

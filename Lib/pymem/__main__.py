@@ -12,6 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import NamedTuple
 
 from pymem import running
+from pymem.attached import traces_of
 from pymem.heap import NO_MODULE, Heap, HeapError
 
 
@@ -244,19 +245,19 @@ def flame(options):
 
 
 class Peak:
-    """The snapshot of the most memory, or of nine tenths of it: another is taken where
-    the program has a tenth more than at the last one."""
+    """The traces of the most memory, or of nine tenths of it: they are taken again where the
+    program has a tenth more than at the last time."""
 
     def __init__(self):
-        self.snapshot, self.highest, self.own = None, 0, 0
+        self.traces, self.highest, self.own = None, 0, 0
 
     def look(self):
         tracemalloc = running.tracer()
         current = tracemalloc.get_traced_memory()[0] - self.own
         if current > 1.1 * self.highest:
-            self.highest, self.snapshot = current, None
+            self.highest, self.traces = current, None
             before = tracemalloc.get_traced_memory()[0]
-            self.snapshot = tracemalloc.take_snapshot()
+            self.traces = traces_of(tracemalloc)
             self.own = tracemalloc.get_traced_memory()[0] - before
 
 
@@ -273,9 +274,9 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
-        snapshot = peak.snapshot or tracemalloc.take_snapshot()
+        traces = peak.traces or traces_of(tracemalloc)
         tracemalloc.stop()
-        found.append(flaming.of_snapshot(snapshot))
+        found.append(flaming.of_traces(traces))
     return running.run_program(options.program, at_end)
 
 

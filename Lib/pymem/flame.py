@@ -8,12 +8,11 @@ wide as their part, on them those that they called.  tracemalloc keeps the inner
 frames of a stack: start(25) for deep ones.
 """
 
-import ast
-import linecache
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem.functions import functions_at
 from pymem.page import write_page
 from pymem.picture import Picture, hsl
 from pymem.pprof import Profile
@@ -23,6 +22,7 @@ ROW, WIDTH, LETTER = 17, 1200, 6.3
 
 
 class Frame(NamedTuple):
+    """line 0: of C."""
     name: str
     file: str
     line: int
@@ -31,36 +31,33 @@ class Frame(NamedTuple):
     def label(self):
         if not self.line:
             return self.name
-        return f"{self.name} ({Path(self.file).name}:{self.line})"
+        where = f"{Path(self.file).name}:{self.line}"
+        return f"{self.name} ({where})" if self.name else where
 
 
-@lru_cache(maxsize=None)
-def _functions(file):
-    """(first line, last line, name) of the functions of a file."""
-    found = []
+def frames_of(lines):
+    """Of lines from the outermost on, as a tracer told them: (file, line, function); or
+    without the function, which is then looked for in the source: frames that stand on each
+    other on one line are its functions, where they are as many."""
+    frames, i = [], 0
+    while i < len(lines):
+        file, line, *function = lines[i]
+        if function:
+            frames.append(Frame(*function, file, line))
+            i += 1
+            continue
+        names, count = functions_at(file, line, frames[-1].file if frames else None), 1
+        while lines[i + count:i + count + 1] == lines[i:i + 1]:
+            count += 1
+        if len(names) != count:
+            names = [" or ".join(names)] * count
+        frames += [Frame(name, file, line) for name in names]
+        i += count
+    return tuple(frames)
 
-    def visit(node, prefix):
-        for child in ast.iter_child_nodes(node):
-            name = prefix
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                name = f"{prefix}{child.name}"
-                if not isinstance(child, ast.ClassDef):
-                    found.append((child.lineno, child.end_lineno, name))
-                name += "."
-            visit(child, name)
-    try:
-        visit(ast.parse("".join(linecache.getlines(file))), "")
-    except (SyntaxError, ValueError):
-        return []
-    return found
 
-
-@lru_cache(maxsize=None)
-def frame_at(file, line):
-    """The innermost function around a line."""
-    around = [(last - first, name) for first, last, name in _functions(file)
-              if first <= line <= last]
-    return Frame(min(around)[1] if around else "<module>", file, line)
+def frame_at(*line):
+    return frames_of((line,))[0]
 
 
 class Stacks:
@@ -80,16 +77,31 @@ class Stacks:
 
 
 def lines_of_program(traceback):
-    """(file, line) pairs from the outermost on, from those of a tracer.  Of a program that
-    these tools ran its own part; nothing of what the tools asked for themselves."""
+    """Lines from the outermost on, of those of a tracer.  Of a program that these tools ran
+    its own part; nothing of what the tools asked for themselves."""
     outermost_first = traceback[::-1]
-    begin = begin_of_program([file for file, _ in outermost_first])
+    begin = begin_of_program([file for file, *_ in outermost_first])
     return () if begin is None else outermost_first[begin:]
 
 
 @lru_cache(maxsize=1 << 16)
 def python_frames(traceback):
-    return tuple(frame_at(file, line) for file, line in lines_of_program(traceback))
+    return frames_of(lines_of_program(traceback))
+
+
+def of_traces(traces):
+    """Of what pymem.attached.traces_of() gave."""
+    found = {}                          # {stack's id: [stack, blocks, bytes]}: equal ones are
+    for _, size, stack, *_ in traces:   # nearly always one object
+        counts = found.setdefault(id(stack), [stack, 0, 0])
+        counts[1] += 1
+        counts[2] += size
+    stacks = Stacks()
+    for stack, blocks, nbytes in found.values():
+        frames = python_frames(stack)
+        if frames:
+            stacks.add(frames, blocks, nbytes)
+    return stacks
 
 
 def of_snapshot(snapshot):

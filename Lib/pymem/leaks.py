@@ -83,7 +83,7 @@ def of_process(options, pid):
     timeline, kinds = Timeline(options.samples), {}
     seconds, changed, stacks = None, {}, []
     try:
-        for key, value in attach.reported(attach.lines_of, target, options):
+        for key, value in attach.reported(target, options):
             if key == "moment":
                 if seconds is not None:
                     timeline.add(seconds, changed)

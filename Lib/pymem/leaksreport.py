@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pymem import size_text
-from pymem.flame import color, frame_at
+from pymem.flame import color, frame_at, frames_of
 from pymem.growth import is_library, total
 from pymem.page import write_page
 
@@ -51,7 +51,8 @@ def kinds_at(finding, survey, kinds):
     """({type: objects}, {referrer: objects}) of all stacks of a site."""
     merged = {}, {}
     for number in finding.stacks:
-        for into, counts in zip(merged, kinds.get(survey.keys[number], ())):
+        stack = tuple(frame[:2] for frame in survey.keys[number])
+        for into, counts in zip(merged, kinds.get(stack, ())):
             for name, count in counts.items():
                 into[name] = into.get(name, 0) + count
     return merged
@@ -151,8 +152,8 @@ def page_data(options, survey, kinds):
     frames, stacks = {}, []
     for number in numbers[:ON_PAGE]:
         of_stack, levels = survey.stacks[number]
-        stacks.append({"frames": [frames.setdefault(frame_at(*line), len(frames))
-                                  for line in of_stack],
+        stacks.append({"frames": [frames.setdefault(frame, len(frames))
+                                  for frame in frames_of(of_stack)],
                        "levels": [level_record(level) for level in levels]})
     rest = total([survey.stacks[number][1] for number in numbers[ON_PAGE:]])
     if rest:

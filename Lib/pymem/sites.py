@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pymem import running, size_text
 from pymem.attached import Moments
-from pymem.flame import frame_at, lines_of_program
+from pymem.flame import frames_of, lines_of_program
 from pymem.growth import Level, site_of
 from pymem.leaksreport import place
 
@@ -25,7 +25,7 @@ class Site(NamedTuple):
     @property
     def frames(self):
         """The innermost first."""
-        return [frame_at(*line) for line in reversed(self.lines)]
+        return frames_of(self.lines)[::-1]
 
 
 class Sites:

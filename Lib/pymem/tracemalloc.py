@@ -32,6 +32,7 @@ if not hasattr(_tracer, "get_sample_bytes"):
 
 _get_object_traceback = _tracer._get_object_traceback
 _get_traces = _tracer._get_traces
+_get_named_traces = _tracer._get_named_traces
 clear_traces = _tracer.clear_traces
 get_sample_bytes = _tracer.get_sample_bytes
 get_traceback_limit = _tracer.get_traceback_limit

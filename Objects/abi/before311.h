@@ -69,4 +69,10 @@ recursion_left(PyThreadState *tstate)
     return -tstate->recursion_depth;
 }
 
+static PyObject *
+function_name(PyCodeObject *code)
+{
+    return code->co_name;
+}
+
 #include "frames.h"

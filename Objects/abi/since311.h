@@ -59,4 +59,10 @@ recursion_left(PyThreadState *tstate)
     return RECURSION_LEFT(tstate);
 }
 
+static PyObject *
+function_name(PyCodeObject *code)
+{
+    return code->co_qualname;
+}
+
 #include "frames.h"
