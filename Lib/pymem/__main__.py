@@ -204,13 +204,9 @@ FLAME_SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof"
 
 
 def load_snapshot(path):
-    """A tracemalloc.Snapshot that was dumped to a file; None: it is none."""
     import pickle
     import tracemalloc
     try:
-        with open(path, "rb") as file:
-            if file.read(1) != b"\x80":
-                return None
         snapshot = tracemalloc.Snapshot.load(path)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
             ValueError):
@@ -220,6 +216,23 @@ def load_snapshot(path):
     return snapshot
 
 
+def load_stacks(path):
+    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
+    from pymem import flame as flaming
+    with open(path, "rb") as file:
+        start = file.read(1)
+    if start == b"\x80":
+        return flaming.of_snapshot(load_snapshot(path))
+    if start != b"{" and not path.endswith(".json"):
+        return None
+    try:
+        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError):
+        if path.endswith(".json"):
+            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
+    return None
+
+
 def flame(options):
     from pymem import flame as flaming
     form = options.format or FLAME_SUFFIXES.get(Path(options.output or "").suffix, "svg")
@@ -227,14 +240,12 @@ def flame(options):
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
-        raise HeapError("flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE, "
-                        "SNAPSHOT")
-    snapshot, status = load_snapshot(program.what) if program.kind == "script" else None, 0
-    if snapshot is not None:
-        if options.native:
-            raise HeapError("a snapshot has no native stacks; --native takes a script")
-        stacks = flaming.of_snapshot(snapshot)
-    else:
+        raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
+                        "attach, leaks or Snapshot.dump()")
+    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+    if stacks is not None and options.native:
+        raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is None:
         found = []
         status = (flame_native if options.native else flame_traced)(options, found)
         stacks = found[0]
@@ -429,7 +440,7 @@ def parser():
     made.add_argument("--native", action="store_true", help="C functions, too")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
-    add_program(made, "SCRIPT|SNAPSHOT")
+    add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
     add_tracer(made, "512K")
@@ -439,7 +450,7 @@ def parser():
                       help="for it to begin and to answer (30s)")
     made.add_argument("--top", type=number, default=10, metavar="N", help="lines shown (10)")
     made.add_argument("-o", "--output", metavar="FILE",
-                      help="a snapshot of tracemalloc, which flame draws")
+                      help="which flame draws: .json; else a snapshot of tracemalloc")
     made.add_argument("pid", type=number, metavar="PID")
     made.set_defaults(window=None, collect=False, objects=None)
     made = command(leaks, "What grows: the lines that hold more and more, of a process that "

@@ -12,6 +12,7 @@ this one is gone, as then its FIFO is closed.
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -467,6 +468,17 @@ def snapshot_of(lines, nframe):
         raise HeapError("what the process wrote can't be read") from None
 
 
+def stacks_of(lines, sample_bytes):
+    """What flame draws, with estimates of bytes and blocks."""
+    from pymem import flame
+    from pymem.growth import Level
+    stacks = flame.Stacks()
+    for (stack, *_), blocks in lines[1:]:
+        level = Level.of(blocks, sample_bytes)
+        stacks.add(flame.frames_of(stack[::-1]), level.blocks, level.nbytes)
+    return stacks
+
+
 # The command.
 
 def functions_of(lines):
@@ -538,10 +550,22 @@ def command(options):
     snapshot = snapshot_of(lines, options.frames)
     print("\n".join(table(snapshot, functions_of(lines), options)))
     if options.output:
-        snapshot.dump(options.output)
-        print(f"{options.output}: a snapshot of tracemalloc; pymem flame {options.output} "
-              "draws it", file=sys.stderr)
+        what = write(options, target, lines, snapshot)
+        print(f"{options.output}: {what}; pymem flame {options.output} draws it",
+              file=sys.stderr)
     return 0
+
+
+def write(options, target, lines, snapshot):
+    """What it wrote."""
+    if not options.output.endswith(".json"):
+        snapshot.dump(options.output)
+        return "a snapshot of tracemalloc"
+    from pymem import flame
+    data = {"pid": target.pid, "python": target.version, "sample_bytes": options.samples,
+            **flame.record(stacks_of(lines, options.samples))}
+    Path(options.output).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return f"{len(data['stacks']):,} stacks"
 
 
 @contextmanager

@@ -130,6 +130,32 @@ def of_blocks(blocks):
     return stacks
 
 
+# As JSON, which attach and leaks write.
+
+def frame_record(frame):
+    return {"function": frame.name, "file": frame.file, "line": frame.line}
+
+
+def record(stacks):
+    """Each frame once; a stack has numbers of frames from the outermost on."""
+    frames, rows = {}, []
+    for of_stack, (blocks, nbytes) in stacks.counts.items():
+        rows.append({"frames": [frames.setdefault(frame, len(frames)) for frame in of_stack],
+                     "bytes": round(nbytes), "blocks": round(blocks)})
+    return {"frames": list(map(frame_record, frames)), "stacks": rows}
+
+
+def of_record(data):
+    """KeyError, TypeError, IndexError: it is none."""
+    frames = [Frame(str(row["function"]), str(row["file"]), int(row["line"]))
+              for row in data["frames"]]
+    stacks = Stacks()
+    for row in data["stacks"]:
+        stacks.add([frames[number] for number in row["frames"]], int(row["blocks"]),
+                   int(row["bytes"]))
+    return stacks
+
+
 class Node:
     def __init__(self, frame):
         self.frame, self.blocks, self.nbytes, self.children = frame, 0, 0, {}

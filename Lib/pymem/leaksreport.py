@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from pymem import size_text
-from pymem.flame import color, frame_at, frames_of
+from pymem import flame, size_text
+from pymem.flame import color, frame_at, frame_record, frames_of
 from pymem.growth import is_library, total
 from pymem.page import write_page
 
@@ -109,10 +109,6 @@ def lines(options, survey, kinds):
 
 # For machines, and the page.
 
-def frame_record(frame):
-    return {"function": frame.name, "file": frame.file, "line": frame.line}
-
-
 def level_record(level):
     return [round(level.nbytes), round(level.blocks)]
 
@@ -140,6 +136,15 @@ def record(options, survey, kinds):
             "times": [round(moment, 3) for moment in survey.times],
             "levels": [level_record(level) for level in survey.total],
             "sites": sites}
+
+
+def full_record(options, survey, kinds):
+    """And what each stack held at the end, for flame."""
+    held = flame.Stacks()
+    for of_stack, levels in survey.stacks.values():
+        if levels[-1].blocks:
+            held.add(frames_of(of_stack), levels[-1].blocks, levels[-1].nbytes)
+    return {**record(options, survey, kinds), **flame.record(held)}
 
 
 def page_data(options, survey, kinds):
@@ -171,10 +176,10 @@ def write(options, survey, kinds):
     if options.output and options.output.endswith(".html"):
         write_page("leaks.html", page_data(options, survey, kinds), options.output)
     elif options.output:
-        Path(options.output).write_text(json.dumps(record(options, survey, kinds), indent=1)
-                                        + "\n", encoding="utf-8")
+        Path(options.output).write_text(
+            json.dumps(full_record(options, survey, kinds), indent=1) + "\n", encoding="utf-8")
     if options.json:
-        print(json.dumps(record(options, survey, kinds), indent=1))
+        print(json.dumps(full_record(options, survey, kinds), indent=1))
     else:
         print("\n".join(lines(options, survey, kinds)))
         if is_over(options, survey):

@@ -137,3 +137,44 @@ def test_lines_belong_to_code_objects(python, tmp_path):
     result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
     assert result.returncode == 0, result.stderr
     assert dict(zip(FUNCTIONS, json.loads(result.stdout))) == FUNCTIONS
+
+
+# Files of attach and leaks.
+
+def test_flame_of_what_leaks_wrote(tmp_path):
+    data, out = tmp_path / "leaks.json", tmp_path / "flame.txt"
+    program = tmp_path / "app.py"
+    program.write_text("""
+import time
+kept = []
+def leak(): kept.append(bytearray(50_000))
+for _ in range(60):
+    leak()
+    time.sleep(0.02)
+""")
+    result = see("leaks", "--window", "0.05s", "--samples", "0", "-o", data, program)
+    assert result.returncode == 0, result.stderr
+    lines_of(see("flame", "-o", out, data))
+    nbytes, = [int(line.split()[-1]) for line in out.read_text().splitlines()
+               if line.startswith("<module> (app.py:6);leak (app.py:4) ")]
+    assert 40 * 50_000 < nbytes < 61 * 51_000      # at the last look
+    record = json.loads(data.read_text())
+    held = sum(stack["bytes"] for stack in record["stacks"])
+    assert abs(held - record["levels"][-1][0]) <= len(record["stacks"])
+
+
+@pytest.mark.once
+def test_json_that_is_of_neither_is_told(tmp_path):
+    path = tmp_path / "other.json"
+    for text in ('{"frames": []}', "[1]", "{", '{"frames": [{}], "stacks": []}',
+                 '{"frames": [], "stacks": [{"frames": [7], "bytes": 1, "blocks": 1}]}'):
+        path.write_text(text)
+        result = see("flame", path)
+        assert (result.returncode, result.stderr) == (
+            1, f"pymem: {path} is no JSON that attach or leaks wrote\n")
+
+
+def test_a_script_may_begin_as_json_does(tmp_path):
+    path, out = tmp_path / "app.py", tmp_path / "flame.txt"
+    path.write_text("{print('ran')}\n")
+    assert lines_of(see("flame", "-o", out, path)) == ["ran"]

@@ -724,7 +724,7 @@ def test_flame_of_a_snapshot(tmp_path):
     assert run(BUILD / "python", tmp_path / "app.py").returncode == 0
     lines_of(see("flame", "-o", out, dump))
     assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
-    assert "a snapshot has no native stacks" in see("flame", "--native", dump).stderr
+    assert "a file has no native stacks" in see("flame", "--native", dump).stderr
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
 
@@ -753,7 +753,7 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
                                                "time, as 60s, 5m or 1h"),
     (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
     (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
-    (["flame"], 1, "pymem: flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE"),
+    (["flame"], 1, "pymem: flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "),
     (["flame", "--frames", "65536", __file__], 2, "pymem flame: argument --frames: '65536' is no "
                                                   "number of frames, 1 to 65535"),
     (["attach", "--samples", "9" * 20, "1"], 2, "pymem attach: argument --samples: '9999"),
