@@ -45,22 +45,12 @@ extern void _PyTraceMalloc_ResetPeak(void);
 #  include "_tracerlinked.h"
 #endif
 
+/* The source of frames, and how many places it is to be asked for. */
 static int
-start(int nframe, size_t sample_bytes, uint64_t seed)
+start_source(const struct trace_source *source, unsigned max_places, size_t sample_bytes,
+             uint64_t seed)
 {
-    if (check_the_interpreter() < 0) {
-        return -1;
-    }
-    if (nframe < 1 || nframe > MAX_TRACE_FRAMES) {
-        PyErr_Format(PyExc_ValueError,
-                     "the number of frames must be in range [1; %d]",
-                     MAX_TRACE_FRAMES);
-        return -1;
-    }
-    if (tracer_is_tracing()) {
-        return 0;
-    }
-    if (tracer_start(&python_frames, (unsigned)nframe, sample_bytes, seed) < 0) {
+    if (tracer_start(source, max_places, sample_bytes, seed) < 0) {
         PyErr_NoMemory();
         return -1;
     }
@@ -70,6 +60,33 @@ start(int nframe, size_t sample_bytes, uint64_t seed)
         return -1;
     }
     return 0;
+}
+
+static int
+start(int nframe, size_t sample_bytes, uint64_t seed, int native)
+{
+    if (check_the_interpreter() < 0) {
+        return -1;
+    }
+    if (nframe < 1 || nframe > MAX_TRACE_FRAMES - (native ? MAX_NATIVE_FRAMES : 0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "the number of frames must be in range [1; %d]",
+                     MAX_TRACE_FRAMES);
+        return -1;
+    }
+    if (tracer_is_tracing()) {
+        return 0;
+    }
+    if (!native) {
+        return start_source(&python_frames, (unsigned)nframe, sample_bytes, seed);
+    }
+    if (python_find_unwinder() < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "C functions are found by libgcc_s.so.1, which "
+                        "can't be loaded here");
+        return -1;
+    }
+    return start_source(&python_frames_with_native, (unsigned)nframe + MAX_NATIVE_FRAMES,
+                        sample_bytes, seed);
 }
 
 /* Where the interpreter says no, the exception is the caller's: as in CPython. */
@@ -157,6 +174,10 @@ name_object(struct objects *objects, uint32_t number)
 static PyObject *
 frame_object(struct objects *objects, const struct trace_frame *frame)
 {
+    if (frame->file == 0) {
+        return Py_BuildValue("(sKs)", "", (unsigned long long)(uintptr_t)
+                             tracer_address(frame->line), "");
+    }
     PyObject *file = name_object(objects, frame->file), *object = NULL;
     if (file == NULL) {
         return NULL;
@@ -173,15 +194,35 @@ frame_object(struct objects *objects, const struct trace_frame *frame)
     return make_shared(objects->shared, object);
 }
 
+/* Those of Python; how many are left. */
+static unsigned
+without_native(struct trace_frame *frames, unsigned length)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < length; i++) {
+        if (frames[i].file != 0) {
+            frames[n++] = frames[i];
+        }
+    }
+    return n;
+}
+
 static PyObject *
 make_stack_object(struct objects *objects, stack_id id)
 {
     unsigned total;
     unsigned length = tracer_stack_length(id, &total);
     struct trace_frame *frames = PyMem_RawMalloc(length * sizeof(*frames));
-    PyObject *stack = frames != NULL ? PyTuple_New(length) : PyErr_NoMemory();
+    if (frames == NULL) {
+        return PyErr_NoMemory();
+    }
+    tracer_stack_frames(id, frames, length);
+    if (!objects->with_functions) {
+        length = without_native(frames, length);
+    }
+    PyObject *stack = length > 0 ? PyTuple_New(length)
+        : Py_BuildValue("((si))", "<unknown>", 0);
     if (stack != NULL) {
-        tracer_stack_frames(id, frames, length);
         for (unsigned i = 0; i < length; i++) {
             PyObject *frame = frame_object(objects, &frames[i]);
             if (frame == NULL) {
@@ -414,13 +455,13 @@ tracemalloc_get_block_size(PyObject *module, PyObject *address)
 static PyObject *
 tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "sample_bytes", "seed", NULL};
-    int nframe = 1;
+    static char *names[] = {"", "sample_bytes", "seed", "native", "cold", "cold_end", NULL};
+    int nframe = 1, native = 0;
     Py_ssize_t sample_bytes = 0;
-    unsigned long long seed = 0;
-    /* Positional as in CPython; the two of ours by name, too. */
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|inK:start", names,
-                                     &nframe, &sample_bytes, &seed))
+    unsigned long long seed = 0, cold = 0, cold_end = 0;
+    /* Positional as in CPython; those of ours by name, too. */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|inKpKK:start", names, &nframe,
+                                     &sample_bytes, &seed, &native, &cold, &cold_end))
     {
         return NULL;
     }
@@ -429,7 +470,8 @@ tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
                      "between samples, 0 to trace all; not %zd", sample_bytes);
         return NULL;
     }
-    if (start(nframe, (size_t)sample_bytes, seed) < 0) {
+    python_cold_loop = (struct code_range){(uintptr_t)cold, (uintptr_t)cold_end};
+    if (start(nframe, (size_t)sample_bytes, seed, native) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -519,7 +561,9 @@ PyDoc_STRVAR(get_traces_doc, "_get_traces($module, /)\n--\n\n"
 "traceback is a tuple of (filename: str, lineno: int), the most recent first.");
 
 PyDoc_STRVAR(get_named_traces_doc, "_get_named_traces($module, /)\n--\n\n"
-"The same as _get_traces(), with tracebacks of (filename, lineno, name of the function).");
+"The same as _get_traces(), with tracebacks of (filename, lineno, name of the function).\n"
+"\n"
+"A C function is (\"\", address, \"\"): one of the instructions that call the next one.");
 
 PyDoc_STRVAR(get_object_traceback_doc,
 "_get_object_traceback($module, obj, /)\n--\n\n"
@@ -533,9 +577,12 @@ PyDoc_STRVAR(get_block_size_doc, "_get_block_size($module, address, /)\n--\n\n"
 PyDoc_STRVAR(start_doc, "start($module, nframe=1, /)\n--\n\n"
 "Trace what Python allocates from now on.\n"
 "\n"
-"A traceback has nframe frames at most.  Two further arguments are pymem's own.\n"
+"A traceback has nframe frames at most.  Further arguments are pymem's own.\n"
 "sample_bytes: trace a sample for each so many bytes on average, and give estimates\n"
-"for sizes; 0 traces all.  seed: a number that makes these samples the same again.");
+"for sizes; 0 traces all.  seed: a number that makes these samples the same again.\n"
+"native: also the C functions that were called, which _get_named_traces() gives.\n"
+"cold, cold_end: the addresses of what the compiler has split off from\n"
+"_PyEval_EvalFrameDefault().");
 
 PyDoc_STRVAR(stop_doc, "stop($module, /)\n--\n\n"
 "Trace no more, and forget every trace.");

@@ -114,6 +114,9 @@ stack_dump(int fd, const struct trace_source *source, stack_id id)
     stack_frames(id, frames, 100);
     put_text(fd, "Memory block allocated at (most recent call first):\n");
     for (unsigned i = 0; i < length && i < 100; i++) {
+        if (frames[i].file == 0 && source->name_place == NULL) {
+            continue;           /* on Python frames, which say enough */
+        }
         if (frames[i].file == 0) {
             char text[1000];
             source->name_place(text, sizeof(text), stack_address(frames[i].line));

@@ -35,6 +35,15 @@ tracer_name(uint32_t number)
     return name;
 }
 
+const void *
+tracer_address(uint32_t number)
+{
+    tracer_lock();
+    const void *address = stack_address(number);
+    tracer_unlock();
+    return address;
+}
+
 void
 tracer_stack_counts(uint32_t *nstacks, size_t *nnames)
 {

@@ -226,7 +226,7 @@ remember_site(const struct trace_place *place, uint32_t frame)
 static uint32_t
 frame_at(const struct trace_source *source, const struct trace_place *place)
 {
-    if (source->describe == NULL) {
+    if (source->describe == NULL || place->code == NATIVE_CODE) {
         return address_frame_number(place->instruction);
     }
     struct map_entry *site = map_find(&sites, (uintptr_t)place->instruction, 0);

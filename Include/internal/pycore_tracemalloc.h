@@ -33,6 +33,9 @@ struct trace_place {
     const void *code;
 };
 
+/* Of a place that is an instruction of the machine, and stays an address. */
+#define NATIVE_CODE ((const void *)-1)
+
 /* A name of a file or a function: characters of 1, 2 or 4 bytes each, as str keeps
  * them. */
 struct trace_name {
@@ -147,6 +150,7 @@ unsigned tracer_stack_length(stack_id id, unsigned *total);
 void tracer_stack_frames(stack_id id, struct trace_frame *frames,
                          unsigned max_frames);
 struct trace_name tracer_name(uint32_t number);
+const void *tracer_address(uint32_t number);
 void tracer_stack_counts(uint32_t *nstacks, size_t *nnames);
 
 /* All traces at this moment, in memory for tracer_release(); -1 no memory. */

@@ -199,6 +199,7 @@ def replay(options):
 
 # flame
 
+NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
 FLAME_SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
                   ".txt": "collapsed", ".collapsed": "collapsed"}
 
@@ -247,7 +248,7 @@ def flame(options):
         raise HeapError("a file has no native stacks; --native takes a program")
     if stacks is None:
         found = []
-        status = (flame_native if options.native else flame_traced)(options, found)
+        status = flame_traced(options, found)
         stacks = found[0]
     flaming.write(stacks, output, form)
     print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
@@ -274,8 +275,14 @@ class Peak:
 
 def flame_traced(options, found):
     from pymem import flame as flaming
-    tracemalloc = running.tracer()
-    tracemalloc.start(options.frames)
+    samples = options.samples
+    if samples is None:
+        samples = NATIVE_SAMPLES if options.native else 0
+    if samples or options.native:
+        tracemalloc = running.start_tracer(options.frames, samples, options.native)
+    else:
+        tracemalloc = running.tracer()
+        tracemalloc.start(options.frames)
     peak = Peak()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
@@ -286,21 +293,9 @@ def flame_traced(options, found):
             ticker.stop()
             peak.look()
         traces = peak.traces or traces_of(tracemalloc)
+        sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_traces(traces))
-    return running.run_program(options.program, at_end)
-
-
-def flame_native(options, found):
-    import _pymem
-    from pymem import flame as flaming, native
-    if options.peak:
-        raise HeapError("flame takes --peak or --native, not both")
-    running.tracer().start(options.frames)
-    _pymem.record()
-
-    def at_end():
-        found.append(flaming.of_blocks(native.stop_recording()))
+        found.append(flaming.of_traces(traces, sample_bytes))
     return running.run_program(options.program, at_end)
 
 
@@ -438,6 +433,8 @@ def parser():
     made.add_argument("--format", choices=["svg", "html", "pprof", "collapsed"])
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--native", action="store_true", help="C functions, too")
+    made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="one block in so many "
+                      "bytes (with --native 16K, else 0); 0: every block")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
     add_program(made, "SCRIPT|FILE")

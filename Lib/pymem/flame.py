@@ -9,6 +9,7 @@ frames of a stack: start(25) for deep ones.
 """
 
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +23,10 @@ ROW, WIDTH, LETTER = 17, 1200, 6.3
 
 
 class Frame(NamedTuple):
-    """line 0: of C."""
     name: str
     file: str
-    line: int
+    line: int           # 0: not known
+    is_native: bool = False
 
     @property
     def label(self):
@@ -35,23 +36,40 @@ class Frame(NamedTuple):
         return f"{self.name} ({where})" if self.name else where
 
 
+def is_native(line):
+    """Of a tracer's lines."""
+    return line[2:] == ("",)
+
+
+def native_frames(addresses):
+    from pymem import native            # which needs _pymem
+    return [Frame(*function, True) for function in native.functions(addresses)]
+
+
 def frames_of(lines):
-    """Of lines from the outermost on, as a tracer told them: (file, line, function); or
-    without the function, which is then looked for in the source: frames that stand on each
-    other on one line are its functions, where they are as many."""
+    """Of lines from the outermost on, as a tracer told them: (file, line, function); ("",
+    address, "") for a C function; or without the function, which is then looked for in the
+    source: frames that stand on each other on one line are its functions, where they are as
+    many."""
     frames, i = [], 0
     while i < len(lines):
-        file, line, *function = lines[i]
-        if function:
-            frames.append(Frame(*function, file, line))
+        line = lines[i]
+        if is_native(line):
+            addresses = [address for _, address, *_ in takewhile(is_native, lines[i:])]
+            frames += native_frames(addresses)
+            i += len(addresses)
+            continue
+        if len(line) > 2:
+            file, number, function = line
+            frames.append(Frame(function, file, number))
             i += 1
             continue
-        names, count = functions_at(file, line, frames[-1].file if frames else None), 1
-        while lines[i + count:i + count + 1] == lines[i:i + 1]:
+        names, count = functions_at(*line, frames[-1].file if frames else None), 1
+        while lines[i + count:i + count + 1] == (line,):
             count += 1
         if len(names) != count:
             names = [" or ".join(names)] * count
-        frames += [Frame(name, file, line) for name in names]
+        frames += [Frame(name, *line) for name in names]
         i += count
     return tuple(frames)
 
@@ -80,8 +98,11 @@ def lines_of_program(traceback):
     """Lines from the outermost on, of those of a tracer.  Of a program that these tools ran
     its own part; nothing of what the tools asked for themselves."""
     outermost_first = traceback[::-1]
-    begin = begin_of_program([file for file, *_ in outermost_first])
-    return () if begin is None else outermost_first[begin:]
+    python = [i for i, line in enumerate(outermost_first) if not is_native(line)]
+    if not python:
+        return outermost_first
+    begin = begin_of_program([outermost_first[i][0] for i in python])
+    return () if begin in (None, len(python)) else outermost_first[python[begin]:]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -89,18 +110,23 @@ def python_frames(traceback):
     return frames_of(lines_of_program(traceback))
 
 
-def of_traces(traces):
+def of_traces(traces, sample_bytes=0):
     """Of what pymem.attached.traces_of() gave."""
+    from pymem.growth import chance
     found = {}                          # {stack's id: [stack, blocks, bytes]}: equal ones are
     for _, size, stack, *_ in traces:   # nearly always one object
         counts = found.setdefault(id(stack), [stack, 0, 0])
-        counts[1] += 1
+        counts[1] += 1 / chance(size, sample_bytes)
         counts[2] += size
+    addresses = {line[1] for stack, _, _ in found.values() for line in stack if is_native(line)}
+    if addresses:
+        from pymem import native
+        native.find(addresses)
     stacks = Stacks()
     for stack, blocks, nbytes in found.values():
         frames = python_frames(stack)
         if frames:
-            stacks.add(frames, blocks, nbytes)
+            stacks.add(frames, round(blocks), nbytes)
     return stacks
 
 
@@ -112,21 +138,6 @@ def of_snapshot(snapshot):
                                      for frame in reversed(same.traceback)))
         if frames:
             stacks.add(frames, same.count, same.size)
-    return stacks
-
-
-def of_blocks(blocks):
-    """Of (size, traceback, C stack): the Python stack, and on it what C functions its
-    innermost function called."""
-    from pymem.native import below_python
-    stacks = Stacks()
-    for size, traceback, native in blocks:
-        python = python_frames(tuple(traceback)) if traceback else ()
-        if traceback and not python:
-            continue
-        if python:
-            native = below_python(native)
-        stacks.add(python + tuple(Frame(name, file, 0) for file, name in native), 1, size)
     return stacks
 
 
@@ -185,7 +196,7 @@ def tree(stacks):
 def color(frame):
     """Warm for Python, cool for C, of one file alike."""
     hue = sum(map(ord, frame.file)) % 40
-    return hsl(15 + hue if frame.line else 190 + hue, 75, 66)
+    return hsl(190 + hue if frame.is_native else 15 + hue, 75, 66)
 
 
 def draw(stacks):

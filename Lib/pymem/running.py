@@ -29,11 +29,11 @@ def tracer():
     return tracemalloc
 
 
-def start_tracer(frames, samples):
+def start_tracer(frames, samples, native=False):
     """pymem.tracemalloc, which traces samples then."""
     try:
         from pymem import tracemalloc
-        tracemalloc.start(frames, samples)
+        tracemalloc.start(frames, samples, native=native)
     except (ImportError, RuntimeError) as error:
         raise HeapError(str(error)) from None
     return tracemalloc

@@ -32,6 +32,13 @@ frame_has_begun(frame_type *frame)
     return 1;
 }
 
+static int
+frame_is_entry(frame_type *frame)
+{
+    (void)frame;
+    return 1;
+}
+
 static PyCodeObject *
 frame_code(frame_type *frame)
 {

@@ -7,6 +7,7 @@
  *   newest_frame(tstate)           the frame that runs, or NULL
  *   caller_of(frame)               the next one, or NULL
  *   frame_has_begun(frame)         does it have a line?
+ *   frame_is_entry(frame)          did a call of the interpreter's loop begin with it?
  *   frame_code(frame)              its PyCodeObject
  *   frame_instruction(frame)       what no other instruction of any code has
  *   instruction_offset(place)      the bytes before it in its code
@@ -151,3 +152,5 @@ const struct trace_source python_frames = {
     .name_function = name_function,
     .names_are_utf8 = NAMES_ARE_UTF8,
 };
+
+#include "nativestack.h"
