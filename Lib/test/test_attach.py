@@ -186,9 +186,9 @@ def test_the_line_that_leaks(package, tmp_path):
                                                  seconds="1")
         assert status == 0, error
     rows = output.splitlines()
-    assert re.match(r"[\d.]+ [KM]iB allocated meanwhile and still there, in [\d,]+ blocks",
+    assert re.match(r"[\d.,]+ [KM]iB allocated meanwhile and still there, in [\d,]+ blocks",
                     rows[0])
-    assert re.match(r" +[\d.]+ [KM]iB +\d+\.\d% +[\d,]+  <string>:7 leak$", rows[3])
+    assert re.match(r" +[\d.,]+ [KM]iB +\d+\.\d% +[\d,]+  <string>:7 leak$", rows[3])
     assert "outermost call first" in output and '  File "<string>", line 9' in rows
     snapshot = tracemalloc.Snapshot.load(out)
     biggest = snapshot.statistics("lineno")[0]
