@@ -12,6 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import NamedTuple
 
 from pymem import running
+from pymem.attached import traces_of
 from pymem.heap import NO_MODULE, Heap, HeapError
 
 
@@ -134,7 +135,8 @@ def watch(options):
     if program.is_process("watch"):
         watching.watch_process(int(program.what), options.looks)
         return 0
-    watcher = watching.OwnWatch()
+    from pymem.sites import Sites
+    watcher = watching.OwnWatch(Sites(options.samples, options.frames))
     watcher.start()
     return running.run_program(program, watcher.stop)
 
@@ -197,14 +199,13 @@ def replay(options):
 
 # flame
 
+NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
+
+
 def load_snapshot(path):
-    """A tracemalloc.Snapshot that was dumped to a file; None: it is none."""
     import pickle
     import tracemalloc
     try:
-        with open(path, "rb") as file:
-            if file.read(1) != b"\x80":
-                return None
         snapshot = tracemalloc.Snapshot.load(path)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
             ValueError):
@@ -214,6 +215,23 @@ def load_snapshot(path):
     return snapshot
 
 
+def load_stacks(path):
+    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
+    from pymem import flame as flaming
+    with open(path, "rb") as file:
+        start = file.read(1)
+    if start == b"\x80":
+        return flaming.of_snapshot(load_snapshot(path))
+    if start != b"{" and not path.endswith(".json"):
+        return None
+    try:
+        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError):
+        if path.endswith(".json"):
+            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
+    return None
+
+
 def flame(options):
     from pymem import flame as flaming
     form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
@@ -221,16 +239,14 @@ def flame(options):
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
-        raise HeapError("flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE, "
-                        "SNAPSHOT")
-    snapshot, status = load_snapshot(program.what) if program.kind == "script" else None, 0
-    if snapshot is not None:
-        if options.native:
-            raise HeapError("a snapshot has no native stacks; --native takes a script")
-        stacks = flaming.of_snapshot(snapshot)
-    else:
+        raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
+                        "attach, leaks or Snapshot.dump()")
+    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+    if stacks is not None and options.native:
+        raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is None:
         found = []
-        status = (flame_native if options.native else flame_traced)(options, found)
+        status = flame_traced(options, found)
         stacks = found[0]
     output = running.result_file(output)
     flaming.write(stacks, output, form)
@@ -240,26 +256,32 @@ def flame(options):
 
 
 class Peak:
-    """The snapshot of the most memory, or of nine tenths of it: another is taken where
-    the program has a tenth more than at the last one."""
+    """The traces of the most memory, or of nine tenths of it: they are taken again where the
+    program has a tenth more than at the last time."""
 
     def __init__(self):
-        self.snapshot, self.highest, self.own = None, 0, 0
+        self.traces, self.highest, self.own = None, 0, 0
 
     def look(self):
         tracemalloc = running.tracer()
         current = tracemalloc.get_traced_memory()[0] - self.own
         if current > 1.1 * self.highest:
-            self.highest, self.snapshot = current, None
+            self.highest, self.traces = current, None
             before = tracemalloc.get_traced_memory()[0]
-            self.snapshot = tracemalloc.take_snapshot()
+            self.traces = traces_of(tracemalloc)
             self.own = tracemalloc.get_traced_memory()[0] - before
 
 
 def flame_traced(options, found):
     from pymem import flame as flaming
-    tracemalloc = running.tracer()
-    tracemalloc.start(options.frames)
+    samples = options.samples
+    if samples is None:
+        samples = NATIVE_SAMPLES if options.native else 0
+    if samples or options.native:
+        tracemalloc = running.start_tracer(options.frames, samples, options.native)
+    else:
+        tracemalloc = running.tracer()
+        tracemalloc.start(options.frames)
     peak = Peak()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
@@ -269,22 +291,10 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
-        snapshot = peak.snapshot or tracemalloc.take_snapshot()
+        traces = peak.traces or traces_of(tracemalloc)
+        sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_snapshot(snapshot))
-    return running.run_program(options.program, at_end)
-
-
-def flame_native(options, found):
-    import _pymem
-    from pymem import flame as flaming, native
-    if options.peak:
-        raise HeapError("flame takes --peak or --native, not both")
-    running.tracer().start(options.frames)
-    _pymem.record()
-
-    def at_end():
-        found.append(flaming.of_blocks(native.stop_recording()))
+        found.append(flaming.of_traces(traces, sample_bytes))
     return running.run_program(options.program, at_end)
 
 
@@ -417,8 +427,10 @@ def parser():
                       help="moments in between, each 0.5s, 1m")
     made.add_argument("--pid", type=number, help="of another process, now")
     add_program(made)
-    made = command(watch, "A live view of a process, or of a script that is run.")
+    made = command(watch, "A live view of a process, or of a script that is run; of a script "
+                   "with the lines that hold its memory.")
     made.add_argument("--looks", type=number, help="at a process, then it is over")
+    add_tracer(made, "64K")
     add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")
     made.add_argument("--setup", metavar="CODE", help="is run before the expression")
@@ -437,9 +449,11 @@ def parser():
     made.add_argument("--format", choices=["svg", "html", "pprof", "collapsed"])
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--native", action="store_true", help="C functions, too")
+    made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="one block in so many "
+                      "bytes (with --native 16K, else 0); 0: every block")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
-    add_program(made, "SCRIPT|SNAPSHOT")
+    add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
     add_tracer(made, "512K")
@@ -449,7 +463,7 @@ def parser():
                       help="for it to begin and to answer (30s)")
     made.add_argument("--top", type=number, default=10, metavar="N", help="lines shown (10)")
     made.add_argument("-o", "--output", metavar="FILE",
-                      help="a snapshot of tracemalloc, which flame draws")
+                      help="which flame draws: .json; else a snapshot of tracemalloc")
     made.add_argument("pid", type=number, metavar="PID")
     made.set_defaults(window=None, collect=False, objects=None)
     made = command(leaks, "What grows: the lines that hold more and more, of a process that "

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from pymem import check_writable, running
+from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
 from pymem.history import is_history, read
@@ -25,7 +26,6 @@ class OwnSampler:
     """Of a program that runs in this process, by a thread."""
 
     def __init__(self, options):
-        from pymem.attached import Moments
         self.options, self.kinds = options, {}
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
         self.tracer = running.start_tracer(options.frames, options.samples)
@@ -85,7 +85,7 @@ def of_process(options, pid):
     timeline, kinds = Timeline(options.samples), {}
     seconds, changed, stacks = None, {}, []
     try:
-        for key, value in attach.reported(attach.lines_of, target, options):
+        for key, value in attach.reported(target, options):
             if key == "moment":
                 if seconds is not None:
                     timeline.add(seconds, changed)

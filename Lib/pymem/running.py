@@ -3,7 +3,7 @@
 import builtins
 import importlib
 import os
-import pkgutil
+import pkgutil      # noqa: F401  (runpy imports it once it runs a script)
 import runpy
 import signal
 import sys
@@ -21,6 +21,7 @@ OWN_FOLDER = os.path.dirname(__file__) + "/"
 IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
 FIRST_PID = os.getpid()
+RUNPY = {runpy.__file__, "<frozen runpy>"}
 
 
 def tracer():
@@ -42,11 +43,11 @@ def result_file(pattern):
     return path
 
 
-def start_tracer(frames, samples):
+def start_tracer(frames, samples, native=False):
     """pymem.tracemalloc, which traces samples then."""
     try:
         from pymem import tracemalloc
-        tracemalloc.start(frames, samples)
+        tracemalloc.start(frames, samples, native=native)
     except (ImportError, RuntimeError) as error:
         raise HeapError(str(error)) from None
     return tracemalloc
@@ -140,8 +141,7 @@ class Program(NamedTuple):
 
 def is_runner(file):
     """Between these tools and a program, only what found and ran it."""
-    return (file.startswith(("<frozen runpy>", "<frozen importlib", IMPORT_FOLDER))
-            or file in (runpy.__file__, pkgutil.__file__))
+    return file in RUNPY or file.startswith(("<frozen importlib", IMPORT_FOLDER))
 
 
 def begin_of_program(files):
@@ -154,7 +154,8 @@ def begin_of_program(files):
     while begin < len(files) and is_runner(files[begin]):
         begin += 1
     is_code = files[own[-1]] == __file__ and files[first:first + 1] == [CODE_FILE]
-    return begin if begin > first or is_code else None
+    is_run = begin > first and files[first] in RUNPY    # else an import of these tools
+    return begin if is_run or is_code else None
 
 
 def frames_of_program(names):
