@@ -58,7 +58,7 @@ def allocators():
     for domain in range(3):
         allocator = Allocator()
         ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(allocator))
-        names.append(function_at(allocator.malloc)[1])
+        names.append(function_at(allocator.malloc).name)
     return names
 
 

@@ -289,25 +289,13 @@ pymem_symbol(PyObject *module, PyObject *address)
 /* Hooks. */
 
 static PyObject *
-none_or_running(int status)
+pymem_count(PyObject *module, PyObject *noargs)
 {
-    if (status < 0) {
+    if (hooks_count() < 0) {
         PyErr_SetString(PyExc_RuntimeError, "requests are counted already");
         return NULL;
     }
     Py_RETURN_NONE;
-}
-
-static PyObject *
-pymem_count(PyObject *module, PyObject *noargs)
-{
-    return none_or_running(hooks_count());
-}
-
-static PyObject *
-pymem_record(PyObject *module, PyObject *noargs)
-{
-    return none_or_running(hooks_record());
 }
 
 static PyObject *
@@ -318,36 +306,6 @@ pymem_stop(PyObject *module, PyObject *noargs)
     return Py_BuildValue("(KKK)", (unsigned long long)counts.requests,
                          (unsigned long long)counts.bytes,
                          (unsigned long long)counts.frees);
-}
-
-struct native_record {
-    uint64_t address, size;
-    uint64_t frames[NATIVE_FRAMES];
-};
-
-static int
-write_block(void *into, uintptr_t address, size_t size, const uintptr_t *frames)
-{
-    struct native_record *record = bytes_add(into, sizeof(*record));
-    if (record == NULL) {
-        return -1;
-    }
-    record->address = address;
-    record->size = size;
-    for (int i = 0; i < NATIVE_FRAMES; i++) {
-        record->frames[i] = frames[i];
-    }
-    return 0;
-}
-
-static PyObject *
-pymem_recorded(PyObject *module, PyObject *noargs)
-{
-    struct bytes records = {NULL, 0, 0};
-    PyObject *result = hooks_visit(write_block, &records) < 0 ? PyErr_NoMemory()
-        : bytes_object(&records);
-    free(records.start);
-    return result;
 }
 
 /* Replays. */
@@ -415,12 +373,8 @@ static PyMethodDef methods[] = {
      PyDoc_STR("(file, offset in it, exported name or None) of an address, or None.")},
     {"count", pymem_count, METH_NOARGS,
      PyDoc_STR("Count requests of the mem and object domains from now on.")},
-    {"record", pymem_record, METH_NOARGS,
-     PyDoc_STR("Count, and keep the C stack of each block.")},
     {"stop", pymem_stop, METH_NOARGS,
      PyDoc_STR("Count no more: (requests, bytes asked for, frees).")},
-    {"recorded", pymem_recorded, METH_NOARGS,
-     PyDoc_STR("Records of the live blocks since record(): address, size, frames.")},
     {"simulate", (PyCFunction)(void (*)(void))pymem_simulate,
      METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("Play a trace on a geometry: records of samples, evenly over the calls\n"
@@ -439,8 +393,7 @@ PyInit__pymem(void)
 {
     PyObject *module = PyModule_Create(&module_def);
     if (module != NULL
-        && (PyModule_AddIntConstant(module, "NATIVE_FRAMES", NATIVE_FRAMES) < 0
-            || PyModule_AddStringConstant(module, "VERSION", PACKAGE_VERSION_TEXT) < 0))
+        && PyModule_AddStringConstant(module, "VERSION", PACKAGE_VERSION_TEXT) < 0)
     {
         Py_CLEAR(module);
     }

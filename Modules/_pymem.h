@@ -21,15 +21,6 @@ int hooks_count(void);
  * count no more. */
 void hooks_stop(struct hook_counts *counts);
 
-/* The same, and keep of each live block by which C functions it was asked for. */
-#define NATIVE_FRAMES 48
-int hooks_record(void);
-/* Visit the blocks of the recording; ends when visit returns not 0.  Frames are
- * addresses to which calls return, the innermost first, up to a 0 or to the function that
- * runs Python code. */
-int hooks_visit(int (*visit)(void *arg, uintptr_t address, size_t size,
-                             const uintptr_t *frames), void *arg);
-
 /* What a trace would have come to with other numbers (Modules/_pymemreplay.c). */
 
 struct replay_geometry {

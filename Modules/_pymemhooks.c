@@ -1,4 +1,4 @@
-/* Hooks for a while: to count requests, and to keep the C stack of each block.
+/* Hooks for a while, to count requests.
  *
  *   PyObject_Malloc() --> hook_malloc() --> the allocator that was there
  *                             |
@@ -6,22 +6,19 @@
  *                   the counts of the interpreter that the thread is in
  *
  * Each interpreter counts for itself.  They may run at once, so a lock is held while
- * counts and tables are looked at; never while a block is allocated or freed.
+ * counts are looked at; never while a block is allocated or freed.
  *
  * Needs no header of CPython: what it uses is the same from 3.8 on. */
 
 #define _GNU_SOURCE
 #include "_pymem.h"
 #include "Python.h"                     /* ours, for the names */
-#include "pycore_tracetables.h"
 
 #include <dlfcn.h>
-#include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unwind.h>
 
 static PyMemAllocatorEx wrapped[PYMEM_DOMAIN_OBJ + 1];
 
@@ -29,12 +26,9 @@ static PyMemAllocatorEx wrapped[PYMEM_DOMAIN_OBJ + 1];
 static struct counting {
     struct counting *next;
     const void *interpreter;
-    int is_recording;
     struct hook_counts counted;
-    struct pointer_map blocks;
-    struct intern_table stacks;
 } *countings;
-static atomic_int ncountings, nrecordings;
+static atomic_int ncountings;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static void
@@ -87,82 +81,6 @@ counting_of(const void *interpreter)
     return counting;
 }
 
-/* What is kept of a block.  Whoever frees it, all forget it. */
-static void
-block_forget(const void *ptr)
-{
-    if (nrecordings == 0) {
-        return;
-    }
-    lock();
-    for (struct counting *counting = countings; counting != NULL;
-         counting = counting->next)
-    {
-        struct map_entry *entry = map_find(&counting->blocks, (uintptr_t)ptr, 0);
-        if (entry != NULL) {
-            map_remove(&counting->blocks, entry);
-        }
-    }
-    unlock();
-}
-
-/* A stack ends with the function that runs Python code: the ones further out are told
- * by the Python stack, and it takes a microsecond to find each. */
-
-static uintptr_t evaluation, evaluation_end;
-
-static void
-find_evaluation(void)
-{
-    Dl_info info;
-    const ElfW(Sym) *symbol;
-    void *function = dlsym(RTLD_DEFAULT, "_PyEval_EvalFrameDefault");
-    if (function != NULL
-        && dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) != 0
-        && symbol != NULL)
-    {
-        evaluation = (uintptr_t)function;
-        evaluation_end = evaluation + symbol->st_size;
-    }
-}
-
-struct unwinding {
-    uintptr_t *frames;
-    int n;
-};
-
-static _Unwind_Reason_Code
-add_frame(struct _Unwind_Context *context, void *arg)
-{
-    struct unwinding *unwinding = arg;
-    uintptr_t address = _Unwind_GetIP(context);
-    unwinding->frames[unwinding->n++] = address;
-    return unwinding->n == NATIVE_FRAMES
-        || (address > evaluation && address <= evaluation_end) ? _URC_END_OF_STACK
-        : _URC_NO_REASON;
-}
-
-static void
-find_stack(uintptr_t frames[NATIVE_FRAMES])
-{
-    struct unwinding unwinding = {frames, 0};
-    memset(frames, 0, NATIVE_FRAMES * sizeof(frames[0]));
-    _Unwind_Backtrace(add_frame, &unwinding);
-}
-
-/* A block whose stack there is no memory for is left out; lock held. */
-static void
-block_keep(struct counting *counting, const void *ptr, size_t size,
-           const uintptr_t *frames)
-{
-    uint32_t stack = intern(&counting->stacks, frames);
-    if (stack != 0 && map_reserve(&counting->blocks) == 0) {
-        struct map_entry *entry = map_add(&counting->blocks, (uintptr_t)ptr, 0);
-        entry->value = stack;
-        entry->size = size;
-    }
-}
-
 static void *
 counted_request(void *ptr, size_t size)
 {
@@ -170,19 +88,11 @@ counted_request(void *ptr, size_t size)
         return ptr;
     }
     const void *interpreter = current_interpreter();
-    uintptr_t frames[NATIVE_FRAMES];
-    int has_stack = nrecordings != 0;
-    if (has_stack) {
-        find_stack(frames);
-    }
     lock();
     struct counting *counting = counting_of(interpreter);
     if (counting != NULL) {
         counting->counted.requests++;
         counting->counted.bytes += size;
-        if (counting->is_recording && has_stack) {
-            block_keep(counting, ptr, size, frames);
-        }
     }
     unlock();
     return ptr;
@@ -194,7 +104,6 @@ counted_free(const void *ptr)
     if (ncountings == 0 || ptr == NULL) {
         return;
     }
-    block_forget(ptr);
     const void *interpreter = current_interpreter();
     lock();
     struct counting *counting = counting_of(interpreter);
@@ -225,7 +134,8 @@ static void * \
 NAME##_realloc(void *ctx, void *ptr, size_t size) \
 { \
     (void)ctx; \
-    return hook_realloc(&wrapped[DOMAIN], ptr, size); \
+    return counted_request( \
+        wrapped[DOMAIN].realloc(wrapped[DOMAIN].ctx, ptr, size), size); \
 } \
 static void \
 NAME##_free(void *ctx, void *ptr) \
@@ -233,40 +143,6 @@ NAME##_free(void *ctx, void *ptr) \
     (void)ctx; \
     counted_free(ptr); \
     wrapped[DOMAIN].free(wrapped[DOMAIN].ctx, ptr); \
-}
-
-/* Once the old block is freed its address may be another interpreter's: it is forgotten
- * before, and again known where there is no new one. */
-static void *
-hook_realloc(const PyMemAllocatorEx *alloc, void *ptr, size_t size)
-{
-    struct map_entry old = {0};
-    const void *interpreter = NULL;
-    if (nrecordings != 0 && ptr != NULL) {
-        interpreter = current_interpreter();
-        lock();
-        struct counting *counting = counting_of(interpreter);
-        struct map_entry *entry = counting == NULL ? NULL
-            : map_find(&counting->blocks, (uintptr_t)ptr, 0);
-        if (entry != NULL) {
-            old = *entry;
-        }
-        unlock();
-        block_forget(ptr);
-    }
-    void *result = alloc->realloc(alloc->ctx, ptr, size);
-    if (result == NULL && old.value != 0) {
-        lock();
-        struct counting *counting = counting_of(interpreter);
-        if (counting != NULL && map_reserve(&counting->blocks) == 0) {
-            struct map_entry *entry =
-                map_add(&counting->blocks, (uintptr_t)ptr, 0);
-            entry->value = old.value;
-            entry->size = old.size;
-        }
-        unlock();
-    }
-    return counted_request(result, size);
 }
 
 HOOK(hook_mem, PYMEM_DOMAIN_MEM)
@@ -306,7 +182,6 @@ counting_begin(void)
         return NULL;
     }
     counting->interpreter = interpreter;
-    counting->stacks.item_size = NATIVE_FRAMES * sizeof(uintptr_t);
     lock();
     if (!is_safe_at_fork) {
         is_safe_at_fork = pthread_atfork(lock, unlock, unlock) == 0;
@@ -344,20 +219,6 @@ hooks_count(void)
     return 0;
 }
 
-int
-hooks_record(void)
-{
-    if (hooks_count() < 0) {
-        return -1;
-    }
-    find_evaluation();
-    lock();
-    counting_of(current_interpreter())->is_recording = 1;
-    nrecordings++;
-    unlock();
-    return 0;
-}
-
 void
 hooks_stop(struct hook_counts *counts)
 {
@@ -370,15 +231,12 @@ hooks_stop(struct hook_counts *counts)
             stopped = *link;
             *link = stopped->next;
             ncountings--;
-            nrecordings -= stopped->is_recording;
             break;
         }
     }
     unlock();
     if (stopped != NULL) {
         *counts = stopped->counted;
-        map_clear(&stopped->blocks);
-        intern_clear(&stopped->stacks);
         free(stopped);
     }
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ && ncountings == 0;
@@ -390,25 +248,4 @@ hooks_stop(struct hook_counts *counts)
             PyMem_SetAllocator(domain, &wrapped[domain]);
         }
     }
-}
-
-int
-hooks_visit(int (*visit)(void *arg, uintptr_t address, size_t size,
-                         const uintptr_t *frames), void *arg)
-{
-    int result = 0;
-    lock();
-    struct counting *counting = counting_of(current_interpreter());
-    const struct pointer_map *blocks = counting != NULL ? &counting->blocks : NULL;
-    for (size_t i = 0; result == 0 && blocks != NULL && blocks->entries != NULL
-         && i <= blocks->mask; i++)
-    {
-        const struct map_entry *entry = &blocks->entries[i];
-        if (entry->key != 0) {
-            result = visit(arg, entry->key, entry->size,
-                           interned(&counting->stacks, entry->value));
-        }
-    }
-    unlock();
-    return result;
 }

@@ -45,22 +45,12 @@ extern void _PyTraceMalloc_ResetPeak(void);
 #  include "_tracerlinked.h"
 #endif
 
+/* The source of frames, and how many places it is to be asked for. */
 static int
-start(int nframe, size_t sample_bytes, uint64_t seed)
+start_source(const struct trace_source *source, unsigned max_places, size_t sample_bytes,
+             uint64_t seed)
 {
-    if (check_the_interpreter() < 0) {
-        return -1;
-    }
-    if (nframe < 1 || nframe > MAX_TRACE_FRAMES) {
-        PyErr_Format(PyExc_ValueError,
-                     "the number of frames must be in range [1; %d]",
-                     MAX_TRACE_FRAMES);
-        return -1;
-    }
-    if (tracer_is_tracing()) {
-        return 0;
-    }
-    if (tracer_start(&python_frames, (unsigned)nframe, sample_bytes, seed) < 0) {
+    if (tracer_start(source, max_places, sample_bytes, seed) < 0) {
         PyErr_NoMemory();
         return -1;
     }
@@ -70,6 +60,33 @@ start(int nframe, size_t sample_bytes, uint64_t seed)
         return -1;
     }
     return 0;
+}
+
+static int
+start(int nframe, size_t sample_bytes, uint64_t seed, int native)
+{
+    if (check_the_interpreter() < 0) {
+        return -1;
+    }
+    if (nframe < 1 || nframe > MAX_TRACE_FRAMES - (native ? MAX_NATIVE_FRAMES : 0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "the number of frames must be in range [1; %d]",
+                     MAX_TRACE_FRAMES);
+        return -1;
+    }
+    if (tracer_is_tracing()) {
+        return 0;
+    }
+    if (!native) {
+        return start_source(&python_frames, (unsigned)nframe, sample_bytes, seed);
+    }
+    if (python_find_unwinder() < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "C functions are found by libgcc_s.so.1, which "
+                        "can't be loaded here");
+        return -1;
+    }
+    return start_source(&python_frames_with_native, (unsigned)nframe + MAX_NATIVE_FRAMES,
+                        sample_bytes, seed);
 }
 
 /* Where the interpreter says no, the exception is the caller's: as in CPython. */
@@ -99,20 +116,21 @@ _PyTraceMalloc_NewReference(PyObject *op)
 }
 
 /* -- stacks as Python objects -------------------------------------------------
- * Each file name, frame and stack becomes one object in a list of traces. */
+ * Each name, frame and stack becomes one object in a list of traces. */
 
 struct objects {
-    PyObject **files;           /* by number - 1; NULL for a single stack */
+    PyObject **names;           /* by number - 1; NULL for a single stack */
     PyObject **stacks;          /* by id; likewise */
     uint32_t nstacks;
-    size_t nfiles;
-    PyObject *shared;           /* dict: (file, line) is itself */
+    size_t nnames;
+    PyObject *shared;           /* dict: a frame is itself */
+    int with_functions;         /* a frame is (file, line, function); else without it */
 };
 
 static PyObject *
-new_file_object(uint32_t number)
+new_name_object(uint32_t number)
 {
-    struct trace_name name = tracer_file(number);
+    struct trace_name name = tracer_name(number);
     return PyUnicode_FromKindAndData((int)name.kind, name.characters,
                                      (Py_ssize_t)name.length);
 }
@@ -135,15 +153,19 @@ make_shared(PyObject *dict, PyObject *object)
     return shared;
 }
 
+/* Of number 0: the empty one. */
 static PyObject *
-file_object(struct objects *objects, uint32_t number)
+name_object(struct objects *objects, uint32_t number)
 {
-    if (objects->files == NULL) {
-        return make_shared(objects->shared, new_file_object(number));
+    if (number == 0) {
+        return PyUnicode_FromStringAndSize(NULL, 0);
     }
-    PyObject **object = &objects->files[number - 1];
+    if (objects->names == NULL) {
+        return make_shared(objects->shared, new_name_object(number));
+    }
+    PyObject **object = &objects->names[number - 1];
     if (*object == NULL) {
-        *object = new_file_object(number);
+        *object = new_name_object(number);
     }
     Py_XINCREF(*object);
     return *object;
@@ -152,9 +174,37 @@ file_object(struct objects *objects, uint32_t number)
 static PyObject *
 frame_object(struct objects *objects, const struct trace_frame *frame)
 {
-    PyObject *file = file_object(objects, frame->file);
-    return file == NULL ? NULL
-        : make_shared(objects->shared, Py_BuildValue("(NI)", file, frame->line));
+    if (frame->file == 0) {
+        return Py_BuildValue("(sKs)", "", (unsigned long long)(uintptr_t)
+                             tracer_address(frame->line), "");
+    }
+    PyObject *file = name_object(objects, frame->file), *object = NULL;
+    if (file == NULL) {
+        return NULL;
+    }
+    if (!objects->with_functions) {
+        object = Py_BuildValue("(OI)", file, frame->line);
+    }
+    else {
+        PyObject *function = name_object(objects, frame->function);
+        object = function == NULL ? NULL
+            : Py_BuildValue("(OIN)", file, frame->line, function);
+    }
+    Py_DECREF(file);
+    return make_shared(objects->shared, object);
+}
+
+/* Those of Python; how many are left. */
+static unsigned
+without_native(struct trace_frame *frames, unsigned length)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < length; i++) {
+        if (frames[i].file != 0) {
+            frames[n++] = frames[i];
+        }
+    }
+    return n;
 }
 
 static PyObject *
@@ -163,9 +213,16 @@ make_stack_object(struct objects *objects, stack_id id)
     unsigned total;
     unsigned length = tracer_stack_length(id, &total);
     struct trace_frame *frames = PyMem_RawMalloc(length * sizeof(*frames));
-    PyObject *stack = frames != NULL ? PyTuple_New(length) : PyErr_NoMemory();
+    if (frames == NULL) {
+        return PyErr_NoMemory();
+    }
+    tracer_stack_frames(id, frames, length);
+    if (!objects->with_functions) {
+        length = without_native(frames, length);
+    }
+    PyObject *stack = length > 0 ? PyTuple_New(length)
+        : Py_BuildValue("((si))", "<unknown>", 0);
     if (stack != NULL) {
-        tracer_stack_frames(id, frames, length);
         for (unsigned i = 0; i < length; i++) {
             PyObject *frame = frame_object(objects, &frames[i]);
             if (frame == NULL) {
@@ -191,11 +248,11 @@ stack_object(struct objects *objects, stack_id id)
 static int
 objects_init(struct objects *objects)
 {
-    tracer_stack_counts(&objects->nstacks, &objects->nfiles);
+    tracer_stack_counts(&objects->nstacks, &objects->nnames);
     objects->stacks = PyMem_RawCalloc(objects->nstacks, sizeof(PyObject *));
-    objects->files = PyMem_RawCalloc(objects->nfiles + 1, sizeof(PyObject *));
+    objects->names = PyMem_RawCalloc(objects->nnames + 1, sizeof(PyObject *));
     objects->shared = PyDict_New();
-    if (objects->stacks == NULL || objects->files == NULL) {
+    if (objects->stacks == NULL || objects->names == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -208,11 +265,11 @@ objects_free(struct objects *objects)
     for (uint32_t i = 0; objects->stacks != NULL && i < objects->nstacks; i++) {
         Py_XDECREF(objects->stacks[i]);
     }
-    for (size_t i = 0; objects->files != NULL && i < objects->nfiles; i++) {
-        Py_XDECREF(objects->files[i]);
+    for (size_t i = 0; objects->names != NULL && i < objects->nnames; i++) {
+        Py_XDECREF(objects->names[i]);
     }
     PyMem_RawFree(objects->stacks);
-    PyMem_RawFree(objects->files);
+    PyMem_RawFree(objects->names);
     Py_XDECREF(objects->shared);
 }
 
@@ -266,9 +323,9 @@ struct known_trace {
 #define KNOWN_TRACES 4096u
 
 static PyObject *
-list_of_traces(const struct trace *traces, size_t ntraces)
+list_of_traces(const struct trace *traces, size_t ntraces, int with_functions)
 {
-    struct objects objects;
+    struct objects objects = {.with_functions = with_functions};
     struct known_trace *known =
         PyMem_RawCalloc(KNOWN_TRACES, sizeof(struct known_trace));
     PyObject *list = NULL;
@@ -329,7 +386,7 @@ tracemalloc_clear_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-traces_of(int (*take)(struct trace **traces, size_t *ntraces))
+traces_of(int (*take)(struct trace **traces, size_t *ntraces), int with_functions)
 {
     if (!tracer_is_tracing()) {
         return PyList_New(0);
@@ -343,7 +400,7 @@ traces_of(int (*take)(struct trace **traces, size_t *ntraces))
         PyErr_NoMemory();
     }
     else {
-        list = list_of_traces(traces, ntraces);
+        list = list_of_traces(traces, ntraces, with_functions);
         tracer_release(traces);
     }
     tracer_let_stacks_go();
@@ -354,7 +411,7 @@ traces_of(int (*take)(struct trace **traces, size_t *ntraces))
 PyObject *
 _PyTraceMalloc_GetTraces(void)
 {
-    return traces_of(tracer_snapshot);
+    return traces_of(tracer_snapshot, 0);
 }
 
 static PyObject *
@@ -366,7 +423,13 @@ tracemalloc_get_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyObject *
 tracemalloc_get_peak_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    return traces_of(tracer_peak_snapshot);
+    return traces_of(tracer_peak_snapshot, 0);
+}
+
+static PyObject *
+tracemalloc_get_named_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return traces_of(tracer_snapshot, 1);
 }
 
 PyObject *
@@ -398,13 +461,13 @@ tracemalloc_get_block_size(PyObject *module, PyObject *address)
 static PyObject *
 tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"", "sample_bytes", "seed", NULL};
-    int nframe = 1;
+    static char *names[] = {"", "sample_bytes", "seed", "native", "cold", "cold_end", NULL};
+    int nframe = 1, native = 0;
     Py_ssize_t sample_bytes = 0;
-    unsigned long long seed = 0;
-    /* Positional as in CPython; the two of ours by name, too. */
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|inK:start", names,
-                                     &nframe, &sample_bytes, &seed))
+    unsigned long long seed = 0, cold = 0, cold_end = 0;
+    /* Positional as in CPython; those of ours by name, too. */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|inKpKK:start", names, &nframe,
+                                     &sample_bytes, &seed, &native, &cold, &cold_end))
     {
         return NULL;
     }
@@ -413,7 +476,8 @@ tracemalloc_start(PyObject *module, PyObject *args, PyObject *kwargs)
                      "between samples, 0 to trace all; not %zd", sample_bytes);
         return NULL;
     }
-    if (start(nframe, (size_t)sample_bytes, seed) < 0) {
+    python_cold_loop = (struct code_range){(uintptr_t)cold, (uintptr_t)cold_end};
+    if (start(nframe, (size_t)sample_bytes, seed, native) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -515,6 +579,11 @@ PyDoc_STRVAR(get_traces_doc, "_get_traces($module, /)\n--\n\n"
 "Each is a tuple (domain: int, size: int, traceback, total_nframe: int); a\n"
 "traceback is a tuple of (filename: str, lineno: int), the most recent first.");
 
+PyDoc_STRVAR(get_named_traces_doc, "_get_named_traces($module, /)\n--\n\n"
+"The same as _get_traces(), with tracebacks of (filename, lineno, name of the function).\n"
+"\n"
+"A C function is (\"\", address, \"\"): one of the instructions that call the next one.");
+
 PyDoc_STRVAR(get_object_traceback_doc,
 "_get_object_traceback($module, obj, /)\n--\n\n"
 "The traceback of the allocation of obj: a tuple of (filename: str, lineno: int).\n"
@@ -527,9 +596,12 @@ PyDoc_STRVAR(get_block_size_doc, "_get_block_size($module, address, /)\n--\n\n"
 PyDoc_STRVAR(start_doc, "start($module, nframe=1, /)\n--\n\n"
 "Trace what Python allocates from now on.\n"
 "\n"
-"A traceback has nframe frames at most.  Two further arguments are pymem's own.\n"
+"A traceback has nframe frames at most.  Further arguments are pymem's own.\n"
 "sample_bytes: trace a sample for each so many bytes on average, and give estimates\n"
-"for sizes; 0 traces all.  seed: a number that makes these samples the same again.");
+"for sizes; 0 traces all.  seed: a number that makes these samples the same again.\n"
+"native: also the C functions that were called, which _get_named_traces() gives.\n"
+"cold, cold_end: the addresses of what the compiler has split off from\n"
+"_PyEval_EvalFrameDefault().");
 
 PyDoc_STRVAR(stop_doc, "stop($module, /)\n--\n\n"
 "Trace no more, and forget every trace.");
@@ -566,6 +638,7 @@ static PyMethodDef module_methods[] = {
     {"is_tracing", tracemalloc_is_tracing, METH_NOARGS, is_tracing_doc},
     {"clear_traces", tracemalloc_clear_traces, METH_NOARGS, clear_traces_doc},
     {"_get_traces", tracemalloc_get_traces, METH_NOARGS, get_traces_doc},
+    {"_get_named_traces", tracemalloc_get_named_traces, METH_NOARGS, get_named_traces_doc},
     {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
      get_object_traceback_doc},
     {"_get_block_size", tracemalloc_get_block_size, METH_O, get_block_size_doc},

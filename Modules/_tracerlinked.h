@@ -6,7 +6,7 @@
 #define MORE_METHODS
 
 static struct PyModuleDef module_def;
-static int start(int nframe, size_t sample_bytes, uint64_t seed);
+static int start(int nframe, size_t sample_bytes, uint64_t seed, int native);
 
 /* Of the configuration, whose own names differ by version. */
 enum { NOT_INITIALIZED, INITIALIZED, FINALIZED };
@@ -79,7 +79,7 @@ start_from_environment(int nframe)
     }
     /* Another cycle of Py_Initialize() and Py_FinalizeEx() may have been before. */
     python_tracemalloc_config()->initialized = NOT_INITIALIZED;
-    return start(nframe != 0 ? nframe : 1, sample_bytes, 0);
+    return start(nframe != 0 ? nframe : 1, sample_bytes, 0, 0);
 }
 
 /* Up to 3.11 always, from 3.12 on if PYTHONTRACEMALLOC is set. */

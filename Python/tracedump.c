@@ -114,6 +114,9 @@ stack_dump(int fd, const struct trace_source *source, stack_id id)
     stack_frames(id, frames, 100);
     put_text(fd, "Memory block allocated at (most recent call first):\n");
     for (unsigned i = 0; i < length && i < 100; i++) {
+        if (frames[i].file == 0 && source->name_place == NULL) {
+            continue;           /* on Python frames, which say enough */
+        }
         if (frames[i].file == 0) {
             char text[1000];
             source->name_place(text, sizeof(text), stack_address(frames[i].line));
@@ -122,7 +125,7 @@ stack_dump(int fd, const struct trace_source *source, stack_id id)
             put_text(fd, "\n");
             continue;
         }
-        struct trace_name name = stack_file(frames[i].file);
+        struct trace_name name = stack_name(frames[i].file);
         put_text(fd, "  File \"");
         put_name(fd, &name, source->names_are_utf8);
         put_text(fd, "\", line ");

@@ -704,6 +704,7 @@ PyTraceMalloc_Track(unsigned int domain, uintptr_t ptr, size_t size)
     if (tracer.sample_bytes != 0 && !is_to_be_traced(size)) {
         return PyTraceMalloc_Untrack(domain, ptr);     /* no sample; nor an older one */
     }
+    REMEMBER_CALLER();
     unsigned before = tracer_pause();
     tracer_lock();
     if (tracer.is_tracing) {
@@ -735,6 +736,7 @@ tracer_renew(uintptr_t ptr)
     if (!is_shown() || is_newest(ptr) || !may_be_traced((void *)ptr)) {
         return;
     }
+    REMEMBER_CALLER();
     unsigned before = tracer_pause();
     tracer_lock();
     if (tracer.is_tracing && block_find(&trace)) {

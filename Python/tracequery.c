@@ -1,4 +1,4 @@
-/* What the tracer knows, for those who ask: stacks, files, sums, all traces.
+/* What the tracer knows, for those who ask: stacks, names, sums, all traces.
  *
  * Owns nothing; each function takes the tracer's lock (tracelock.c) around what it reads
  * of traceblocks.c and tracestacks.c. */
@@ -28,20 +28,29 @@ tracer_stack_frames(stack_id id, struct trace_frame *frames,
 }
 
 struct trace_name
-tracer_file(uint32_t file)
+tracer_name(uint32_t number)
 {
     tracer_lock();
-    struct trace_name name = stack_file(file);
+    struct trace_name name = stack_name(number);
     tracer_unlock();
     return name;
 }
 
+const void *
+tracer_address(uint32_t number)
+{
+    tracer_lock();
+    const void *address = stack_address(number);
+    tracer_unlock();
+    return address;
+}
+
 void
-tracer_stack_counts(uint32_t *nstacks, size_t *nfiles)
+tracer_stack_counts(uint32_t *nstacks, size_t *nnames)
 {
     tracer_lock();
     *nstacks = stacks_count();
-    *nfiles = stacks_file_count();
+    *nnames = stacks_name_count();
     tracer_unlock();
 }
 

@@ -1,6 +1,6 @@
 /* Call stacks: taken from a frame source, each kept once.
  *
- *   place (an instruction)  --sites-->  frame (file, line)
+ *   place (an instruction)  --sites-->  frame (file, line, function)
  *   frames, oldest first:   node = (node of the caller, frame)
  *   stack = (node of the most recent frame, number of frames, total)
  *
@@ -33,13 +33,13 @@ static struct pointer_map sites;        /* instruction: number of a frame, and
                                            the next site of the same code */
 static struct pointer_map codes;        /* block that holds code: its first site */
 
-/* Files, found by the hash of their names. */
-struct file {
+/* Names of files and functions, found by their hash. */
+struct known_name {
     struct trace_name name;
     uint32_t hash;
 };
 static struct {
-    struct file *files;         /* by number - 1 */
+    struct known_name *known;   /* by number - 1 */
     uint32_t *index;            /* open addressing: numbers, 0 is free */
     uint32_t count, capacity;   /* the index has twice as many entries */
 } names;
@@ -63,7 +63,7 @@ static struct {
     stack_id stack;
 } recent[RECENT_STACKS];
 
-/* Files. */
+/* Names. */
 
 static size_t
 name_size(const struct trace_name *name)
@@ -72,11 +72,11 @@ name_size(const struct trace_name *name)
 }
 
 static int
-file_has_name(const struct file *file, const struct trace_name *name, uint32_t hash)
+is_name(const struct known_name *known, const struct trace_name *name, uint32_t hash)
 {
-    return file->hash == hash && file->name.length == name->length
-        && file->name.kind == name->kind
-        && memcmp(file->name.characters, name->characters, name_size(name)) == 0;
+    return known->hash == hash && known->name.length == name->length
+        && known->name.kind == name->kind
+        && memcmp(known->name.characters, name->characters, name_size(name)) == 0;
 }
 
 /* Where the number of a name is in the index, or belongs. */
@@ -86,7 +86,7 @@ name_entry(const struct trace_name *name, uint32_t hash)
     uint32_t mask = 2 * names.capacity - 1;
     uint32_t i = hash & mask;
     while (names.index[i] != 0
-           && !file_has_name(&names.files[names.index[i] - 1], name, hash))
+           && !is_name(&names.known[names.index[i] - 1], name, hash))
     {
         i = (i + 1) & mask;
     }
@@ -99,26 +99,26 @@ names_grow(void)
     uint32_t old = names.capacity, capacity = old != 0 ? 2 * old : 64;
     size_t index_size = 2 * (size_t)capacity * sizeof(uint32_t);
     uint32_t *index = tracer_alloc(index_size);
-    struct file *files = index == NULL ? NULL : tracer_resize(
-        names.files, old * sizeof(struct file), capacity * sizeof(struct file));
-    if (files == NULL) {
+    struct known_name *known = index == NULL ? NULL : tracer_resize(
+        names.known, old * sizeof(*known), capacity * sizeof(*known));
+    if (known == NULL) {
         tracer_free(index, index_size);
         return -1;
     }
     tracer_free(names.index, 2 * (size_t)old * sizeof(uint32_t));
     memset(index, 0, index_size);
-    names.files = files;
+    names.known = known;
     names.index = index;
     names.capacity = capacity;
     for (uint32_t i = 0; i < names.count; i++) {
-        *name_entry(&files[i].name, files[i].hash) = i + 1;
+        *name_entry(&known[i].name, known[i].hash) = i + 1;
     }
     return 0;
 }
 
-/* The number of a file from 1 on; 0: no memory. */
+/* The number of a name from 1 on; 0: no memory. */
 static uint32_t
-file_number(const struct trace_name *name)
+name_number(const struct trace_name *name)
 {
     size_t size = name_size(name);
     uint32_t hash = hash_bytes(name->characters, size);
@@ -132,23 +132,23 @@ file_number(const struct trace_name *name)
             return 0;
         }
         memcpy(copy, name->characters, size);
-        struct file *file = &names.files[names.count];
-        file->hash = hash;
-        file->name = *name;
-        file->name.characters = copy;
+        struct known_name *known = &names.known[names.count];
+        known->hash = hash;
+        known->name = *name;
+        known->name.characters = copy;
         *entry = ++names.count;
     }
     return *entry;
 }
 
 struct trace_name
-stack_file(uint32_t file)
+stack_name(uint32_t number)
 {
-    return names.files[file - 1].name;
+    return names.known[number - 1].name;
 }
 
 size_t
-stacks_file_count(void)
+stacks_name_count(void)
 {
     return names.count;
 }
@@ -157,27 +157,33 @@ static void
 names_clear(void)
 {
     for (uint32_t i = 0; i < names.count; i++) {
-        const struct trace_name *name = &names.files[i].name;
+        const struct trace_name *name = &names.known[i].name;
         tracer_free((void *)name->characters, name_size(name) + 1);
     }
-    tracer_free(names.files, names.capacity * sizeof(struct file));
+    tracer_free(names.known, names.capacity * sizeof(struct known_name));
     tracer_free(names.index, 2 * (size_t)names.capacity * sizeof(uint32_t));
     memset(&names, 0, sizeof(names));
 }
 
 /* Frames. */
 
+/* function: NULL where there is no name of it. */
 static uint32_t
-frame_number(const struct trace_name *file, unsigned line)
+frame_number(const struct trace_name *file, unsigned line,
+             const struct trace_name *function)
 {
-    struct trace_frame frame = {file_number(file), line};
-    return frame.file != 0 ? intern(&frames, &frame) : 0;
+    struct trace_frame frame = {name_number(file), line, 0};
+    if (function != NULL) {
+        frame.function = name_number(function);
+    }
+    int is_complete = frame.file != 0 && (function == NULL || frame.function != 0);
+    return is_complete ? intern(&frames, &frame) : 0;
 }
 
 static uint32_t
 address_frame_number(const void *address)
 {
-    struct trace_frame frame = {0, intern(&addresses, &address)};
+    struct trace_frame frame = {0, intern(&addresses, &address), 0};
     return frame.line != 0 ? intern(&frames, &frame) : 0;
 }
 
@@ -220,17 +226,21 @@ remember_site(const struct trace_place *place, uint32_t frame)
 static uint32_t
 frame_at(const struct trace_source *source, const struct trace_place *place)
 {
-    if (source->describe == NULL) {
+    if (source->describe == NULL || place->code == NATIVE_CODE) {
         return address_frame_number(place->instruction);
     }
     struct map_entry *site = map_find(&sites, (uintptr_t)place->instruction, 0);
     if (site != NULL) {
         return site->value;
     }
-    struct trace_name file;
+    struct trace_name file, function;
     unsigned line;
     source->describe(place, &file, &line);
-    uint32_t frame = frame_number(&file, line);
+    if (source->name_function != NULL) {
+        source->name_function(place, &function);
+    }
+    uint32_t frame = frame_number(&file, line,
+                                  source->name_function != NULL ? &function : NULL);
     return frame != 0 && remember_site(place, frame) == 0 ? frame : 0;
 }
 
@@ -319,7 +329,7 @@ static stack_id
 unknown_stack(void)
 {
     struct trace_name name = {"<unknown>", 9, 1};
-    struct node node = {0, frame_number(&name, 0)};
+    struct node node = {0, frame_number(&name, 0, NULL)};
     return stack_number(node.frame != 0 ? intern(&nodes, &node) : 0, 1, 1);
 }
 

@@ -33,8 +33,11 @@ struct trace_place {
     const void *code;
 };
 
-/* A name of a file (or a symbol): characters of 1, 2 or 4 bytes each, as str
- * keeps them. */
+/* Of a place that is an instruction of the machine, and stays an address. */
+#define NATIVE_CODE ((const void *)-1)
+
+/* A name of a file or a function: characters of 1, 2 or 4 bytes each, as str keeps
+ * them. */
 struct trace_name {
     const void *characters;
     size_t length;              /* in characters */
@@ -61,6 +64,8 @@ struct trace_source {
      * printed. */
     void (*describe)(const struct trace_place *place, struct trace_name *file,
                      unsigned *line);
+    /* The name of its function.  NULL: functions have none. */
+    void (*name_function)(const struct trace_place *place, struct trace_name *name);
     /* Without describe: the text of a line about a place, as much as there is room for. */
     void (*name_place)(char *text, size_t size, const void *instruction);
     /* How a dump writes names of files: by their characters, or as CPython 3.15 by
@@ -79,6 +84,7 @@ typedef uint32_t stack_id;              /* 0: none */
 struct trace_frame {
     uint32_t file;              /* 0: line is the number of an address */
     uint32_t line;
+    uint32_t function;          /* its name, numbered as files are; 0: not known */
 };
 
 #define MAX_TRACE_FRAMES 65535
@@ -90,13 +96,13 @@ int stack_forget_code(const void *block);       /* 1 if any of it was known */
 void stacks_forget_places(void);
 void stacks_clear(void);
 uint32_t stacks_count(void);            /* ids are below this */
-size_t stacks_file_count(void);
+size_t stacks_name_count(void);
 
 /* A stack that was captured: how many frames it has, how many there were, and
- * the frames, the most recent first.  The name of a file, from 1 on. */
+ * the frames, the most recent first.  The name of a file or a function, from 1 on. */
 unsigned stack_length(stack_id id, unsigned *total);
 void stack_frames(stack_id id, struct trace_frame *frames, unsigned max_frames);
-struct trace_name stack_file(uint32_t file);
+struct trace_name stack_name(uint32_t number);
 const void *stack_address(uint32_t number);
 
 /* Write a stack to a file descriptor; without a source, how to get one. */
@@ -137,15 +143,16 @@ void tracer_renew(uintptr_t ptr);
 /* The trace of a block: 1, or 0 if there is none. */
 int tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace);
 
-/* Between these two ids of stacks and numbers of files stay valid, though the
+/* Between these two ids of stacks and numbers of names stay valid, though the
  * traces may be cleared and tracing stopped.  They count. */
 void tracer_hold_stacks(void);
 void tracer_let_stacks_go(void);
 unsigned tracer_stack_length(stack_id id, unsigned *total);
 void tracer_stack_frames(stack_id id, struct trace_frame *frames,
                          unsigned max_frames);
-struct trace_name tracer_file(uint32_t file);
-void tracer_stack_counts(uint32_t *nstacks, size_t *nfiles);
+struct trace_name tracer_name(uint32_t number);
+const void *tracer_address(uint32_t number);
+void tracer_stack_counts(uint32_t *nstacks, size_t *nnames);
 
 /* All traces at this moment, in memory for tracer_release(); -1 no memory. */
 int tracer_snapshot(struct trace **traces, size_t *ntraces);

@@ -23,6 +23,28 @@ def check_writable(*paths):
             pass
 
 
+def file_name(pattern):
+    """%p is the PID, %% a %."""
+    import os
+    import re
+    return re.sub("%[p%]", lambda part: str(os.getpid()) if part[0] == "%p" else "%", pattern)
+
+
+def new_file(pattern, number=0):
+    """(path, descriptor) of a file that was not there yet.  A number over 0 is added to the
+    name; the next one where there is such a file."""
+    import os
+    wanted = file_name(pattern)
+    stem, suffix = os.path.splitext(wanted)
+    while True:
+        path = f"{stem}.{number}{suffix}" if number else wanted
+        try:
+            return path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
+                                 | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            number += 1
+
+
 def size_text(nbytes):
     for unit in ("B", "KiB", "MiB"):
         if nbytes < 1024 or unit == "MiB":

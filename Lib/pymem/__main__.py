@@ -12,6 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import NamedTuple
 
 from pymem import running
+from pymem.attached import traces_of
 from pymem.heap import NO_MODULE, Heap, HeapError
 
 
@@ -64,7 +65,7 @@ def stats(options):
     text = (json.dumps(statistics, indent=1) if options.json
             else "\n".join(statistics_text(statistics)))
     if options.output:
-        Path(options.output).write_text(text + "\n")
+        Path(running.result_file(options.output)).write_text(text + "\n")
     else:
         print(text)
     return status
@@ -87,11 +88,11 @@ def write_heapmap(frames, form, output):
         lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
         text = "\n".join(lines) + "\n"
         if output:
-            Path(output).write_text(text, encoding="utf-8")
+            Path(running.result_file(output)).write_text(text, encoding="utf-8")
         else:
             sys.stdout.write(text)
         return
-    output = output or f"heapmap.{form}"
+    output = running.result_file(output or f"heapmap.{form}")
     heapmap.write(frames, output, form)
     print(f"{output}: {len(frames)} moments", file=sys.stderr)
 
@@ -134,7 +135,8 @@ def watch(options):
     if program.is_process("watch"):
         watching.watch_process(int(program.what), options.looks)
         return 0
-    watcher = watching.OwnWatch()
+    from pymem.sites import Sites
+    watcher = watching.OwnWatch(Sites(options.samples, options.frames))
     watcher.start()
     return running.run_program(program, watcher.stop)
 
@@ -197,18 +199,13 @@ def replay(options):
 
 # flame
 
-FLAME_SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
-                  ".txt": "collapsed", ".collapsed": "collapsed"}
+NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
 
 
 def load_snapshot(path):
-    """A tracemalloc.Snapshot that was dumped to a file; None: it is none."""
     import pickle
     import tracemalloc
     try:
-        with open(path, "rb") as file:
-            if file.read(1) != b"\x80":
-                return None
         snapshot = tracemalloc.Snapshot.load(path)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
             ValueError):
@@ -218,24 +215,40 @@ def load_snapshot(path):
     return snapshot
 
 
+def load_stacks(path):
+    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
+    from pymem import flame as flaming
+    with open(path, "rb") as file:
+        start = file.read(1)
+    if start == b"\x80":
+        return flaming.of_snapshot(load_snapshot(path))
+    if start != b"{" and not path.endswith(".json"):
+        return None
+    try:
+        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError):
+        if path.endswith(".json"):
+            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
+    return None
+
+
 def flame(options):
     from pymem import flame as flaming
-    form = options.format or FLAME_SUFFIXES.get(Path(options.output or "").suffix, "svg")
+    form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
-        raise HeapError("flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE, "
-                        "SNAPSHOT")
-    snapshot, status = load_snapshot(program.what) if program.kind == "script" else None, 0
-    if snapshot is not None:
-        if options.native:
-            raise HeapError("a snapshot has no native stacks; --native takes a script")
-        stacks = flaming.of_snapshot(snapshot)
-    else:
+        raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
+                        "attach, leaks or Snapshot.dump()")
+    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+    if stacks is not None and options.native:
+        raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is None:
         found = []
-        status = (flame_native if options.native else flame_traced)(options, found)
+        status = flame_traced(options, found)
         stacks = found[0]
+    output = running.result_file(output)
     flaming.write(stacks, output, form)
     print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
           file=sys.stderr)
@@ -243,26 +256,32 @@ def flame(options):
 
 
 class Peak:
-    """The snapshot of the most memory, or of nine tenths of it: another is taken where
-    the program has a tenth more than at the last one."""
+    """The traces of the most memory, or of nine tenths of it: they are taken again where the
+    program has a tenth more than at the last time."""
 
     def __init__(self):
-        self.snapshot, self.highest, self.own = None, 0, 0
+        self.traces, self.highest, self.own = None, 0, 0
 
     def look(self):
         tracemalloc = running.tracer()
         current = tracemalloc.get_traced_memory()[0] - self.own
         if current > 1.1 * self.highest:
-            self.highest, self.snapshot = current, None
+            self.highest, self.traces = current, None
             before = tracemalloc.get_traced_memory()[0]
-            self.snapshot = tracemalloc.take_snapshot()
+            self.traces = traces_of(tracemalloc)
             self.own = tracemalloc.get_traced_memory()[0] - before
 
 
 def flame_traced(options, found):
     from pymem import flame as flaming
-    tracemalloc = running.tracer()
-    tracemalloc.start(options.frames)
+    samples = options.samples
+    if samples is None:
+        samples = NATIVE_SAMPLES if options.native else 0
+    if samples or options.native:
+        tracemalloc = running.start_tracer(options.frames, samples, options.native)
+    else:
+        tracemalloc = running.tracer()
+        tracemalloc.start(options.frames)
     peak = Peak()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
@@ -272,22 +291,10 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
-        snapshot = peak.snapshot or tracemalloc.take_snapshot()
+        traces = peak.traces or traces_of(tracemalloc)
+        sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_snapshot(snapshot))
-    return running.run_program(options.program, at_end)
-
-
-def flame_native(options, found):
-    import _pymem
-    from pymem import flame as flaming, native
-    if options.peak:
-        raise HeapError("flame takes --peak or --native, not both")
-    running.tracer().start(options.frames)
-    _pymem.record()
-
-    def at_end():
-        found.append(flaming.of_blocks(native.stop_recording()))
+        found.append(flaming.of_traces(traces, sample_bytes))
     return running.run_program(options.program, at_end)
 
 
@@ -303,6 +310,18 @@ def attach(options):
 def leaks(options):
     from pymem import leaks as leaking
     return leaking.command(options)
+
+
+# track, report
+
+def track(options):
+    from pymem import track as tracking
+    return tracking.command(options)
+
+
+def report(options):
+    from pymem import report as reporting
+    return reporting.command(options)
 
 
 # conformance
@@ -341,6 +360,11 @@ def seconds_of(text):
     number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
     scale = {"s": 1, "m": 60, "h": 3600}[unit]
     return positive(float, "time, as 60s, 5m or 1h", TIMEOUT_MAX / scale)(number) * scale
+
+
+def since_start(text):
+    """0 and seconds_of()."""
+    return 0.0 if text in ("0", "0s") else seconds_of(text)
 
 
 class Limit(NamedTuple):
@@ -403,8 +427,10 @@ def parser():
                       help="moments in between, each 0.5s, 1m")
     made.add_argument("--pid", type=number, help="of another process, now")
     add_program(made)
-    made = command(watch, "A live view of a process, or of a script that is run.")
+    made = command(watch, "A live view of a process, or of a script that is run; of a script "
+                   "with the lines that hold its memory.")
     made.add_argument("--looks", type=number, help="at a process, then it is over")
+    add_tracer(made, "64K")
     add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")
     made.add_argument("--setup", metavar="CODE", help="is run before the expression")
@@ -423,9 +449,11 @@ def parser():
     made.add_argument("--format", choices=["svg", "html", "pprof", "collapsed"])
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--native", action="store_true", help="C functions, too")
+    made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="one block in so many "
+                      "bytes (with --native 16K, else 0); 0: every block")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
-    add_program(made, "SCRIPT|SNAPSHOT")
+    add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
     add_tracer(made, "512K")
@@ -435,11 +463,11 @@ def parser():
                       help="for it to begin and to answer (30s)")
     made.add_argument("--top", type=number, default=10, metavar="N", help="lines shown (10)")
     made.add_argument("-o", "--output", metavar="FILE",
-                      help="a snapshot of tracemalloc, which flame draws")
+                      help="which flame draws: .json; else a snapshot of tracemalloc")
     made.add_argument("pid", type=number, metavar="PID")
     made.set_defaults(window=None, collect=False, objects=None)
     made = command(leaks, "What grows: the lines that hold more and more, of a process that "
-                   "runs already, or of a program that is run.")
+                   "runs already, of a program that is run, or of a file of track.")
     add_tracer(made, "64K")
     made.add_argument("--window", type=seconds_of, default="0.5s", metavar="TIME",
                       help="from one look to the next (0.5s); it is doubled after 64 looks")
@@ -462,7 +490,28 @@ def parser():
     made.add_argument("--json", action="store_true")
     made.add_argument("-o", "--output", metavar="FILE", help=".html: a page with a time "
                       "line; .json")
-    add_program(made, "PID|SCRIPT")
+    add_program(made, "PID|SCRIPT|FILE")
+    made = command(track, "What a program holds, moment after moment, in a file that report "
+                   "reads.")
+    add_tracer(made, "64K")
+    made.add_argument("--every", type=seconds_of, default="0.5s", metavar="TIME",
+                      help="from one moment to the next (0.5s)")
+    made.add_argument("-o", "--output", metavar="FILE", help="with %%p, the PID, in it "
+                      "(NAME.%%p.pymem); nothing is written over")
+    add_program(made)
+    made = command(report, "What files of track say: who holds the memory at the end, at the "
+                   "peak, or since a moment.")
+    made.add_argument("--format", choices=["table", "summary", "tree", "html", "svg",
+                                           "collapsed", "pprof", "json"])
+    made.add_argument("-o", "--output", metavar="FILE")
+    made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
+    made.add_argument("--from", dest="start", type=since_start, metavar="TIME",
+                      help="what was added since then: 0, 90s, 5m, 1h")
+    made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
+                      help="not at the end: so long after the start")
+    made.add_argument("--top", type=number, default=10, metavar="N",
+                      help="rows of table and summary (10)")
+    made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")
     made = command(conformance, "Ask an allocator for each promise that Python needs.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
@@ -515,7 +564,7 @@ def main():
         return 0
     if options.command is None:
         made.error("a command is needed: stats, heapmap, watch, explain, replay, flame, "
-                   "attach, leaks, conformance")
+                   "attach, leaks, track, report, conformance")
     if options.command == "replay":
         need_file(options.trace)
     return options.function(options)

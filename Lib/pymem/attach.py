@@ -1,6 +1,7 @@
 """The tracer in a process that runs already, for so long; then it is as it was before.
 
-    snapshot = attach(Target(pid), options)         those of the command
+    lines = lines_of(Target(pid), options)          those of the command
+    snapshot = snapshot_of(lines, options.frames)
 
 A thread of that process traces (pymem.attached).  It comes to be by sys.remote_exec(), where
 that interpreter has it (3.14 and later), and its main thread gets to it; else by gdb, which
@@ -11,6 +12,7 @@ this one is gone, as then its FIFO is closed.
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -449,15 +451,12 @@ def lines_of(target, options, say=lambda text, passing=False: None, interrupts=(
         attachment.close()
 
 
-def attach(target, options, *how):
-    """A Snapshot of what was allocated meanwhile, and is still there."""
-    return snapshot_of(lines_of(target, options, *how), options.frames)
-
-
 def snapshot_of(lines, nframe):
+    """Its frames have no names of functions."""
     traces = []
     try:
         for (stack, *depth), blocks in lines[1:]:
+            stack = tuple((file, line) for file, line, *_ in stack)
             if sys.version_info >= (3, 9):
                 depth = depth or [len(stack)]
             else:
@@ -469,10 +468,30 @@ def snapshot_of(lines, nframe):
         raise HeapError("what the process wrote can't be read") from None
 
 
+def stacks_of(lines, sample_bytes):
+    """What flame draws, with estimates of bytes and blocks."""
+    from pymem import flame
+    from pymem.growth import Level
+    stacks = flame.Stacks()
+    for (stack, *_), blocks in lines[1:]:
+        level = Level.of(blocks, sample_bytes)
+        stacks.add(flame.frames_of(stack[::-1]), level.blocks, level.nbytes)
+    return stacks
+
+
 # The command.
 
-def table(snapshot, options):
-    from pymem.flame import frame_at
+def functions_of(lines):
+    """{(file, line): names}"""
+    found = {}
+    for (stack, *_), _ in lines[1:]:
+        for file, line, *function in stack:
+            names = found.setdefault((file, line), [])
+            names += [name for name in function if name not in names]
+    return {line: " or ".join(names) for line, names in found.items()}
+
+
+def table(snapshot, functions, options):
     total = sum(trace.size for trace in snapshot.traces)
     blocks = f"{len(snapshot.traces):,} samples" if options.samples \
         else f"in {len(snapshot.traces):,} blocks"
@@ -484,10 +503,8 @@ def table(snapshot, options):
     lines = snapshot.statistics("lineno")
     for line in lines[:options.top]:
         where = line.traceback[0]
-        name = frame_at(where.filename, where.lineno).name \
-            if os.path.exists(where.filename) else ""
         yield f"{size_text(line.size):>12} {line.size / total:6.1%} {line.count:9,}  " \
-              f"{where.filename}:{where.lineno} {name}"
+              f"{where.filename}:{where.lineno} {functions[where.filename, where.lineno]}"
     if len(lines) > options.top:
         yield f"{len(lines) - options.top:29,}  lines more"
     if options.frames > 1:
@@ -516,12 +533,12 @@ class Reporter:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def reported(function, target, options):
-    """attach() or lines_of() as a command calls it: with what is going on, until Ctrl-C."""
+def reported(target, options):
+    """lines_of() as a command calls it: with what is going on, until Ctrl-C."""
     reporter = Reporter()
     with interruptions() as interrupts:
         try:
-            return function(target, options, reporter, interrupts)
+            return lines_of(target, options, reporter, interrupts)
         finally:
             reporter.close()
 
@@ -529,13 +546,26 @@ def reported(function, target, options):
 def command(options):
     target = Target(options.pid)
     check_writable(options.output)
-    snapshot = reported(attach, target, options)
-    print("\n".join(table(snapshot, options)))
+    lines = reported(target, options)
+    snapshot = snapshot_of(lines, options.frames)
+    print("\n".join(table(snapshot, functions_of(lines), options)))
     if options.output:
-        snapshot.dump(options.output)
-        print(f"{options.output}: a snapshot of tracemalloc; pymem flame {options.output} "
-              "draws it", file=sys.stderr)
+        what = write(options, target, lines, snapshot)
+        print(f"{options.output}: {what}; pymem flame {options.output} draws it",
+              file=sys.stderr)
     return 0
+
+
+def write(options, target, lines, snapshot):
+    """What it wrote."""
+    if not options.output.endswith(".json"):
+        snapshot.dump(options.output)
+        return "a snapshot of tracemalloc"
+    from pymem import flame
+    data = {"pid": target.pid, "python": target.version, "sample_bytes": options.samples,
+            **flame.record(stacks_of(lines, options.samples))}
+    Path(options.output).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return f"{len(data['stacks']):,} stacks"
 
 
 @contextmanager

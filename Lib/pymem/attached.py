@@ -60,6 +60,11 @@ def load_tracer(path):
     return tracer
 
 
+def traces_of(tracer):
+    """All; of a tracer of pymem frames are (file, line, function), of others (file, line)."""
+    return getattr(tracer, "_get_named_traces", tracer._get_traces)()
+
+
 def stacks_of(traces):
     """{(stack, its whole depth): {(domain, size): blocks}}, without what this file keeps."""
     own, stacks = stacks_of.__code__.co_filename, {}
@@ -79,10 +84,12 @@ class Moments:
     def __init__(self, tracer, window, collect):
         self.tracer, self.window, self.collect = tracer, window, collect
         self.started, self.nlooks, self.stacks = monotonic(), 0, {}
+        self.doubled_after = LOOKS
 
     def pause(self):
         """Seconds, half as many to one and a half times as many as those of a window."""
-        return self.window * 2 ** (self.nlooks // LOOKS) * (0.5 + os.urandom(1)[0] / 255)
+        share = 0.5 + os.urandom(1)[0] / 255
+        return self.window * 2 ** (self.nlooks // self.doubled_after) * share
 
     def look(self):
         """Seconds since the start, and of each stack that changed its blocks now."""
@@ -90,7 +97,7 @@ class Moments:
         if self.collect and self.nlooks >= COLLECTED and not self.nlooks & self.nlooks - 1:
             gc.collect()
         seconds = monotonic() - self.started
-        before, self.stacks = self.stacks, stacks_of(self.tracer._get_traces())
+        before, self.stacks = self.stacks, stacks_of(traces_of(self.tracer))
         changed = {key: {} for key in before if key not in self.stacks}
         changed.update((key, blocks) for key, blocks in self.stacks.items()
                        if before.get(key) != blocks)

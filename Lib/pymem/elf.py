@@ -68,6 +68,13 @@ class Symbols:
                 self.load_address = address - offset
                 break
         sections = [SECTION.unpack_from(data, shoff + i * shentsize) for i in range(shnum)]
+        self.path, self.has_lines, self.build_id = path, False, ""
+        names = sections[struct.unpack_from("<H", data, 62)[0]][4] if sections else 0
+        for name, _, _, _, offset, size, *_ in sections:
+            name = data[names + name:data.index(b"\0", names + name)]
+            self.has_lines = self.has_lines or name == b".debug_line"
+            if name == b".note.gnu.build-id":
+                self.build_id = data[offset + 16:offset + size].hex()
         for _, kind, _, _, offset, size, link, *_ in sections:
             if kind not in (SYMTAB, DYNSYM):
                 continue
@@ -81,6 +88,13 @@ class Symbols:
                     if info & 15 == 2:
                         found.append((value, length, text))
         self.functions = sorted(set(found))
+
+    def debug_file(self):
+        """Which file has the lines of the source; None: neither this one, nor one beside."""
+        if self.has_lines:
+            return self.path
+        beside = f"/usr/lib/debug/.build-id/{self.build_id[:2]}/{self.build_id[2:]}.debug"
+        return beside if self.build_id and os.path.exists(beside) else None
 
     def function_at(self, address):
         i = bisect.bisect_right(self.functions, (address, float("inf"), "")) - 1

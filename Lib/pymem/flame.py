@@ -8,59 +8,76 @@ wide as their part, on them those that they called.  tracemalloc keeps the inner
 frames of a stack: start(25) for deep ones.
 """
 
-import ast
-import linecache
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem.functions import functions_at
 from pymem.page import write_page
 from pymem.picture import Picture, hsl
 from pymem.pprof import Profile
 from pymem.running import begin_of_program
 
 ROW, WIDTH, LETTER = 17, 1200, 6.3
+SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
+            ".txt": "collapsed", ".collapsed": "collapsed"}
 
 
 class Frame(NamedTuple):
     name: str
     file: str
-    line: int
+    line: int           # 0: not known
+    is_native: bool = False
 
     @property
     def label(self):
         if not self.line:
             return self.name
-        return f"{self.name} ({Path(self.file).name}:{self.line})"
+        where = f"{Path(self.file).name}:{self.line}"
+        return f"{self.name} ({where})" if self.name else where
 
 
-@lru_cache(maxsize=None)
-def _functions(file):
-    """(first line, last line, name) of the functions of a file."""
-    found = []
-
-    def visit(node, prefix):
-        for child in ast.iter_child_nodes(node):
-            name = prefix
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                name = f"{prefix}{child.name}"
-                if not isinstance(child, ast.ClassDef):
-                    found.append((child.lineno, child.end_lineno, name))
-                name += "."
-            visit(child, name)
-    try:
-        visit(ast.parse("".join(linecache.getlines(file))), "")
-    except (SyntaxError, ValueError):
-        return []
-    return found
+def is_native(line):
+    """Of a tracer's lines."""
+    return line[2:] == ("",)
 
 
-@lru_cache(maxsize=None)
-def frame_at(file, line):
-    """The innermost function around a line."""
-    around = [(last - first, name) for first, last, name in _functions(file)
-              if first <= line <= last]
-    return Frame(min(around)[1] if around else "<module>", file, line)
+def native_frames(addresses):
+    from pymem import native            # which needs _pymem
+    return [Frame(*function, True) for function in native.functions(addresses)]
+
+
+def frames_of(lines):
+    """Of lines from the outermost on, as a tracer told them: (file, line, function); ("",
+    address, "") for a C function; or without the function, which is then looked for in the
+    source: frames that stand on each other on one line are its functions, where they are as
+    many."""
+    frames, i = [], 0
+    while i < len(lines):
+        line = lines[i]
+        if is_native(line):
+            addresses = [address for _, address, *_ in takewhile(is_native, lines[i:])]
+            frames += native_frames(addresses)
+            i += len(addresses)
+            continue
+        if len(line) > 2:
+            file, number, function = line
+            frames.append(Frame(function, file, number))
+            i += 1
+            continue
+        names, count = functions_at(*line, frames[-1].file if frames else None), 1
+        while lines[i + count:i + count + 1] == (line,):
+            count += 1
+        if len(names) != count:
+            names = [" or ".join(names)] * count
+        frames += [Frame(name, *line) for name in names]
+        i += count
+    return tuple(frames)
+
+
+def frame_at(*line):
+    return frames_of((line,))[0]
 
 
 class Stacks:
@@ -80,16 +97,39 @@ class Stacks:
 
 
 def lines_of_program(traceback):
-    """(file, line) pairs from the outermost on, from those of a tracer.  Of a program that
-    these tools ran its own part; nothing of what the tools asked for themselves."""
+    """Lines from the outermost on, of those of a tracer.  Of a program that these tools ran
+    its own part; nothing of what the tools asked for themselves."""
     outermost_first = traceback[::-1]
-    begin = begin_of_program([file for file, _ in outermost_first])
-    return () if begin is None else outermost_first[begin:]
+    python = [i for i, line in enumerate(outermost_first) if not is_native(line)]
+    if not python:
+        return outermost_first
+    begin = begin_of_program([outermost_first[i][0] for i in python])
+    return () if begin in (None, len(python)) else outermost_first[python[begin]:]
 
 
 @lru_cache(maxsize=1 << 16)
 def python_frames(traceback):
-    return tuple(frame_at(file, line) for file, line in lines_of_program(traceback))
+    return frames_of(lines_of_program(traceback))
+
+
+def of_traces(traces, sample_bytes=0):
+    """Of what pymem.attached.traces_of() gave."""
+    from pymem.growth import chance
+    found = {}                          # {stack's id: [stack, blocks, bytes]}: equal ones are
+    for _, size, stack, *_ in traces:   # nearly always one object
+        counts = found.setdefault(id(stack), [stack, 0, 0])
+        counts[1] += 1 / chance(size, sample_bytes)
+        counts[2] += size
+    addresses = {line[1] for stack, _, _ in found.values() for line in stack if is_native(line)}
+    if addresses:
+        from pymem import native
+        native.find(addresses)
+    stacks = Stacks()
+    for stack, blocks, nbytes in found.values():
+        frames = python_frames(stack)
+        if frames:
+            stacks.add(frames, round(blocks), nbytes)
+    return stacks
 
 
 def of_snapshot(snapshot):
@@ -103,18 +143,29 @@ def of_snapshot(snapshot):
     return stacks
 
 
-def of_blocks(blocks):
-    """Of (size, traceback, C stack): the Python stack, and on it what C functions its
-    innermost function called."""
-    from pymem.native import below_python
+# As JSON, which attach and leaks write.
+
+def frame_record(frame):
+    return {"function": frame.name, "file": frame.file, "line": frame.line}
+
+
+def record(stacks):
+    """Each frame once; a stack has numbers of frames from the outermost on."""
+    frames, rows = {}, []
+    for of_stack, (blocks, nbytes) in stacks.counts.items():
+        rows.append({"frames": [frames.setdefault(frame, len(frames)) for frame in of_stack],
+                     "bytes": round(nbytes), "blocks": round(blocks)})
+    return {"frames": list(map(frame_record, frames)), "stacks": rows}
+
+
+def of_record(data):
+    """KeyError, TypeError, IndexError: it is none."""
+    frames = [Frame(str(row["function"]), str(row["file"]), int(row["line"]))
+              for row in data["frames"]]
     stacks = Stacks()
-    for size, traceback, native in blocks:
-        python = python_frames(tuple(traceback)) if traceback else ()
-        if traceback and not python:
-            continue
-        if python:
-            native = below_python(native)
-        stacks.add(python + tuple(Frame(name, file, 0) for file, name in native), 1, size)
+    for row in data["stacks"]:
+        stacks.add([frames[number] for number in row["frames"]], int(row["blocks"]),
+                   int(row["bytes"]))
     return stacks
 
 
@@ -147,7 +198,7 @@ def tree(stacks):
 def color(frame):
     """Warm for Python, cool for C, of one file alike."""
     hue = sum(map(ord, frame.file)) % 40
-    return hsl(15 + hue if frame.line else 190 + hue, 75, 66)
+    return hsl(190 + hue if frame.is_native else 15 + hue, 75, 66)
 
 
 def draw(stacks):

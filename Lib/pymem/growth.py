@@ -27,7 +27,7 @@ import sysconfig
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from pymem.flame import frame_at, lines_of_program
+from pymem.flame import frames_of, lines_of_program
 
 WINDOWS = 48            # looked at, at the most; of more moments those nearest to such a grid
 FEWEST = 12             # windows that can say anything
@@ -132,7 +132,7 @@ def is_library(file):
 @lru_cache(maxsize=1 << 16)
 def site_of(stack):
     """Its lines down to the innermost one of own code; all of them where there is none."""
-    own = [i for i, (file, _) in enumerate(stack) if not is_library(file)]
+    own = [i for i, (file, *_) in enumerate(stack) if not is_library(file)]
     return stack[:own[-1] + 1] if own else stack
 
 
@@ -228,7 +228,7 @@ class Survey:
             grows = growth_that_goes_on(self.times, levels)
             if grows:
                 left.difference_update(members)
-                yield Finding([frame_at(*line) for line in lines], grows, levels, members)
+                yield Finding(list(frames_of(lines)), grows, levels, members)
 
     @cached_property
     def findings(self):

@@ -1,4 +1,5 @@
-"""python -m pymem leaks: what grows, in a program that is run here or in another process.
+"""python -m pymem leaks: what grows, in a program that is run here, in another process, or in
+a file that pymem track wrote.
 
 The tracer samples; once a window comes a look at what it traces (pymem.attached.Moments), and
 pymem.growth judges the sites.  A program that is run here ends by itself, by Ctrl-C, or after
@@ -11,8 +12,10 @@ import sys
 import threading
 
 from pymem import check_writable, running
+from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
+from pymem.history import is_history, read
 from pymem.kinds import kinds_of
 
 OVER_LIMIT = 3          # exit status
@@ -23,16 +26,11 @@ class OwnSampler:
     """Of a program that runs in this process, by a thread."""
 
     def __init__(self, options):
-        try:
-            from pymem import tracemalloc
-        except ImportError as error:
-            raise HeapError(str(error)) from None
-        from pymem.attached import Moments
-        self.options, self.tracer, self.kinds = options, tracemalloc, {}
+        self.options, self.kinds = options, {}
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
-        tracemalloc.start(options.frames, options.samples)
-        self.timeline = Timeline(tracemalloc.get_sample_bytes())
-        self.moments = Moments(tracemalloc, options.window, options.collect)
+        self.tracer = running.start_tracer(options.frames, options.samples)
+        self.timeline = Timeline(self.tracer.get_sample_bytes())
+        self.moments = Moments(self.tracer, options.window, options.collect)
         self.ticker = running.Ticker(self.look, options.window)
 
     def look(self):
@@ -45,7 +43,7 @@ class OwnSampler:
 
     def end_program(self):
         """As Ctrl-C does; a program that goes on all the same is left behind."""
-        self.ticker.is_over.set()
+        self.ticker.end()
         self.judge()
         if signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.SIG_IGN, None):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -87,7 +85,7 @@ def of_process(options, pid):
     timeline, kinds = Timeline(options.samples), {}
     seconds, changed, stacks = None, {}, []
     try:
-        for key, value in attach.reported(attach.lines_of, target, options):
+        for key, value in attach.reported(target, options):
             if key == "moment":
                 if seconds is not None:
                     timeline.add(seconds, changed)
@@ -105,6 +103,21 @@ def of_process(options, pid):
         raise HeapError("what the process wrote can't be read") from None
 
 
+def of_history(path):
+    """Survey of a file of pymem track."""
+    found, held = read(path), {}
+    timeline = Timeline(found.sample_bytes)
+    for seconds, changes in zip(found.times, found.changes):
+        changed = {}
+        for lines, more in changes:
+            before = held.get(lines, {})
+            held[lines] = {key: before.get(key, 0) + more.get(key, 0)
+                           for key in {**before, **more}}
+            changed[lines[::-1],] = held[lines]
+        timeline.add(seconds, changed)
+    return Survey(timeline)
+
+
 def report(options, survey, kinds):
     """The exit status."""
     if survey.windows < FEWEST:
@@ -117,7 +130,8 @@ def report(options, survey, kinds):
 def command(options):
     program = options.program
     if program is None:
-        raise HeapError("leaks takes a PID or a program: SCRIPT, -m MODULE, -c CODE")
+        raise HeapError("leaks takes a PID, a file of track, or a program: SCRIPT, -m MODULE, "
+                        "-c CODE")
     if options.output and not options.output.endswith((".html", ".json")):
         raise HeapError(f"leaks writes a page or JSON: -o takes FILE.html or FILE.json, not "
                         f"{options.output}")
@@ -126,6 +140,8 @@ def command(options):
         if options.seconds is None:
             options.seconds = 60.0
         return report(options, *of_process(options, int(program.what)))
+    if program.kind == "script" and is_history(program.what):
+        return report(options, of_history(program.what), {})
     options.collect = True
     sampler = OwnSampler(options)
     status = sampler.run(program)

@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from pymem import size_text
-from pymem.flame import color, frame_at
+from pymem import flame, size_text
+from pymem.flame import color, frame_at, frame_record, frames_of
 from pymem.growth import is_library, total
 from pymem.page import write_page
 
@@ -24,13 +24,16 @@ def shortened(text, room):
 
 
 def place(frame, room=WIDTH, here=None):
-    """file:line function, with what is last of a long path; a library's file as in it, and
-    one below a folder as there."""
+    """file:line function, with what is last of a long path, and of a long name where the path
+    is cut to the file; a library's file as in it, and one below a folder as there."""
     file, here = frame.file, here or os.getcwd() + os.sep
     file = file[len(here):] if file.startswith(here) else file
     file = re.sub(r"^/.*/(python3[\d.]*|site-packages|dist-packages)/", "", file)
-    end = f":{frame.line} {frame.name}"
-    return shortened(file, max(room - len(end), 8)) + end
+    base, line = os.path.basename(file), f":{frame.line}" if frame.line else ""
+    left = room - len(f"{base}{line} ")
+    end = f"{line} {shortened(frame.name, max(left, 8))}"
+    left = max(room - len(end), 8)
+    return (base if len(base) == left else shortened(file, left)) + end
 
 
 def percent(share):
@@ -48,7 +51,8 @@ def kinds_at(finding, survey, kinds):
     """({type: objects}, {referrer: objects}) of all stacks of a site."""
     merged = {}, {}
     for number in finding.stacks:
-        for into, counts in zip(merged, kinds.get(survey.keys[number], ())):
+        stack = tuple(frame[:2] for frame in survey.keys[number])
+        for into, counts in zip(merged, kinds.get(stack, ())):
             for name, count in counts.items():
                 into[name] = into.get(name, 0) + count
     return merged
@@ -105,10 +109,6 @@ def lines(options, survey, kinds):
 
 # For machines, and the page.
 
-def frame_record(frame):
-    return {"function": frame.name, "file": frame.file, "line": frame.line}
-
-
 def level_record(level):
     return [round(level.nbytes), round(level.blocks)]
 
@@ -138,6 +138,15 @@ def record(options, survey, kinds):
             "sites": sites}
 
 
+def full_record(options, survey, kinds):
+    """And what each stack held at the end, for flame."""
+    held = flame.Stacks()
+    for of_stack, levels in survey.stacks.values():
+        if levels[-1].blocks:
+            held.add(frames_of(of_stack), levels[-1].blocks, levels[-1].nbytes)
+    return {**record(options, survey, kinds), **flame.record(held)}
+
+
 def page_data(options, survey, kinds):
     """The record, and stacks with their bytes and blocks at each moment; those that hardly
     change together."""
@@ -148,8 +157,8 @@ def page_data(options, survey, kinds):
     frames, stacks = {}, []
     for number in numbers[:ON_PAGE]:
         of_stack, levels = survey.stacks[number]
-        stacks.append({"frames": [frames.setdefault(frame_at(*line), len(frames))
-                                  for line in of_stack],
+        stacks.append({"frames": [frames.setdefault(frame, len(frames))
+                                  for frame in frames_of(of_stack)],
                        "levels": [level_record(level) for level in levels]})
     rest = total([survey.stacks[number][1] for number in numbers[ON_PAGE:]])
     if rest:
@@ -167,10 +176,10 @@ def write(options, survey, kinds):
     if options.output and options.output.endswith(".html"):
         write_page("leaks.html", page_data(options, survey, kinds), options.output)
     elif options.output:
-        Path(options.output).write_text(json.dumps(record(options, survey, kinds), indent=1)
-                                        + "\n", encoding="utf-8")
+        Path(options.output).write_text(
+            json.dumps(full_record(options, survey, kinds), indent=1) + "\n", encoding="utf-8")
     if options.json:
-        print(json.dumps(record(options, survey, kinds), indent=1))
+        print(json.dumps(full_record(options, survey, kinds), indent=1))
     else:
         print("\n".join(lines(options, survey, kinds)))
         if is_over(options, survey):

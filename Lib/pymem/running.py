@@ -3,19 +3,25 @@
 import builtins
 import importlib
 import os
+import pkgutil      # noqa: F401  (runpy imports it once it runs a script)
 import runpy
+import signal
 import sys
 import textwrap
-import threading
 import traceback
 import types
+import warnings
+from _thread import allocate_lock, start_new_thread
 from typing import NamedTuple
 
+from pymem import file_name, new_file
 from pymem.heap import HeapError
 
 OWN_FOLDER = os.path.dirname(__file__) + "/"
 IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
+FIRST_PID = os.getpid()
+RUNPY = {runpy.__file__, "<frozen runpy>"}
 
 
 def tracer():
@@ -27,21 +33,77 @@ def tracer():
     return tracemalloc
 
 
-class Ticker(threading.Thread):
-    """Calls function() every so many seconds until it is stopped."""
+def result_file(pattern):
+    """Where a result goes: a child that the program forked writes over no other's, and leaves
+    the name without a number to the first process."""
+    if os.getpid() == FIRST_PID:
+        return file_name(pattern)
+    path, descriptor = new_file(pattern, 0 if "%p" in pattern else 1)
+    os.close(descriptor)
+    return path
+
+
+def start_tracer(frames, samples, native=False):
+    """pymem.tracemalloc, which traces samples then."""
+    try:
+        from pymem import tracemalloc
+        tracemalloc.start(frames, samples, native=native)
+    except (ImportError, RuntimeError) as error:
+        raise HeapError(str(error)) from None
+    return tracemalloc
+
+
+class ForkOfOneThread:
+    """The text of a warning, as one of warnings.filters is asked whether it is meant: CPython
+    3.12 and later warn of a fork with threads, also where a Ticker's is the only one more."""
+    @staticmethod
+    def match(text):
+        return "is multi-threaded, use of fork" in text \
+            and len(os.listdir("/proc/self/task")) == 2
+
+
+NO_WARNING = "ignore", ForkOfOneThread, DeprecationWarning, None, 0
+
+
+class Ticker:
+    """Calls function() every so many seconds until it is stopped.
+
+    By a thread that gets no signals, which a program may wait for, and that threading knows
+    nothing of: in a child of a fork gevent may have put its own functions there."""
 
     def __init__(self, function, seconds):
-        super().__init__(daemon=True, name="pymem")
-        self.function, self.seconds = function, seconds
-        self.is_over = threading.Event()
+        self.function, self.seconds, self.pid = function, seconds, os.getpid()
+        self.going, self.running = allocate_lock(), allocate_lock()     # while they are held
+
+    def start(self):
+        self.going.acquire()
+        self.running.acquire()
+        if NO_WARNING not in warnings.filters:
+            warnings.filters.insert(0, NO_WARNING)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            start_new_thread(self.run, ())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def run(self):
-        while not self.is_over.wait(self.seconds):
-            self.function()
+        try:
+            while not self.going.acquire(timeout=self.seconds):
+                self.function()
+        finally:
+            self.running.release()
+
+    def end(self):
+        """Soon."""
+        if self.going.locked():
+            self.going.release()
 
     def stop(self):
-        self.is_over.set()
-        self.join()
+        """Now.  A child of a fork has no such thread."""
+        self.end()
+        if os.getpid() == self.pid:
+            with self.running:
+                pass
 
 
 class Program(NamedTuple):
@@ -79,8 +141,7 @@ class Program(NamedTuple):
 
 def is_runner(file):
     """Between these tools and a program, only what found and ran it."""
-    return (file.startswith(("<frozen runpy>", "<frozen importlib", IMPORT_FOLDER))
-            or file == runpy.__file__)
+    return file in RUNPY or file.startswith(("<frozen importlib", IMPORT_FOLDER))
 
 
 def begin_of_program(files):
@@ -93,7 +154,8 @@ def begin_of_program(files):
     while begin < len(files) and is_runner(files[begin]):
         begin += 1
     is_code = files[own[-1]] == __file__ and files[first:first + 1] == [CODE_FILE]
-    return begin if begin > first or is_code else None
+    is_run = begin > first and files[first] in RUNPY    # else an import of these tools
+    return begin if is_run or is_code else None
 
 
 def frames_of_program(names):

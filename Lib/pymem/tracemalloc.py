@@ -33,6 +33,7 @@ if not hasattr(_tracer, "get_sample_bytes"):
 
 _get_object_traceback = _tracer._get_object_traceback
 _get_traces = _tracer._get_traces
+_get_named_traces = _tracer._get_named_traces
 clear_traces = _tracer.clear_traces
 get_sample_bytes = _tracer.get_sample_bytes
 get_traceback_limit = _tracer.get_traceback_limit
@@ -64,13 +65,18 @@ def _take_over(on):
     _imp.create_dynamic = _load_and_link if on else _load_module
 
 
-def start(nframe=1, sample_bytes=0, *, seed=0):
+def start(nframe=1, sample_bytes=0, *, seed=0, native=False):
     """Trace what is allocated from now on, with nframe frames at most.
 
     sample_bytes: trace only a sample for each so many bytes on average, and give estimates
-    for sizes.  seed: a number that makes the same samples again.
+    for sizes.  seed: a number that makes the same samples again.  native: also the C
+    functions that were called; pymem flame --native shows them.
     """
-    _tracer.start(nframe, sample_bytes, seed)
+    if native:
+        from pymem.native import cold_loop
+        _tracer.start(nframe, sample_bytes, seed, True, *cold_loop())
+    else:
+        _tracer.start(nframe, sample_bytes, seed)
     if _tracer.__name__ == "_pymemtracer":
         _take_over(True)
 

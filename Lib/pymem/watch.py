@@ -4,34 +4,41 @@ A look at a heap of 1 GiB takes some milliseconds.  The view is renewed twice a 
 or less often where that would be more than its share of the time (COST).
 
 Of this process also the allocation rate is known: now and then requests are counted for
-some milliseconds, by hooks that are taken off again.  Of another one, in which nothing
-is run, only what changed: blocks and arenas.  It goes on while it is read, so that sums
-are off by what it did meanwhile; Process.heap() is exact.
+some milliseconds, by hooks that are taken off again.  And the sites that hold its memory
+(pymem.sites).  Of another one, in which nothing is run, only what changed: blocks and arenas.
+It goes on while it is read, so that sums are off by what it did meanwhile; Process.heap() is
+exact.
 """
 
+import io
 import os
 import sys
 import threading
 import time
 
+from pymem import size_text
 from pymem.heap import HeapError, Usage
 from pymem.remote import Process, Torn
+from pymem.sites import site_rows
 
 PERIOD = 0.5            # seconds from one look to the next
 COST = 0.015            # of a processor, at the most, on average
 COUNTED = 0.004         # seconds in which requests are counted, each time;
 AVERAGED = 8            # the rate is of so many times
-
-
-def size_text(nbytes):
-    return f"{nbytes / 2**20:,.1f} MiB" if nbytes >= 2**20 else f"{nbytes / 1024:,.1f} KiB"
+SITES, CLASSES = 10, 8  # shown at the most;
+SITE_LINES = 5          # without a terminal
+NARROW = 80             # columns where there is no terminal
+# A terminal that knows these shows what is between at once, so that nothing flickers.
+BEGIN_SHOWING, END_SHOWING = "\033[?2026h", "\033[?2026l"
+NOTE = "lines that grow: pymem leaks {pid}; that hold memory: pymem attach {pid}"
 
 
 class Look:
-    """A Usage, when it was seen, and rates since the one before."""
+    """A Usage, when it was seen, rates since the one before, and sites where known."""
 
-    def __init__(self, usage, before=None, requests=None):
+    def __init__(self, usage, before=None, requests=None, sites=()):
         self.usage, self.time, self.requests = usage, time.monotonic(), requests
+        self.sites = sites
         self.block_rate = self.arena_rate = 0.0
         if before:
             seconds = max(self.time - before.time, 1e-6)
@@ -62,19 +69,21 @@ class Look:
                           f"{size_text(self.requests[1])} a second"))
         return facts
 
-    def largest_classes(self, count=8):
+    def largest_classes(self, count):
         """(bytes in a block, pools, blocks) of the sizes that take most."""
         sizes = sorted(self.usage.sizes.items(), key=lambda item: -item[0] * item[1][1])
         return [(size, *counts) for size, counts in sizes[:count]]
 
 
 class Lines:
-    """Where there is no terminal, or no rich: a line a look."""
+    """Where there is no terminal, or no rich: a line a look, and some for sites."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, note):
+        self.name, self.note = name, note
 
     def __enter__(self):
+        if self.note:
+            print(self.note, file=sys.stderr, flush=True)
         return self
 
     def __exit__(self, *error):
@@ -82,17 +91,25 @@ class Lines:
 
     def show(self, look, cost):
         text = "; ".join(f"{name} {fact}" for name, fact in look.facts())
-        print(f"{self.name}: {text}; own cost {cost:.1%}", file=sys.stderr, flush=True)
+        lines = [f"{self.name}: {text}; own cost {cost:.1%}"]
+        if look.sites:
+            lines += ["    " + row for row in site_rows(look.sites[:SITE_LINES], NARROW - 4)]
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 class Screen:
     """With rich, in place."""
 
-    def __init__(self, name):
+    def __init__(self, name, note):
         from rich.console import Console
         from rich.live import Live
-        self.name = name
-        self.live = Live(console=Console(stderr=True), auto_refresh=False)
+        self.name, self.note, self.console = name, note, Console(stderr=True)
+        # What a program prints into a file stays there.
+        self.live = Live(console=self.console, auto_refresh=False,
+                         redirect_stdout=sys.stdout.isatty())
+        # It imports more once it draws; that is no site, and no part of the cost.
+        with Live("", console=Console(file=io.StringIO(), force_terminal=True)) as live:
+            live.update("", refresh=True)
 
     def __enter__(self):
         self.live.__enter__()
@@ -101,36 +118,59 @@ class Screen:
     def __exit__(self, *error):
         self.live.__exit__(*error)
 
-    def show(self, look, cost):
-        from rich.table import Table
-        table = Table.grid(padding=(0, 2))
-        table.add_row(f"[bold]{self.name}", f"[dim]own cost {cost:.1%}")
-        for fact in look.facts():
-            table.add_row(*fact)
+    def facts(self, look, cost):
+        yield self.name, f"own cost {cost:.1%}", "bold"
+        for name, fact in look.facts():
+            yield name, fact, ""
+
+    def classes(self, look, count):
         most = look.usage.used_bytes or 1
-        for size, _, nblocks in look.largest_classes():
+        for size, _, nblocks in look.largest_classes(count):
             share = size * nblocks / most
-            table.add_row(f"[dim]{size:,} bytes", f"{'█' * round(30 * share):30} "
-                          f"{nblocks:,} blocks, {share:.0%}")
-        self.live.update(table, refresh=True)
+            yield f"{size:,} bytes", f"{'█' * round(30 * share):30} {nblocks:,} blocks, " \
+                                     f"{share:.0%}", "dim"
+
+    def show(self, look, cost):
+        from rich.console import Group
+        from rich.text import Text
+        width, height = self.console.size
+        room = height - len(look.facts()) - 3 - -(-len(self.note) // width)
+        sites = look.sites[:max(min(SITES, room - 2), 1)]
+        pairs = [*self.facts(look, cost),
+                 *self.classes(look, max(min(CLASSES, room - len(sites)), 0))]
+        column = max(len(name) for name, _, _ in pairs) + 2
+        text = Text(no_wrap=True, overflow="crop")
+        for name, fact, style in pairs:
+            text.append(name.ljust(column), style).append(f"{fact}\n")
+        if sites:
+            head, *rows = site_rows(sites, width - 1)
+            text.append(f"{head}\n", "dim")
+            for row in rows:
+                text.append(f"{row}\n")
+        text.rstrip()
+        parts = [text, Text(self.note, "dim")] if self.note else [text]
+        self.console.file.write(BEGIN_SHOWING)
+        self.live.update(Group(*parts), refresh=True)
+        self.console.file.write(END_SHOWING)
+        self.console.file.flush()
 
 
-def view(name):
+def view(name, note):
     """A Screen on a terminal, where python3-rich is there; else Lines."""
     if not sys.stderr.isatty():
-        return Lines(name)
+        return Lines(name, note)
     try:
-        return Screen(name)
+        return Screen(name, note)
     except ImportError:
         print("pymem watch: lines only, as python3-rich is not there", file=sys.stderr)
-        return Lines(name)
+        return Lines(name, note)
 
 
 class Watch:
     """Looks, shown, with pauses that keep the cost within its share."""
 
-    def __init__(self, name, look, pause):
-        self.name, self.look, self.pause = name, look, pause
+    def __init__(self, shown, look, pause):
+        self.shown, self.look, self.pause = shown, look, pause
         self.started = time.monotonic()
         self.spent = 0.0                    # seconds of processor time of this thread
         self.nlooks = 0
@@ -143,8 +183,8 @@ class Watch:
     def run(self):
         """Until pause() or look() says that it is over."""
         before = None
-        with view(self.name) as shown:
-            # What came before, loading rich above all, is over.
+        with self.shown as shown:
+            # What came before is over.
             self.started = time.monotonic()
             while True:
                 start = time.thread_time()
@@ -178,7 +218,7 @@ def watch_process(pid, looks=None):
             return True
         time.sleep(seconds)
         return not os.path.exists(f"/proc/{pid}/task")
-    watch = Watch(f"process {pid}", look, pause)
+    watch = Watch(view(f"process {pid}", NOTE.format(pid=pid)), look, pause)
     try:
         watch.run()
     except KeyboardInterrupt:
@@ -187,17 +227,15 @@ def watch_process(pid, looks=None):
 
 
 class OwnWatch:
-    """Of this process, by a thread: start() and stop()."""
+    """Of this process, by a thread: start() and stop().  sites: pymem.sites.Sites, or None."""
 
-    def __init__(self):
-        self.over = threading.Event()
-        self.watch = Watch(f"process {os.getpid()}", self._look, self.over.wait)
+    def __init__(self, sites=None):
+        self.over, self.sites = threading.Event(), sites
         self.counted = []                   # (requests, bytes, seconds), the last ones
-        self.thread = threading.Thread(target=self.watch.run, daemon=True,
-                                       name="pymem watch")
 
     def _look(self, before):
-        return Look(Usage.now(), before, self._count_requests())
+        return Look(Usage.now(), before, self._count_requests(),
+                    self.sites.look() if self.sites else ())
 
     def _count_requests(self):
         """(requests, bytes) a second; None where others count."""
@@ -214,10 +252,27 @@ class OwnWatch:
         requests, nbytes, seconds = map(sum, zip(*self.counted))
         return requests / seconds, nbytes / seconds
 
+    def _pause(self, seconds):
+        """One look more when it is over."""
+        is_over = self.over.is_set()
+        self.over.wait(seconds)
+        return is_over
+
     def start(self):
         Usage.now()             # whether it can be seen at all
+        shown = view(f"process {os.getpid()}", "")
+        try:
+            if self.sites:
+                self.sites.start()
+        except HeapError as error:
+            self.sites, shown.note = None, f"which lines: {error}"
+        self.watch = Watch(shown, self._look, self._pause)
+        self.thread = threading.Thread(target=self.watch.run, daemon=True,
+                                       name="pymem watch")
         self.thread.start()
 
     def stop(self):
         self.over.set()
         self.thread.join()
+        if self.sites:
+            self.sites.stop()

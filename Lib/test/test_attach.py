@@ -4,6 +4,7 @@ In this CPython and in the newest other one here, with what pip installs.  Tools
 does the same hundreds of times.
 """
 
+import json
 import os
 import re
 import shutil
@@ -185,9 +186,9 @@ def test_the_line_that_leaks(package, tmp_path):
                                                  seconds="1")
         assert status == 0, error
     rows = output.splitlines()
-    assert re.match(r"[\d.]+ [KM]iB allocated meanwhile and still there, in [\d,]+ blocks",
+    assert re.match(r"[\d.,]+ [KM]iB allocated meanwhile and still there, in [\d,]+ blocks",
                     rows[0])
-    assert re.match(r" +[\d.]+ [KM]iB +\d+\.\d% +[\d,]+  <string>:7", rows[3])
+    assert re.match(r" +[\d.,]+ [KM]iB +\d+\.\d% +[\d,]+  <string>:7 leak$", rows[3])
     assert "outermost call first" in output and '  File "<string>", line 9' in rows
     snapshot = tracemalloc.Snapshot.load(out)
     biggest = snapshot.statistics("lineno")[0]
@@ -206,13 +207,22 @@ def test_samples_are_estimates(package):
     assert re.search(r"MiB +\d+\.\d% +\d+  <string>:7", output)
 
 
-def test_the_build_needs_no_package():
-    """The linked interpreter has the tracer."""
+def test_the_build_needs_no_package(tmp_path):
+    """The linked interpreter has the tracer.  flame draws the JSON, which has names."""
+    environment = clean_environment(PYTHONPATH=str(BUILD))
+    out, drawn = tmp_path / "found.json", tmp_path / "flame.txt"
     with script(BUILD / "python", LEAK) as process:
         result = run(BUILD / "python", "-m", "pymem", "attach", "--samples", "0", "--for", "1s",
-                     process.pid, environment=clean_environment(PYTHONPATH=str(BUILD)))
+                     "-o", out, process.pid, environment=environment)
         assert result.returncode == 0, result.stderr
-        assert re.search(r"[KM]iB +\d+\.\d% +\d+  <string>:7", result.stdout)
+        assert re.search(r"[KM]iB +\d+\.\d% +\d+  <string>:7 leak$", result.stdout, re.M)
+    assert run(BUILD / "python", "-m", "pymem", "flame", "-o", drawn, out,
+               environment=environment).returncode == 0
+    nbytes, = re.findall(r";run \(<string>:9\);leak \(<string>:7\) (\d+)$", drawn.read_text(),
+                         re.M)
+    found = json.loads(out.read_text())
+    assert int(nbytes) > 100_000 and found["pid"] == process.pid
+    assert any(frame["function"] == "Thread.run" for frame in found["frames"])
 
 
 # How it ends.

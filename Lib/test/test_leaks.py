@@ -222,7 +222,7 @@ def test_a_limit_is_kept_where_nothing_grows():
 
 @pytest.mark.once
 @pytest.mark.parametrize("arguments, status, said", [
-    ([], 1, "pymem: leaks takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
+    ([], 1, "pymem: leaks takes a PID, a file of track, or a program: SCRIPT, -m MODULE"),
     (["--limit", "10M", "x.py"], 2, "pymem leaks: argument --limit: '10M' is no growth, as "
                                     "10M/h, 512K/m or 0/s"),
     (["--limit", "10M/d", "x.py"], 2, "pymem leaks: argument --limit: '10M/d' is no growth"),

@@ -325,6 +325,21 @@ def test_flames_are_of_pymems_tracer(environment, tmp_path):
         assert re.search(r"make \(script.py:2\)", output.read_text())
 
 
+def test_a_program_that_forks_is_tracked(environment, tmp_path):
+    """And is not warned of a thread that is not its own (3.12 and later)."""
+    script = tmp_path / "script.py"
+    script.write_text("import os\nkept = []\ndef keep(): kept.append(bytes(50_000))\n"
+                      "if os.fork() == 0:\n    keep()\n    os._exit(0)\nos.wait()\nkeep()\n")
+    result = call(environment.bin("python"), "-W", "error:This process:DeprecationWarning",
+                  "-m", "pymem", "track", "--samples", "0", "-o", "%p.pymem", script,
+                  cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (0, 1), result.stderr
+    files = sorted(tmp_path.glob("*.pymem"))
+    report = environment.run("pymem", "report", *files)
+    assert len(files) == 2
+    assert re.search(r"^ *9\d\.\d KiB .*script.py:3 keep$", report, re.M), report
+
+
 def test_page_of_who_allocates(environment):
     """Its programs run, and the first line is the one that leaks."""
     page = (TOP / "Doc" / "who-allocates.rst").read_text()

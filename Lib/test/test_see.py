@@ -132,7 +132,9 @@ def test_code_is_run_as_with_c(runner, package):
     code = "def build(): return [bytes(300) for _ in range(30_000)]\nkept = build()"
     assert lines_of(see("flame", "-o", out, "-c", code, runner=runner)) == []
     largest = max(out.read_text().splitlines(), key=lambda line: int(line.split()[-1]))
-    assert largest.startswith("<module> (<string>:2);<module> (<string>:1)")
+    # The tracer has names; of code there is no source.
+    assert largest.startswith("<string>:2;<string>:1" if "pymem-run" in str(runner[0])
+                              else "<module> (<string>:2);build (<string>:1)")
 
 
 def test_what_code_made_is_dropped_before_the_last_map():
@@ -336,7 +338,7 @@ _pymem.count(); kept = [[i] for i in range(1000)]; second = _pymem.stop()
 tracemalloc.stop()
 assert 1000 <= second[0] < 3000, second        # once each, and not twice
 _pymem.count(); _pymem.stop()
-try: _pymem.count(); _pymem.record()
+try: _pymem.count(); _pymem.count()
 except RuntimeError as error: assert "counted already" in str(error)
 else: raise AssertionError
 """
@@ -363,14 +365,12 @@ execute(other, f"import sys; sys.path[:] = {sys.path!r}")
 threads = [threading.Thread(target=execute, args=(i, WORK)) for i in busy]
 for thread in threads: thread.start()
 for _ in range(20):
-    _pymem.record()
+    _pymem.count()
     kept = [[i] for i in range(1000)]
     execute(other, "import _pymem; _pymem.count(); kept = [[i] for i in range(300)]; "
             "counts = _pymem.stop(); assert 300 <= counts[0] < 1000, counts")
-    nrecorded = len(_pymem.recorded())
     requests, _, _ = _pymem.stop()
     assert 1000 <= requests < 4000, requests
-    assert nrecorded >= 1000
 for thread in threads: thread.join()
 """
     result = run(BUILD / "pymem-run", python, "-c", code,
@@ -615,20 +615,6 @@ def test_flame_collapsed(runner, script, tmp_path):
     assert re.match(rf"{out}: [\d,]+ bytes in {len(stacks):,} stacks\n", result.stderr)
 
 
-def test_flame_native(runner, script, tmp_path):
-    """On the Python functions stand the C functions that they called."""
-    out = tmp_path / "flame.txt"
-    lines_of(see("flame", "--native", "--frames", 6, "-o", out, script, runner=runner))
-    stacks = out.read_text().splitlines()
-    lists = [stack for stack in stacks if ";Node.__init__ (app.py:5);" in stack]
-    assert any("PyList_New" in stack or "_PyObject_GC_" in stack for stack in lists)
-    assert not any("hook_" in stack or "block_keep" in stack for stack in stacks)
-    assert sum(int(stack.rsplit(" ", 1)[1]) for stack in lists) > 20_000 * 50
-    # A block that was freed has no traceback: it would be here.
-    without = [stack for stack in stacks if not re.search(r"\.py:|<frozen", stack)]
-    assert sum(int(stack.rsplit(" ", 1)[1]) for stack in without) < 6_000 * 10
-
-
 def test_flame_at_the_peak(script, tmp_path):
     end, peak = (tmp_path / name for name in ("end.txt", "peak.txt"))
     slow = tmp_path / "slow.py"
@@ -722,7 +708,7 @@ def test_flame_of_a_snapshot(tmp_path):
     assert run(BUILD / "python", tmp_path / "app.py").returncode == 0
     lines_of(see("flame", "-o", out, dump))
     assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
-    assert "a snapshot has no native stacks" in see("flame", "--native", dump).stderr
+    assert "a file has no native stacks" in see("flame", "--native", dump).stderr
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
 
@@ -751,7 +737,7 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
                                                "time, as 60s, 5m or 1h"),
     (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
     (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
-    (["flame"], 1, "pymem: flame takes a program or a snapshot: SCRIPT, -m MODULE, -c CODE"),
+    (["flame"], 1, "pymem: flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "),
     (["flame", "--frames", "65536", __file__], 2, "pymem flame: argument --frames: '65536' is no "
                                                   "number of frames, 1 to 65535"),
     (["attach", "--samples", "9" * 20, "1"], 2, "pymem attach: argument --samples: '9999"),

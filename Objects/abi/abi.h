@@ -28,8 +28,16 @@
 
 #include "../../Include/internal/pycore_tracemalloc.h"
 
-/* CPython's frames for the tracer. */
-extern const struct trace_source python_frames;
+/* CPython's frames for the tracer; and the same with the C functions between them, of which
+ * there are at most so many: that source is asked for so many places more.  It needs the
+ * unwinder: 0, or -1 where there is none. */
+#define MAX_NATIVE_FRAMES 64
+extern const struct trace_source python_frames, python_frames_with_native;
+int python_find_unwinder(void);
+/* Where the compiler placed what the interpreter's loop seldom does, if it did and that is
+ * known: no symbol that is exported tells. */
+struct code_range { uintptr_t start, end; };
+extern struct code_range python_cold_loop;
 
 /* What the interpreter looks at: initialized (0 not yet, 1 yes, 2 finalized),
  * tracing, max_nframe (1 unless the tracer is told otherwise). */

@@ -32,6 +32,13 @@ frame_has_begun(frame_type *frame)
     return 1;
 }
 
+static int
+frame_is_entry(frame_type *frame)
+{
+    (void)frame;
+    return 1;
+}
+
 static PyCodeObject *
 frame_code(frame_type *frame)
 {
@@ -67,6 +74,12 @@ static int
 recursion_left(PyThreadState *tstate)
 {
     return -tstate->recursion_depth;
+}
+
+static PyObject *
+function_name(PyCodeObject *code)
+{
+    return code->co_name;
 }
 
 #include "frames.h"

@@ -18,4 +18,5 @@
 #define FRAME_CODE(frame) (frame)->f_code
 #define FRAME_INSTRUCTION(frame) (frame)->prev_instr
 #define RECURSION_LEFT(tstate) (tstate)->recursion_remaining
+#define FRAME_IS_ENTRY(frame) (frame)->is_entry
 #include "since311.h"

@@ -7,9 +7,11 @@
  *   newest_frame(tstate)           the frame that runs, or NULL
  *   caller_of(frame)               the next one, or NULL
  *   frame_has_begun(frame)         does it have a line?
+ *   frame_is_entry(frame)          did a call of the interpreter's loop begin with it?
  *   frame_code(frame)              its PyCodeObject
  *   frame_instruction(frame)       what no other instruction of any code has
  *   instruction_offset(place)      the bytes before it in its code
+ *   function_name(code)            a str
  *   recursion_left(tstate)         a number that tells the depths of calls apart
  *   NAMES_ARE_UTF8                 see abi.h */
 
@@ -116,6 +118,17 @@ length_before_nul(PyObject *name)
     return i;
 }
 
+static struct trace_name
+name_of(PyObject *text)
+{
+    if (text == NULL || !PyUnicode_Check(text) || !PyUnicode_IS_READY(text)) {
+        return (struct trace_name){"<unknown>", 9, 1};
+    }
+    size_t length = NAMES_ARE_UTF8 ? length_before_nul(text)
+        : (size_t)PyUnicode_GET_LENGTH(text);
+    return (struct trace_name){PyUnicode_DATA(text), length, PyUnicode_KIND(text)};
+}
+
 static void
 describe(const struct trace_place *place, struct trace_name *file,
          unsigned *line)
@@ -123,21 +136,21 @@ describe(const struct trace_place *place, struct trace_name *file,
     PyCodeObject *code = (PyCodeObject *)place->code;
     int number = PyCode_Addr2Line(code, instruction_offset(place));
     *line = number > 0 ? (unsigned)number : 0;
-    PyObject *name = code->co_filename;
-    if (name != NULL && PyUnicode_Check(name) && PyUnicode_IS_READY(name)) {
-        file->characters = PyUnicode_DATA(name);
-        file->length = NAMES_ARE_UTF8 ? length_before_nul(name)
-            : (size_t)PyUnicode_GET_LENGTH(name);
-        file->kind = PyUnicode_KIND(name);
-    }
-    else {
-        *file = (struct trace_name){"<unknown>", 9, 1};
-    }
+    *file = name_of(code->co_filename);
+}
+
+static void
+name_function(const struct trace_place *place, struct trace_name *name)
+{
+    *name = name_of(function_name((PyCodeObject *)place->code));
 }
 
 const struct trace_source python_frames = {
     .position = position,
     .capture = capture,
     .describe = describe,
+    .name_function = name_function,
     .names_are_utf8 = NAMES_ARE_UTF8,
 };
+
+#include "nativestack.h"

@@ -3,7 +3,9 @@
  * says where its version keeps things:
  *
  *   NEWEST_FRAME(tstate)    FRAME_CODE(frame)
- *   RECURSION_LEFT(tstate)  FRAME_INSTRUCTION(frame) */
+ *   RECURSION_LEFT(tstate)  FRAME_INSTRUCTION(frame)
+ *
+ * and 3.11 also FRAME_IS_ENTRY(frame).  Later, what is below such a frame is one of C. */
 
 #include "pycore_frame.h"
 
@@ -12,6 +14,11 @@ python_header_size(PyTypeObject *type)
 {
     return _PyType_PreHeaderSize(type);
 }
+
+#ifndef FRAME_IS_ENTRY
+#  define FRAME_IS_ENTRY(frame) \
+    ((frame)->previous != NULL && (frame)->previous->owner > FRAME_OWNED_BY_FRAME_OBJECT)
+#endif
 
 typedef _PyInterpreterFrame frame_type;
 
@@ -31,6 +38,12 @@ static int
 frame_has_begun(frame_type *frame)
 {
     return !_PyFrame_IsIncomplete(frame);
+}
+
+static int
+frame_is_entry(frame_type *frame)
+{
+    return FRAME_IS_ENTRY(frame);
 }
 
 static PyCodeObject *
@@ -57,6 +70,12 @@ static int
 recursion_left(PyThreadState *tstate)
 {
     return RECURSION_LEFT(tstate);
+}
+
+static PyObject *
+function_name(PyCodeObject *code)
+{
+    return code->co_qualname;
 }
 
 #include "frames.h"

@@ -128,7 +128,7 @@ def build(folder):
     abi = f"Objects/abi/cpython{PYTHON.replace('.', '')}.c"
     tables = b.add("tables", b.ours, make_list("TABLE_PARTS"))
     pymem = (b.add("pymem", b.theirs, make_list("PYMEM_MODULE"))
-             + b.add("pymem", b.ours, make_list("PYMEM_MODULE_PARTS")) + tables)
+             + b.add("pymem", b.ours, make_list("PYMEM_MODULE_PARTS")))
     faults = b.add("faults", b.theirs, make_list("PYMEMFAULTS_MODULE")) + tables
     tracer = (b.add("tracer", b.module, [*make_list("TRACER_MODULE"), abi])
               + b.add("tracer", [*b.ours, *b.tracer], make_list("TRACER_MODULE_PARTS")))
@@ -144,7 +144,7 @@ def build(folder):
     b.compile()
     exports, suffix = "Modules/module.map", sysconfig.get_config_var("EXT_SUFFIX")
     products = {
-        "_pymem.abi3.so": b.link("_pymem.so", pymem, "-ldl", "-lgcc_s", exports=exports),
+        "_pymem.abi3.so": b.link("_pymem.so", pymem, "-ldl", exports=exports),
         f"_pymemfaults{suffix}": b.link("_pymemfaults.so", faults, exports=exports),
         f"_pymemtracer{suffix}": b.link("_pymemtracer.so", tracer, "-ldl", "-lm",
                                         exports=exports),

@@ -357,7 +357,7 @@ START_TEST(names_that_differ_are_different_files)
                 make_name(name, hashed[i - k].number);
                 use_name(name);
                 numbers[k] = file_of_new_block(i);
-                struct trace_name kept = tracer_file(numbers[k]);
+                struct trace_name kept = tracer_name(numbers[k]);
                 ck_assert_uint_eq(kept.length, strlen(name));
                 ck_assert_mem_eq(kept.characters, name, strlen(name));
             }
@@ -372,6 +372,39 @@ START_TEST(names_that_differ_are_different_files)
         kinds[kind / 2] = file_of_new_block(1);
     }
     ck_assert(kinds[0] != kinds[1] && kinds[1] != kinds[2] && kinds[0] != kinds[2]);
+    stop();
+}
+END_TEST
+
+static void
+name_this_function(const struct trace_place *place, struct trace_name *name)
+{
+    (void)place;
+    *name = name_now;
+}
+
+/* Of one file and line, as a lambda and what calls it may be. */
+START_TEST(frames_of_one_line_differ_by_their_function)
+{
+    static struct trace_source source = {
+        .capture = place_by_number, .describe = one_name,
+        .name_function = name_this_function
+    };
+    struct trace trace;
+    struct trace_frame frames[3];
+    static const char *const functions[3] = {"<module>", "<lambda>", "<module>"};
+    tracer_start(&source, 1, 0, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        use_name(functions[i]);
+        ck_assert_int_eq(PyTraceMalloc_Track(9, i, 1), 0);
+        ck_assert(tracer_find(9, i, &trace));
+        tracer_stack_frames(trace.stack, &frames[i], 1);
+        struct trace_name name = tracer_name(frames[i].function);
+        ck_assert_mem_eq(name.characters, functions[i], strlen(functions[i]));
+    }
+    ck_assert(frames[0].file == frames[1].file && frames[0].line == frames[1].line);
+    ck_assert_uint_ne(frames[0].function, frames[1].function);
+    ck_assert_mem_eq(&frames[0], &frames[2], sizeof(frames[0]));
     stop();
 }
 END_TEST
@@ -474,6 +507,7 @@ main(void)
     tcase_add_test(tc, the_tracer_never_wraps_itself);
     tcase_add_test(tc, a_hidden_block_is_shown_when_it_is_renewed);
     tcase_add_test(tc, names_that_differ_are_different_files);
+    tcase_add_test(tc, frames_of_one_line_differ_by_their_function);
     tcase_add_test(tc, a_place_costs_the_same_among_many_files);
     tcase_add_test(tc, a_dump_writes_names_as_the_version_does);
     return run_suite(suite);
