@@ -136,7 +136,8 @@ def watch(options):
         watching.watch_process(int(program.what), options.looks)
         return 0
     from pymem.sites import Sites
-    watcher = watching.OwnWatch(Sites(options.samples, options.frames))
+    watcher = watching.OwnWatch(
+        None if options.no_sites else Sites(options.samples, options.frames))
     watcher.start()
     return running.run_program(program, watcher.stop)
 
@@ -430,6 +431,8 @@ def parser():
     made = command(watch, "A live view of a process, or of a script that is run; of a script "
                    "with the lines that hold its memory.")
     made.add_argument("--looks", type=number, help="at a process, then it is over")
+    made.add_argument("--no-sites", action="store_true", help="trace nothing: pools and blocks "
+                      "only")
     add_tracer(made, "64K")
     add_program(made, "PID|SCRIPT")
     made = command(explain, "Where an address or the value of an expression lies.")

@@ -46,6 +46,16 @@ def test_watch_shows_the_line_that_grows(tmp_path):
     assert len(grown) >= 2 and grown == sorted(grown)
 
 
+def test_watch_may_trace_nothing(tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text("import tracemalloc\nkept = bytearray(5 << 20)\n"
+                    "print(tracemalloc.is_tracing())\n")
+    result = see("watch", "--no-sites", path)
+    assert lines_of(result) == ["False"]
+    assert len(watched(result)) >= 1 and "app.py:" not in result.stderr
+    assert lines_of(see("watch", path)) == ["True"]
+
+
 def test_watch_without_a_tracer_says_how_to_have_one(tmp_path):
     path = tmp_path / "app.py"
     path.write_text("print('ran')\n")
