@@ -427,6 +427,12 @@ tracemalloc_get_peak_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+tracemalloc_get_named_peak_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return traces_of(tracer_peak_snapshot, 1);
+}
+
+static PyObject *
 tracemalloc_get_named_traces(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     return traces_of(tracer_snapshot, 1);
@@ -579,6 +585,9 @@ PyDoc_STRVAR(get_traces_doc, "_get_traces($module, /)\n--\n\n"
 "Each is a tuple (domain: int, size: int, traceback, total_nframe: int); a\n"
 "traceback is a tuple of (filename: str, lineno: int), the most recent first.");
 
+PyDoc_STRVAR(get_named_peak_traces_doc, "_get_named_peak_traces($module, /)\n--\n\n"
+"The same as _get_peak_traces(), with tracebacks as _get_named_traces() has them.");
+
 PyDoc_STRVAR(get_named_traces_doc, "_get_named_traces($module, /)\n--\n\n"
 "The same as _get_traces(), with tracebacks of (filename, lineno, name of the function).\n"
 "\n"
@@ -639,6 +648,8 @@ static PyMethodDef module_methods[] = {
     {"clear_traces", tracemalloc_clear_traces, METH_NOARGS, clear_traces_doc},
     {"_get_traces", tracemalloc_get_traces, METH_NOARGS, get_traces_doc},
     {"_get_named_traces", tracemalloc_get_named_traces, METH_NOARGS, get_named_traces_doc},
+    {"_get_named_peak_traces", tracemalloc_get_named_peak_traces, METH_NOARGS,
+     get_named_peak_traces_doc},
     {"_get_object_traceback", tracemalloc_get_object_traceback, METH_O,
      get_object_traceback_doc},
     {"_get_block_size", tracemalloc_get_block_size, METH_O, get_block_size_doc},

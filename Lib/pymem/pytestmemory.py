@@ -108,17 +108,17 @@ class Stacks:
             lambda file: file == test_file or not is_library(file))
 
     def lines_of_test(self, stack):
-        """(file, line) from the outermost on, behind what pytest does and from the person's
-        own code on, each once.  (): pytest's or a plugin's own."""
-        begin = next((i for i, (file, _) in enumerate(stack) if self.is_runner(file)), None)
+        """(file, line, function) from the outermost on, behind what pytest does and from the
+        person's own code on, each line once.  (): pytest's or a plugin's own."""
+        begin = next((i for i, (file, *_) in enumerate(stack) if self.is_runner(file)), None)
         if begin is not None and stack[begin][0].startswith(PLUGIN):
             return ()                   # which never calls a test by itself
         lines = stack[:begin][::-1]
-        own = next((i for i, (file, _) in enumerate(lines) if self.is_own(file)), None)
+        own = next((i for i, (file, *_) in enumerate(lines) if self.is_own(file)), None)
         if own is None:
             return lines if begin is None else ()
         lines = lines[own:]             # a comprehension stands on its function's line
-        return tuple(line for line, before in zip(lines, (None, *lines)) if line != before)
+        return tuple(line for line, before in zip(lines, ((), *lines)) if line[:2] != before[:2])
 
 
 def sums_by_stack(traces):
@@ -236,7 +236,7 @@ class Tracing:
         """Bytes at the peak, and sums_by_stack() of that moment, {} below from_bytes."""
         self.check()
         peak = self.tracer.get_traced_memory()[1] - self.before
-        sums = sums_by_stack(self.tracer._get_peak_traces())
+        sums = sums_by_stack(self.tracer._get_named_peak_traces())
         self.tracer.keep_peak(sys.maxsize)
         return max(peak, 0), sums
 
@@ -244,5 +244,5 @@ class Tracing:
         """{line: Site} of what is alive."""
         self.check()
         gc.collect()
-        return sites_of(sums_by_stack(self.tracer._get_traces()), test_file,
+        return sites_of(sums_by_stack(self.tracer._get_named_traces()), test_file,
                         with_others=False)

@@ -42,6 +42,7 @@ get_tracemalloc_memory = _tracer.get_tracemalloc_memory
 is_tracing = _tracer.is_tracing
 reset_peak = _tracer.reset_peak
 _get_peak_traces = _tracer._get_peak_traces
+_get_named_peak_traces = _tracer._get_named_peak_traces
 
 
 def _refuse(nframe=1):

@@ -123,8 +123,14 @@ def snapshot(folder):
     """{labels of frames: (blocks, bytes)} of the snapshot, of what main() asked for."""
     with open(folder / "snapshot", "rb") as file:
         stacks = flame.of_snapshot(pickle.load(file))
-    return main_only({tuple(relabelled(frame, folder) for frame in frames): tuple(counts)
-                      for frames, counts in stacks.counts.items()})
+    return main_only({tuple(relabelled(frame, folder) for frame in of_program(frames)):
+                      tuple(counts) for frames, counts in stacks.counts.items()})
+
+
+def of_program(frames):
+    """Without those of the tools, which this process may have from another folder."""
+    files = [os.path.basename(frame.file) for frame in frames]
+    return frames[files.index("app.py"):] if "app.py" in files else frames
 
 
 def relabelled(frame, folder):

@@ -58,7 +58,7 @@ def test_help(script):
 
 
 @pytest.mark.parametrize("argument, said", [
-    ("vax", "PLATFORM is arm64, armhf, i386, riscv64, ppc64el or s390x, not vax"),
+    ("vax", "PLATFORM is arm64, armhf, i386, riscv64, ppc64el, s390x or musl, not vax"),
     ("--frobnicate", "unknown option --frobnicate"),
     ("--seconds=soon", '--seconds takes a number, not "soon"'),
 ])

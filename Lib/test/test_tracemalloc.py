@@ -484,6 +484,7 @@ print(bool(t.__doc__))
     assert ours == {"_get_block_size": ["(address, /)", True],
                     "_get_peak_traces": ["()", True], "_keep_peak": ["(from_bytes, /)", True],
                     "_get_named_traces": ["()", True],
+                    "_get_named_peak_traces": ["()", True],
                     "get_sample_bytes": ["()", True]}
     for call in ("start(nframe=2)", "start('x')", "start(1.5)", "is_tracing(1)"):
         kinds = [run(program, "-c", f"import _tracemalloc as t; t.{call}")
