@@ -3,7 +3,7 @@
 import builtins
 import importlib
 import os
-import pkgutil      # noqa: F401  (runpy imports it once it runs a script)
+import pkgutil      # which runpy imports once it runs a script
 import runpy
 import signal
 import sys
@@ -22,6 +22,7 @@ IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
 FIRST_PID = os.getpid()
 RUNPY = {runpy.__file__, "<frozen runpy>"}
+RUNNERS = {*RUNPY, pkgutil.__file__, "<frozen zipimport>"}
 
 
 def tracer():
@@ -141,7 +142,7 @@ class Program(NamedTuple):
 
 def is_runner(file):
     """Between these tools and a program, only what found and ran it."""
-    return file in RUNPY or file.startswith(("<frozen importlib", IMPORT_FOLDER))
+    return file in RUNNERS or file.startswith(("<frozen importlib", IMPORT_FOLDER))
 
 
 def begin_of_program(files):
