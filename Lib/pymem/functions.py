@@ -17,8 +17,9 @@ BEGINNINGS = {"RESUME", "GEN_START"}
 
 def begin_of(code):
     """The first offset of its own code."""
-    return next((instruction.offset + 2 for instruction in dis.get_instructions(code)
-                 if instruction.opname in BEGINNINGS), 0)
+    instructions = dis.get_instructions(code)
+    has_beginning = any(instruction.opname in BEGINNINGS for instruction in instructions)
+    return next(instructions).offset if has_beginning else 0    # caches are before it
 
 
 def lines_of(code):
