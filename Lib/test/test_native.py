@@ -111,12 +111,14 @@ def test_c_functions_stand_between_python_functions(library, tmp_path):
     """Where they were called: sorted() by the module, and the key by it."""
     path = tmp_path / "calls.py"
     path.write_text(CALLS)
-    found = [";".join(stack) for stack, nbytes in flame(tmp_path, "--samples", 0, path, library)
-             .items() if nbytes > 45_000 and "<lambda> (calls.py:12)" in stack]
-    assert len(found) == 1
-    assert re.match(r"<module> \(calls.py:12\);.*builtin_sorted.*;list_sort.*;<lambda> \(calls.py"
-                    r":12\);.*(PyByteArray|bytearray_)", found[0])
-    assert "main (" not in found[0] and "run_mod" not in found[0]
+    found = {";".join(stack): nbytes for stack, nbytes
+             in flame(tmp_path, "--samples", 0, path, library).items()
+             if nbytes > 4_500 and "<lambda> (calls.py:12)" in stack}
+    assert sum(found.values()) > 45_000         # of 3.15 the first call is another function's
+    for stack in found:
+        assert re.match(r"<module> \(calls.py:12\);.*builtin_sorted.*;list_sort.*;<lambda> "
+                        r"\(calls.py:12\);.*(PyByteArray|bytearray_)", stack), stack
+        assert "main (" not in stack and "run_mod" not in stack
 
 
 def test_what_the_loop_seldom_does_is_the_loop(library, tmp_path):
