@@ -44,7 +44,8 @@ if [ -z "$quick" ]; then
     multilib=
     case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
     need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
-        python3-pytest-asyncio python3-exceptiongroup python3-sphinx python3-rich python3-matplotlib python3-selenium python3-pil \
+        python3-pytest-asyncio python3-exceptiongroup python3-sphinx python3-rich \
+        python3-matplotlib python3-selenium python3-pil \
         chromium chromium-driver $multilib \
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3
 fi
@@ -162,7 +163,7 @@ c_tests_again() {
 }
 
 # few_c_tests DIR OPTION...: without those of what the system does with memory, which take
-# half of the time and are the same with another compiler and C library.
+# half of the time and are the same with another compiler.
 few_c_tests() (
     export CK_EXCLUDE_TAGS=system
     c_tests "$@"
@@ -189,12 +190,12 @@ distribution() {
 
 [ -z "$quick" ] || part "try.sh" sh "$top/Tools/try.sh"
 if [ -n "$quick" ]; then
-    [ -z "$with_c_tests" ] || part "C tests: default" few_c_tests default
+    [ -z "$with_c_tests" ] || part "C tests: default" c_tests default
 else
     part "C tests: classic geometry, --with-pydebug" c_tests classic \
         --with-arena-bits=18 --with-pool-bits=12 --with-pydebug
     part "C tests: the same, pages of 64 KiB" c_tests_in_large_pages "$top/build/classic"
-    part "C tests: --without-pymalloc" few_c_tests without-pymalloc --without-pymalloc
+    part "C tests: --without-pymalloc" c_tests without-pymalloc --without-pymalloc
     # Valgrind 3.19 reads no clang's DWARF 5.
     part "C tests: clang, pystats, serial numbers, valgrind, probes" few_c_tests extras \
         CC=clang CFLAGS="-O2 -gdwarf-4" --without-mimalloc --without-pymalloc-hugepages \
