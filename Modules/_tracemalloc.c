@@ -175,8 +175,8 @@ static PyObject *
 frame_object(struct objects *objects, const struct trace_frame *frame)
 {
     if (frame->file == 0) {
-        return Py_BuildValue("(sKs)", "", (unsigned long long)(uintptr_t)
-                             tracer_address(frame->line), "");
+        return make_shared(objects->shared, Py_BuildValue(
+            "(sKs)", "", (unsigned long long)(uintptr_t)tracer_address(frame->line), ""));
     }
     PyObject *file = name_object(objects, frame->file), *object = NULL;
     if (file == NULL) {

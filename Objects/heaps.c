@@ -41,7 +41,7 @@ _Static_assert(NB_SIZE_CLASSES == 82, "as many rings");
 struct heap main_heap = {
     .usedpools = RINGS(main_heap),
     .home = NO_HOME,
-    .small_arenas = SMALL_ARENA_SET(&main_heap, 13, 256),
+    .small_arenas = SMALL_ARENA_SET(&main_heap, 256),
     .medium_arenas = MEDIUM_ARENA_SET(&main_heap, 3, 64),
     .last_chunk = &main_heap.first_chunk,
     .look_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -101,7 +101,7 @@ heap_init(struct heap *heap, unsigned number)
         heap->usedpools[i].next = heap->usedpools[i].prev = &heap->usedpools[i];
     }
     heap->home = (struct pool_map_home)NO_HOME;
-    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 13, 64);
+    heap->small_arenas = (struct arena_set)SMALL_ARENA_SET(heap, 64);
     heap->medium_arenas = number == 1
         ? (struct arena_set)MEDIUM_ARENA_SET(heap, 3, 64)
         : (struct arena_set)MEDIUM_ARENA_SET(heap, 2, 8);

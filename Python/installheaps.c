@@ -143,19 +143,21 @@ heap_begin(const char *interp, int64_t id)
     return heap;
 }
 
-/* Where the words are that the interpreter's functions read, as far as that is known.  What
- * is read there has to be what the functions tell. */
+/* Where this thread has its state, once it was not known.  What is read has to be what the
+ * functions tell, or nothing is read any more. */
 static void
-find_words(char *tstate, const void *interp)
+check_words(char *tstate, const void *interp)
 {
-    size_t place = place_in_argument((const void *)interpreter.PyThreadState_GetInterpreter);
-    if (place != 0 && interp_at(tstate, place) != interp) {
-        place = 0;
+    if (place_of_interp != 0 && interp_at(tstate, place_of_interp) != interp) {
+        place_of_interp = 0;
     }
-    place_of_interp = place;
-    const char *const *word =
-        word_in_thread((const void *)interpreter.PyThreadState_GetUnchecked);
-    known_heap.tstate = place != 0 && word != NULL && *word == tstate ? word : NULL;
+    if (known_heap.tstate == NULL) {
+        known_heap.tstate =
+            word_in_thread((const void *)interpreter.PyThreadState_GetUnchecked);
+    }
+    if (known_heap.tstate != NULL && (place_of_interp == 0 || *known_heap.tstate != tstate)) {
+        known_heap.tstate = NULL;
+    }
 }
 
 static COLD struct heap *
@@ -164,7 +166,7 @@ heap_look_up(char *tstate)
     unsigned long changes = interpreter_changes;
     void *interp = interpreter.PyThreadState_GetInterpreter(tstate);
     int64_t id = interpreter.PyInterpreterState_GetID(interp);
-    find_words(tstate, interp);
+    check_words(tstate, interp);
     pthread_mutex_lock(&lock);
     struct heap *heap = uses_main_heap(interp) ? &main_heap : heap_with_id(id);
     pthread_mutex_unlock(&lock);
@@ -217,6 +219,8 @@ watching_calloc(void *ctx, size_t nelem, size_t elsize)
         nlarge++;
         interpreter_changes++;
         if (heap_of_interpreter == NULL) {
+            place_of_interp =
+                place_in_argument((const void *)interpreter.PyThreadState_GetInterpreter);
             _PyMem_AskForHeap(heap_of_their_interpreter);
         }
     }

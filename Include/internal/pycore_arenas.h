@@ -37,11 +37,11 @@ struct arena_chunk {
 /* The arena sets of a heap, as they are before the first arena.  The main heap may
  * keep more than others, which may stand still for long. */
 INTERNAL_DATA(PyObjectArenaAllocator) medium_arena_allocator;
-#define SMALL_ARENA_SET(OF, SIXTEENTHS, EARNED_MIB) { \
+#define SMALL_ARENA_SET(OF, EARNED_MIB) { \
     .heap = (OF), \
     .arena_size = ARENA_SIZE, \
     .pool_size = POOL_SIZE, \
-    .kept_sixteenths = (SIXTEENTHS), \
+    .kept_sixteenths = 13, \
     .earned_max = ((size_t)(EARNED_MIB) << 20) / POOL_SIZE, \
     .populated_from = ((size_t)32 << 20) / ARENA_SIZE, \
     .allocator = &_PyObject_Arena}

@@ -52,6 +52,10 @@ def size_text(nbytes):
         nbytes /= 1024
 
 
+def signed_size(nbytes):
+    return ("-" if nbytes < 0 else "+") + size_text(abs(nbytes))
+
+
 def trim():
     """Give back to the system all memory that no block is in: empty arenas, free pools,
     pages between blocks.  Returns the number of bytes.  HeapError where pymem does not

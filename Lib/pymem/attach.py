@@ -472,11 +472,8 @@ def stacks_of(lines, sample_bytes):
     """What flame draws, with estimates of bytes and blocks."""
     from pymem import flame
     from pymem.growth import Level
-    stacks = flame.Stacks()
-    for (stack, *_), blocks in lines[1:]:
-        level = Level.of(blocks, sample_bytes)
-        stacks.add(flame.frames_of(stack[::-1]), level.blocks, level.nbytes)
-    return stacks
+    return flame.of_levels((stack[::-1], Level.of(blocks, sample_bytes))
+                           for (stack, *_), blocks in lines[1:])
 
 
 # The command.

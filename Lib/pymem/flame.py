@@ -132,6 +132,14 @@ def of_traces(traces, sample_bytes=0):
     return stacks
 
 
+def of_levels(levels):
+    """Of (lines from the outermost on, pymem.growth.Level)."""
+    stacks = Stacks()
+    for lines, level in levels:
+        stacks.add(frames_of(lines), level.blocks, level.nbytes)
+    return stacks
+
+
 def of_snapshot(snapshot):
     """Of a tracemalloc.Snapshot."""
     stacks = Stacks()

@@ -34,6 +34,13 @@ def signed(value):
     return number(value << 1 if value >= 0 else ~value << 1 | 1)
 
 
+def add_blocks(blocks, more):
+    """Of {(domain, size): blocks}."""
+    for key, count in more.items():
+        blocks[key] = blocks.get(key, 0) + count
+    return blocks
+
+
 def record(kind, body):
     return RECORD.pack(kind, len(body), zlib.crc32(kind + body)) + body
 
@@ -88,9 +95,7 @@ class Writer:
         """Where there is no memory for it, the next moment can have the same."""
         of_nodes = {}
         for lines, blocks in changes:
-            of_node = of_nodes.setdefault(self.node(lines), {})
-            for key, more in blocks.items():
-                of_node[key] = of_node.get(key, 0) + more
+            add_blocks(of_nodes.setdefault(self.node(lines), {}), blocks)
         parts = [varint(round(seconds * MICROSECONDS)),
                  number(len(self.strings) - self.nstrings)]
         for text in islice(self.strings, self.nstrings, None):
@@ -201,9 +206,7 @@ class History:
         held = {}
         for changes in self.changes[:nmoments]:
             for lines, blocks in changes:
-                of_lines = held.setdefault(lines, {})
-                for key, more in blocks.items():
-                    of_lines[key] = of_lines.get(key, 0) + more
+                add_blocks(held.setdefault(lines, {}), blocks)
         return held
 
 

@@ -15,7 +15,7 @@ from pymem import check_writable, running
 from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
-from pymem.history import is_history, read
+from pymem.history import add_blocks, is_history, read
 from pymem.kinds import kinds_of
 
 OVER_LIMIT = 3          # exit status
@@ -110,10 +110,7 @@ def of_history(path):
     for seconds, changes in zip(found.times, found.changes):
         changed = {}
         for lines, more in changes:
-            before = held.get(lines, {})
-            held[lines] = {key: before.get(key, 0) + more.get(key, 0)
-                           for key in {**before, **more}}
-            changed[lines[::-1],] = held[lines]
+            changed[lines[::-1],] = add_blocks(held.setdefault(lines, {}), more)
         timeline.add(seconds, changed)
     return Survey(timeline)
 

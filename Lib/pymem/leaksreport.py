@@ -140,10 +140,8 @@ def record(options, survey, kinds):
 
 def full_record(options, survey, kinds):
     """And what each stack held at the end, for flame."""
-    held = flame.Stacks()
-    for of_stack, levels in survey.stacks.values():
-        if levels[-1].blocks:
-            held.add(frames_of(of_stack), levels[-1].blocks, levels[-1].nbytes)
+    held = flame.of_levels((of_stack, levels[-1]) for of_stack, levels
+                           in survey.stacks.values() if levels[-1].blocks)
     return {**record(options, survey, kinds), **flame.record(held)}
 
 

@@ -17,7 +17,6 @@ from pymem.flame import frames_of
 from pymem.growth import Level
 from pymem.heap import HeapError
 from pymem.history import read
-from pymem.leaksreport import frame_record
 
 ENDINGS = {"svg": ".svg", "html": ".html", "pprof": ".pb.gz"}   # of files that need no -o
 TEXTS = {"table": reporttext.table, "summary": reporttext.summary, "tree": reporttext.tree}
@@ -126,19 +125,14 @@ def process_record(history):
 
 
 def record(program, part):
-    """Each frame once; a stack has numbers of frames from the outermost on."""
     total, (seconds, nbytes) = part.total(), program.peak()
-    frames, stacks = {}, []
-    for lines, level in sorted(part.levels.items(), key=lambda item: -item[1].nbytes):
-        stacks.append({"frames": [frames.setdefault(frame, len(frames))
-                                  for frame in frames_of(lines)],
-                       "bytes": round(level.nbytes), "blocks": round(level.blocks)})
+    most_first = sorted(part.levels.items(), key=lambda item: -item[1].nbytes)
     return {"from": part.start, "to": part.end, "peak": part.is_peak,
             "seconds": program.seconds,
             "bytes": round(total.nbytes), "blocks": round(total.blocks),
             "highest": {"seconds": seconds, "bytes": nbytes},
             "processes": [process_record(history) for history in program.histories],
-            "frames": [frame_record(frame) for frame in frames], "stacks": stacks}
+            **flame.record(flame.of_levels(most_first))}
 
 
 # The command.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from pymem import flame, size_text
+from pymem import flame, signed_size, size_text
 from pymem.flame import frames_of
 from pymem.growth import Level, site_of
 from pymem.leaksreport import place, shortened
@@ -85,10 +85,6 @@ class Branch(NamedTuple):
     def _add_to(self, made):
         for child in self.children:
             child._add_to(made.add(child._rich_text()))
-
-
-def signed_size(nbytes):
-    return ("-" if nbytes < 0 else "+") + size_text(abs(nbytes))
 
 
 def part_text(program, part):

@@ -6,7 +6,7 @@ lines are a site.  Owns the sums of the sites; and the tracer, unless that was o
 
 from typing import NamedTuple
 
-from pymem import running, size_text
+from pymem import running, signed_size, size_text
 from pymem.attached import Moments
 from pymem.flame import frames_of, lines_of_program
 from pymem.growth import Level, site_of
@@ -72,10 +72,6 @@ CALLER = 40             # columns, at the most
 HEADINGS = "site holds", "last look", "since start", "where"
 
 
-def signed(nbytes):
-    return f"{'-' if nbytes < 0 else '+'}{size_text(abs(nbytes))}"
-
-
 def where(site, room):
     """Its line and function; and of its callers as many as there is room for."""
     innermost, *callers = site.frames
@@ -90,8 +86,8 @@ def where(site, room):
 
 def site_rows(sites, width):
     """The heading, and a row a site; none is wider."""
-    sizes = [HEADINGS[:3]] + [(size_text(site.nbytes), signed(site.last), signed(site.grown))
-                              for site in sites]
+    sizes = [HEADINGS[:3]] + [(size_text(site.nbytes), signed_size(site.last),
+                               signed_size(site.grown)) for site in sites]
     widths = [max(map(len, column)) for column in zip(*sizes)]
     room = width - sum(widths) - 2 * len(widths)
     places = [HEADINGS[3]] + [where(site, room) for site in sites]
