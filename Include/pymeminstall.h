@@ -18,6 +18,7 @@ extern "C" {
 
 #define PYMEM_INSTALL_RAW 1u        /* the raw domain, too */
 #define PYMEM_INSTALL_DEBUG 2u      /* the interpreter's debug hooks above it */
+#define PYMEM_INSTALL_HARDENED 4u   /* all three domains, hardened (PYMEM_HARDENED) */
 
 /* Serve the mem and object domains of the CPython in this process (3.8 to 3.15,
  * with the GIL) from pymem.

@@ -4,6 +4,7 @@
  *   malloc        malloc       malloc      malloc
  *   pymalloc      malloc       pymalloc    pymalloc
  *   mimalloc      mimalloc     mimalloc    mimalloc
+ *   hardened      hardened     hardened    hardened
  *   ..._debug     the same, in debug hooks
  *   default       pymalloc, where it is built; its _debug in a debug build
  *   debug         the default, in debug hooks
@@ -13,6 +14,7 @@
  * Sets allocators through PyMem_SetAllocator() and PyMem_SetupDebugHooks(); owns only
  * the table. */
 
+#include "pycore_hardened.h"
 #include "pycore_pymem.h"
 
 #include <string.h>
@@ -23,6 +25,8 @@ static const PyMemAllocatorEx small_alloc = SMALL_ALLOC;
 #ifdef WITH_MIMALLOC
 static const PyMemAllocatorEx mimalloc_alloc = MIMALLOC_ALLOC;
 #endif
+
+static const PyMemAllocatorEx hardened_allocs[NB_DOMAINS] = HARDENED_ALLOCS;
 
 static const struct allocator_name {
     const char *name;
@@ -41,6 +45,8 @@ static const struct allocator_name {
     {"mimalloc", PYMEM_ALLOCATOR_MIMALLOC, 0},
     {"mimalloc_debug", PYMEM_ALLOCATOR_MIMALLOC_DEBUG, 1},
 #endif
+    {"hardened", PYMEM_ALLOCATOR_HARDENED, 0},
+    {"hardened_debug", PYMEM_ALLOCATOR_HARDENED_DEBUG, 1},
 };
 #define NB_NAMES (sizeof(allocator_names) / sizeof(allocator_names[0]))
 
@@ -53,7 +59,7 @@ const char _PyMem_AllocatorNames[] =
 #ifdef WITH_MIMALLOC
     ", mimalloc, mimalloc_debug"
 #endif
-    ;
+    ", hardened, hardened_debug";
 
 int
 _PyMem_GetAllocatorName(const char *name, PyMemAllocatorName *allocator)
@@ -96,6 +102,10 @@ name_to_allocators(PyMemAllocatorName name, PyMemAllocatorEx allocs[NB_DOMAINS])
         raw = mem = &mimalloc_alloc;
         break;
 #endif
+    case PYMEM_ALLOCATOR_HARDENED:
+    case PYMEM_ALLOCATOR_HARDENED_DEBUG:
+        memcpy(allocs, hardened_allocs, sizeof(hardened_allocs));
+        return 0;
     default:
         return -1;
     }

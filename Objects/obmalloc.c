@@ -18,6 +18,7 @@
 
 #include "pycore_pymem.h"
 #include "pycore_compiler.h"
+#include "pycore_hardened.h"
 #include "pycore_probes.h"
 #ifdef WITH_PYMALLOC
 #  include "pycore_pymalloc.h"
@@ -417,7 +418,7 @@ PyMem_Trim(void)
 #ifdef WITH_PYMALLOC
     nbytes = pymalloc_trim();
 #endif
-    return nbytes + _PyMem_RawTrim();
+    return nbytes + _PyMem_TrimHardened() + _PyMem_RawTrim();
 }
 
 /* Strings. */
@@ -520,6 +521,7 @@ void
 _PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
 {
     heap_of_interpreter = of_interpreter;
+    _PyMem_ShareHardened();
     choose_ways();
 }
 
@@ -537,6 +539,7 @@ void
 _PyMem_AskForHeap(struct heap *(*of_interpreter)(void))
 {
     (void)of_interpreter;
+    _PyMem_ShareHardened();
 }
 
 #endif

@@ -84,6 +84,7 @@ virtual_want_huge_pages(void)
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
+#  include <sys/auxv.h>
 #  include <sys/prctl.h>
 #  include <sys/syscall.h>
 #endif
@@ -709,6 +710,105 @@ virtual_commit(void *table, size_t size, size_t offset)
     }
     bits[piece / 8] |= (unsigned char)(is_writable << piece % 8);
     return is_writable ? 0 : -1;
+}
+
+/* Address space of which parts are opened, by mmap alone. */
+
+static int
+map_over(void *ptr, size_t size, int access)
+{
+    int kept = errno;
+    int is_there = mmap(ptr, size, access, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
+    errno = kept;
+    return is_there ? 0 : -1;
+}
+
+void *
+virtual_claim(size_t size)
+{
+    int kept = errno;
+    void *ptr = map_pages(NULL, size, PROT_NONE);
+    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
+        munmap(ptr, size);
+        ptr = NULL;
+    }
+    errno = kept;
+    return ptr;
+}
+
+int
+virtual_open(void *ptr, size_t size)
+{
+    return map_over(ptr, size, READ_WRITE);
+}
+
+int
+virtual_close(void *ptr, size_t size)
+{
+    return map_over(ptr, size, PROT_NONE);
+}
+
+int
+virtual_move(void *from, void *to, size_t size)
+{
+#if defined(MREMAP_DONTUNMAP) && defined(MREMAP_FIXED)
+    int kept = errno;
+    void *moved = virtual_is_confined() ? MAP_FAILED : mremap(
+        from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
+    errno = kept;
+    return moved == to ? 0 : -1;
+#else
+    (void)from;
+    (void)to;
+    (void)size;
+    return -1;
+#endif
+}
+
+/* Where the system must not be asked, of what it gave the process at its start: each time
+ * other numbers, but who sees some of them can tell the next. */
+static void
+random_of_start(unsigned char *bytes, size_t size)
+{
+    static _Atomic uint64_t state;
+    struct timespec now;
+    uint64_t n = state ^ (uintptr_t)&now;
+#ifdef __linux__
+    const void *given = (const void *)getauxval(AT_RANDOM);
+    uint64_t word = 0;
+    if (given != NULL) {
+        memcpy(&word, given, sizeof(word));
+    }
+    n ^= word;
+#endif
+    if (clock_gettime(CLOCK_MONOTONIC, &now) == 0) {
+        n ^= (uint64_t)now.tv_nsec << 20;
+    }
+    for (size_t i = 0; i < size; i++) {         /* splitmix64 */
+        n += 0x9E3779B97F4A7C15u;
+        uint64_t mixed = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+        bytes[i] = (unsigned char)(mixed >> 56);
+    }
+    state = n;
+}
+
+void
+virtual_random(void *bytes, size_t size)
+{
+    int kept = errno;
+    size_t done = 0;
+#ifdef SYS_getrandom
+    while (!virtual_is_confined() && done < size) {
+        long n = syscall(SYS_getrandom, (char *)bytes + done, size - done, 0);
+        if (n < 0 && errno != EINTR) {
+            break;
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+#endif
+    random_of_start((unsigned char *)bytes + done, size - done);
+    errno = kept;
 }
 
 #else

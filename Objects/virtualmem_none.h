@@ -130,3 +130,45 @@ void
 virtual_yield(void)
 {
 }
+
+/* No pages that can't be touched: the hardened allocator has no guards here. */
+
+void *
+virtual_claim(size_t size)
+{
+    return virtual_alloc(size, 1);
+}
+
+int
+virtual_open(void *ptr, size_t size)
+{
+    memset(ptr, 0, size);
+    return 0;
+}
+
+int
+virtual_close(void *ptr, size_t size)
+{
+    memset(ptr, 0, size);
+    return 0;
+}
+
+int
+virtual_move(void *from, void *to, size_t size)
+{
+    (void)from;
+    (void)to;
+    (void)size;
+    return -1;
+}
+
+void
+virtual_random(void *bytes, size_t size)
+{
+    static unsigned state;
+    unsigned char *byte = bytes;
+    for (size_t i = 0; i < size; i++) {
+        state = (state ^ (unsigned)time(NULL)) * 1103515245u + 12345u;
+        byte[i] = (unsigned char)(state >> 16);
+    }
+}

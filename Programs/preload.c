@@ -1,7 +1,7 @@
 /* What pymem-run loads into a program before it starts.
  *
  * PYMEM_RUN is "PID FLAGS TRIM-MILLISECONDS": the process that pymem-run became,
- * and letters: d debug hooks, r raw domain, c children too, s statistics, h huge pages,
+ * and letters: d debug hooks, r raw domain, H hardened, c children too, s statistics, h huge pages,
  * m nothing but mmap and munmap.  PYMEM_RUN_STATS_JSON names a file.
  *
  * A process on the way to the interpreter (env, a shell) is left alone.  In the
@@ -191,7 +191,9 @@ install(char *error, size_t size)
     if (has_flag('m')) {
         virtual_confine();
     }
-    if (pymem_install(has_flag('r') ? PYMEM_INSTALL_RAW : 0, error, size) < 0) {
+    unsigned flags = (has_flag('r') ? PYMEM_INSTALL_RAW : 0)
+        | (has_flag('H') ? PYMEM_INSTALL_HARDENED : 0);
+    if (pymem_install(flags, error, size) < 0) {
         return -1;
     }
     if (run.trim_milliseconds > 0) {

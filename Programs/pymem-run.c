@@ -36,6 +36,8 @@ static const char usage[] =
     "\n"
     "  --raw                 also the raw domain\n"
     "  --debug               with the interpreter's debug hooks\n"
+    "  --hardened[=OPTIONS]  end the program where it misuses its memory; options as in\n"
+    "                        PYMEM_HARDENED: quarantine=4M,canary=0\n"
     "  --hugepages           arenas in huge pages\n"
     "  --mmap-only           call nothing of the system but mmap and munmap: for a\n"
     "                        sandbox that ends programs at others\n"
@@ -403,6 +405,14 @@ set_keep(const char *size)
     setenv("PYMEM_KEEP", size, 1);
 }
 
+static void
+set_hardened(const char *parts)
+{
+    if (parts != NULL) {
+        setenv("PYMEM_HARDENED", parts, 1);
+    }
+}
+
 /* A wrong one would end the program at its first request. */
 static void
 check_variables(void)
@@ -448,11 +458,12 @@ add_flag(struct told *told, char flag)
 static struct told
 read_options(int argc, char **argv)
 {
-    enum { RAW = 256, DEBUG, HUGEPAGES, MMAP_ONLY, MEDIUM, KEEP, TRIM, STATS, JSON,
+    enum { RAW = 256, DEBUG, HARDENED, HUGEPAGES, MMAP_ONLY, MEDIUM, KEEP, TRIM, STATS, JSON,
            NO_CHILDREN, VERSION };
     static const struct option options[] = {
         {"raw", no_argument, NULL, RAW},
         {"debug", no_argument, NULL, DEBUG},
+        {"hardened", optional_argument, NULL, HARDENED},
         {"hugepages", no_argument, NULL, HUGEPAGES},
         {"mmap-only", no_argument, NULL, MMAP_ONLY},
         {"medium", required_argument, NULL, MEDIUM},
@@ -470,6 +481,7 @@ read_options(int argc, char **argv)
         switch (option) {
         case RAW: add_flag(&told, 'r'); break;
         case DEBUG: add_flag(&told, 'd'); break;
+        case HARDENED: add_flag(&told, 'H'); set_hardened(optarg); break;
         case HUGEPAGES: add_flag(&told, 'h'); break;
         case MMAP_ONLY: add_flag(&told, 'm'); break;
         case MEDIUM: set_medium(optarg); break;

@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #include "pymeminstall.h"
 #include "pycore_compiler.h"
+#include "pycore_hardened.h"
 #include "pycore_host.h"
 #include "pycore_install.h"
 #include "pycore_pymem.h"
@@ -154,6 +155,23 @@ check_allocators(char *error, size_t size)
     return 0;
 }
 
+static void
+set_allocators(unsigned flags)
+{
+    PyMemAllocatorEx allocs[NB_DOMAINS] = {RAW_ALLOC, PYMALLOC_ALLOC, PYMALLOC_ALLOC};
+    if (flags & PYMEM_INSTALL_HARDENED) {
+        const PyMemAllocatorEx hardened[NB_DOMAINS] = HARDENED_ALLOCS;
+        memcpy(allocs, hardened, sizeof(allocs));
+    }
+    else if (!(flags & PYMEM_INSTALL_RAW)) {
+        interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &allocs[PYMEM_DOMAIN_RAW]);
+    }
+    allocs[PYMEM_DOMAIN_RAW] = install_raw_domain(&allocs[PYMEM_DOMAIN_RAW]);
+    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+        interpreter.PyMem_SetAllocator(domain, &allocs[domain]);
+    }
+}
+
 int
 pymem_install(unsigned flags, char *error, size_t error_size)
 {
@@ -188,15 +206,7 @@ pymem_install(unsigned flags, char *error, size_t error_size)
     {
         return -1;
     }
-    PyMemAllocatorEx alloc = PYMALLOC_ALLOC;
-    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_MEM, &alloc);
-    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &alloc);
-    PyMemAllocatorEx raw = RAW_ALLOC;
-    if (!(flags & PYMEM_INSTALL_RAW)) {
-        interpreter.PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &raw);
-    }
-    raw = install_raw_domain(&raw);
-    interpreter.PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &raw);
+    set_allocators(flags);
     if (flags & PYMEM_INSTALL_DEBUG) {
         interpreter.PyMem_SetupDebugHooks();
     }

@@ -47,6 +47,8 @@ typedef enum {
     PYMEM_ALLOCATOR_MIMALLOC = 7,
     PYMEM_ALLOCATOR_MIMALLOC_DEBUG = 8,
 #endif
+    PYMEM_ALLOCATOR_HARDENED = 64,          /* ours, no CPython's */
+    PYMEM_ALLOCATOR_HARDENED_DEBUG = 65,
 } PyMemAllocatorName;
 
 /* An allocator: four functions and what they are called with.  The functions
@@ -89,8 +91,8 @@ PyAPI_FUNC(int) _PyMem_GetAllocatorName(const char *name,
                                         PyMemAllocatorName *allocator);
 
 /* The name for the three domains as they stand: "malloc", "malloc_debug",
- * "pymalloc", "pymalloc_debug", "mimalloc", "mimalloc_debug", or NULL when
- * they match none of them exactly. */
+ * "pymalloc", "pymalloc_debug", "mimalloc", "mimalloc_debug", "hardened",
+ * "hardened_debug", or NULL when they match none of them exactly. */
 PyAPI_FUNC(const char *) _PyMem_GetCurrentAllocatorName(void);
 
 /* Set all three domains to what a name stands for; NOT_SET does nothing.

@@ -61,6 +61,21 @@ void virtual_confine(void);
 int virtual_huge_pages_are_wanted(void);
 void virtual_want_huge_pages(void);
 
+/* Address space that can't be touched, aligned to a page, until a part of it is opened; it
+ * ends by virtual_free().  NULL: there is not so much. */
+void *virtual_claim(size_t size);
+
+/* Whole pages of it: zeroed memory, -1 without memory; and nothing any more. */
+int virtual_open(void *ptr, size_t size);
+int virtual_close(void *ptr, size_t size);
+
+/* Move what whole pages have to others that are open; the old ones read as zeros then.  -1:
+ * the system can't, and nothing changed. */
+int virtual_move(void *from, void *to, size_t size);
+
+/* Bytes that nobody can foresee. */
+void virtual_random(void *bytes, size_t size);
+
 /* Let another thread run, while one waits for a lock that is held for a moment. */
 void virtual_yield(void);
 

@@ -1,0 +1,796 @@
+/* The hardened allocator: what a program does wrong with its memory ends it, before that is
+ * used.
+ *
+ *   free slots of slabs  -->  ready blocks  -->  in use  -->  quarantine  --+
+ *           ^                 (a random one)                 (a while)     |
+ *           +------------------------ those that are too many <-----------+
+ *
+ * A block is told by its slab and its number, and its state lies apart: no address and no
+ * mark is in a block.  A free block is full of DEADBYTE, which is checked when it is handed
+ * out.  Behind the end of each request is at least a byte that is checked when it is freed.
+ *
+ * Requests of the mem and object domains of up to 512 bytes have a heap that the GIL
+ * guards, as in CPython.  All others have one with a lock, as they never need the GIL.
+ *
+ * Owns the two heaps.  Calls hardslabs.c, hardlarge.c and hardoptions.c; malloc for what
+ * is no block, where that was asked for. */
+
+#include "pycore_hardened.h"
+#include "pycore_geometry.h"
+#include "pycore_host.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+const char _PyMem_HardenedDomains[3] = {'r', 'm', 'o'};
+
+/* Classes: multiples of 16 up to 528 bytes, then eight for each doubling. */
+enum { NSMALL = 33, NCLASSES = NSMALL + 49 };
+#define SMALL_MAX ((size_t)NSMALL * 16)
+
+static inline unsigned
+class_of(size_t size)
+{
+    if (LIKELY(size < SMALL_MAX)) {
+        return (unsigned)size >> 4;
+    }
+    unsigned highest = highest_bit(size);
+    return NSMALL + (highest - 9) * 8 + (unsigned)(size >> (highest - 3)) - 8;
+}
+
+static unsigned
+class_size(unsigned class)
+{
+    if (class < NSMALL) {
+        return (class + 1) * 16;
+    }
+    unsigned doubling = (class - NSMALL) / 8, eighth = (class - NSMALL) % 8;
+    return (9 + eighth) << (6 + doubling);
+}
+
+/* A block: where it is from the first slab on, and in the lowest 16 bits its number. */
+typedef uint64_t handle;
+
+static inline handle
+handle_of(size_t offset, unsigned number)
+{
+    return (uint64_t)offset << 16 | number;
+}
+
+static inline unsigned
+handle_number(handle block)
+{
+    return block & 0xffff;
+}
+
+static inline unsigned char *
+handle_address(handle block)
+{
+    return hard_slabs_start + (size_t)(block >> 16);
+}
+
+static inline uint32_t
+handle_slab(handle block)
+{
+    return (uint32_t)(block >> (16 + HARD_SLAB_BITS));
+}
+
+/* What is ready is in lanes of blocks in a row.  Each request has the next block of a random
+ * lane: nobody foresees which, and what was asked for in a row is in a few rows, as the
+ * processor expects it.  (A random one of all would be as hard to foresee, and programs twice
+ * as slow.) */
+enum { NLANES = 4, LANE_MAX = 64 };
+
+struct ready {
+    handle *blocks;             /* of all lanes; the last one of a lane is the next */
+    handle *waiting;            /* in quarantine */
+    uint8_t n[NLANES];
+    uint16_t nwaiting, next;    /* as many; the one that has waited longest */
+    uint16_t longest;           /* as many may be there */
+    uint16_t blocksize;
+    uint8_t nrow, most;         /* as many are put into an empty lane; and may be there */
+    uint32_t slabs;             /* with free blocks; 0: none */
+    uint32_t uncut;             /* with blocks that were never in use; 0: none */
+};
+
+/* Of a heap that has none yet. */
+static struct ready no_classes[NCLASSES];
+
+static struct heap_of_blocks {
+    hard_lock lock;
+    atomic_int is_shared;
+    struct ready *classes;
+    uint64_t bits;              /* random ones */
+    unsigned nbits;
+    struct hard_random random;
+} heaps[2] = {
+    {.classes = no_classes}, {.classes = no_classes, .is_shared = 1},
+};
+enum { OF_GIL, OF_ALL };
+
+static COLD void
+more_bits(struct heap_of_blocks *heap)
+{
+    if (heap->random.used > sizeof(heap->random.bytes) - sizeof(heap->bits)) {
+        hard_random_refill(&heap->random);
+    }
+    memcpy(&heap->bits, heap->random.bytes + heap->random.used, sizeof(heap->bits));
+    heap->random.used += (unsigned)sizeof(heap->bits);
+    heap->nbits = 64;
+}
+
+static inline unsigned
+random_lane(struct heap_of_blocks *heap)
+{
+    if (UNLIKELY(heap->nbits == 0)) {
+        more_bits(heap);
+    }
+    unsigned lane = heap->bits % NLANES;
+    heap->bits /= NLANES;
+    heap->nbits -= 2;
+    return lane;
+}
+
+static struct heap_of_blocks *
+heap_of_request(const char *domain, size_t size)
+{
+    return &heaps[*domain != 'r' && size <= SMALL_REQUEST_THRESHOLD ? OF_GIL : OF_ALL];
+}
+
+static inline void
+heap_take(struct heap_of_blocks *heap)
+{
+    if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
+        hard_lock_take(&heap->lock);
+    }
+}
+
+static inline void
+heap_release(struct heap_of_blocks *heap)
+{
+    if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
+        hard_lock_release(&heap->lock);
+    }
+}
+
+static COLD void _Py_NO_RETURN
+heap_fault(struct heap_of_blocks *heap, char api_id, const struct hard_fault *fault)
+{
+    heap_release(heap);
+    hard_fatal(api_id, fault);
+}
+
+/* What is in a block, and behind its end. */
+
+#define CANARY_SIZE 8u
+
+/* All blocks are whole vectors. */
+#if defined(__GNUC__)
+typedef uint64_t vector __attribute__((vector_size(16)));
+#  define VECTOR(word) {word, word}
+#  define IS_ZERO(v) ((v[0] | v[1]) == 0)
+#else
+typedef uint64_t vector;
+#  define VECTOR(word) word
+#  define IS_ZERO(v) (v == 0)
+#endif
+static const vector dead = VECTOR(UINT64_MAX / 0xff * DEADBYTE);
+
+/* No byte of it is 0, so that the zero behind a string is no part of it. */
+static uint64_t canary;
+
+static COLD const unsigned char *
+first_not_dead(const unsigned char *block, size_t size)
+{
+    const unsigned char *at = block;
+    while (at < block + size && *at == DEADBYTE) {
+        at++;
+    }
+    return at;
+}
+
+/* From here on the C library is faster. */
+enum { LONG = 256 };
+
+static inline int
+is_dead(const unsigned char *start, size_t size)
+{
+    size_t n = size <= LONG ? size : sizeof(vector);
+    vector wrong = VECTOR(0);
+    for (size_t i = 0; i < n; i += sizeof(vector)) {
+        vector there;
+        memcpy(&there, start + i, sizeof(there));
+        wrong |= there ^ dead;
+    }
+    return IS_ZERO(wrong) && (n == size || memcmp(start, start + n, size - n) == 0);
+}
+
+static inline void
+make_dead(unsigned char *start, size_t size)
+{
+    if (UNLIKELY(size > LONG)) {
+        memset(start, DEADBYTE, size);
+        return;
+    }
+    for (size_t i = 0; i < size; i += sizeof(vector)) {
+        memcpy(start + i, &dead, sizeof(dead));
+    }
+}
+
+static inline void
+mark_end(unsigned char *end, unsigned slack)
+{
+    if (LIKELY(slack >= CANARY_SIZE)) {
+        memcpy(end, &canary, CANARY_SIZE);
+    }
+    else {
+        memcpy(end, &canary, slack);
+    }
+}
+
+static inline int
+end_is_marked(const unsigned char *end, unsigned slack)
+{
+    if (LIKELY(slack >= CANARY_SIZE)) {
+        uint64_t there;
+        memcpy(&there, end, CANARY_SIZE);
+        return there == canary;
+    }
+    return memcmp(end, &canary, slack) == 0;
+}
+
+static void
+make_canary(void)
+{
+    unsigned char bytes[CANARY_SIZE];
+    virtual_random(bytes, sizeof(bytes));
+    for (unsigned i = 0; i < CANARY_SIZE; i++) {
+        bytes[i] |= bytes[i] == 0;
+    }
+    memcpy(&canary, bytes, sizeof(canary));
+}
+
+static COLD void _Py_NO_RETURN
+fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned char *block,
+                    size_t size)
+{
+    const unsigned char *wrong = first_not_dead(block, size);
+    const struct hard_fault fault = {
+        WRITTEN_AFTER_FREE, block, block, size, 0, wrong, DEADBYTE};
+    heap_fault(heap, *domain, &fault);
+}
+
+/* The first request of a heap. */
+
+/* Rows are short as long as a program needs few blocks of a class. */
+enum { PAGE = 4096, NROW_FIRST = PAGE / NLANES };
+
+static COLD int
+class_begin(struct ready *class, unsigned blocksize)
+{
+    size_t longest = hard_options.quarantine / NCLASSES / blocksize;
+    longest = longest == 0 && hard_options.quarantine != 0 ? 1 : longest;
+    class->longest = (uint16_t)(longest < PAGE ? longest : PAGE);
+    class->blocksize = (uint16_t)blocksize;
+    class->nrow = (uint8_t)(blocksize < NROW_FIRST ? NROW_FIRST / blocksize : 1);
+    class->most = (uint8_t)(2 * PAGE / blocksize > LANE_MAX ? LANE_MAX
+                            : blocksize < PAGE ? 2 * PAGE / blocksize : 2);
+    class->blocks = hard_metadata(
+        (NLANES * LANE_MAX + (size_t)class->longest) * sizeof(handle));
+    class->waiting = class->blocks + NLANES * LANE_MAX;
+    return class->blocks != NULL ? 0 : -1;
+}
+
+static void
+take_all(void)
+{
+    hard_lock_take(&heaps[OF_ALL].lock);
+    heap_take(&heaps[OF_GIL]);
+    hard_lock_take(&hard_large_lock);
+    hard_lock_take(&hard_slabs_lock);
+}
+
+static void
+release_all(void)
+{
+    hard_lock_release(&hard_slabs_lock);
+    hard_lock_release(&hard_large_lock);
+    heap_release(&heaps[OF_GIL]);
+    hard_lock_release(&heaps[OF_ALL].lock);
+}
+
+/* The child's order is its own. */
+static void
+begin_in_child(void)
+{
+    for (int i = 0; i < 2; i++) {
+        heaps[i].random.used = sizeof(heaps[i].random.bytes);
+        heaps[i].nbits = 0;
+    }
+    release_all();
+}
+
+static void
+begin_once(void)
+{
+    hard_options_read();
+    make_canary();
+    pthread_atfork(take_all, release_all, begin_in_child);
+}
+
+static COLD int
+heap_begin(struct heap_of_blocks *heap)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, begin_once);
+    heap->random.used = sizeof(heap->random.bytes);
+    struct ready *classes = hard_metadata(NCLASSES * sizeof(struct ready));
+    if (classes == NULL) {
+        return -1;
+    }
+    heap->classes = classes;
+    return 0;
+}
+
+/* Free slots. */
+
+static void
+slab_link(struct ready *class, uint32_t number, struct hard_slab *slab)
+{
+    slab->next = class->slabs;
+    slab->previous = 0;
+    if (slab->next != 0) {
+        hard_slab_records[slab->next].previous = number;
+    }
+    class->slabs = number;
+}
+
+static void
+slab_unlink(struct ready *class, const struct hard_slab *slab)
+{
+    if (slab->previous != 0) {
+        hard_slab_records[slab->previous].next = slab->next;
+    }
+    else {
+        class->slabs = slab->next;
+    }
+    if (slab->next != 0) {
+        hard_slab_records[slab->next].previous = slab->previous;
+    }
+}
+
+/* A slab that nothing is in goes, but for the one that is being cut.  What was never in use
+ * is to be found as any other. */
+static void
+slot_free(struct ready *class, handle block)
+{
+    uint32_t number = handle_slab(block);
+    struct hard_slab *slab = &hard_slab_records[number];
+    uint16_t *state = &slab->states[handle_number(block)];
+    if (*state == WAITS_FRESH && hard_options.fill) {
+        make_dead(handle_address(block), slab->blocksize);
+    }
+    *state = slab->free;
+    slab->free = (uint16_t)(FREE_NEXT + handle_number(block));
+    if (slab->nfree++ == 0) {
+        slab_link(class, number, slab);
+    }
+    if (slab->nfree == slab->ncut && number != class->uncut) {
+        slab_unlink(class, slab);
+        hard_slab_free(number);
+    }
+}
+
+static inline void
+put_into_lane(struct ready *class, unsigned lane, handle block)
+{
+    class->blocks[lane * LANE_MAX + class->n[lane]++] = block;
+}
+
+static void
+take_slots(struct ready *class, unsigned lane)
+{
+    uint32_t number = class->slabs;
+    struct hard_slab *slab = &hard_slab_records[number];
+    size_t first = ((size_t)number << HARD_SLAB_BITS) + slab->first;
+    for (; class->n[lane] < class->nrow && slab->nfree > 0; slab->nfree--) {
+        unsigned block = slab->free - (unsigned)FREE_NEXT;
+        slab->free = slab->states[block];
+        slab->states[block] = WAITS_DEAD;
+        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
+    }
+    if (slab->nfree == 0) {
+        slab_unlink(class, slab);
+    }
+}
+
+/* The first one is the next. */
+static int
+cut_slots(struct heap_of_blocks *heap, unsigned number, unsigned lane)
+{
+    struct ready *class = &heap->classes[number];
+    if (class->uncut == 0) {
+        class->uncut = hard_slab_new(number, class_size(number), (unsigned)(heap - heaps));
+        if (class->uncut == 0) {
+            return -1;
+        }
+    }
+    struct hard_slab *slab = &hard_slab_records[class->uncut];
+    size_t first = ((size_t)class->uncut << HARD_SLAB_BITS) + slab->first;
+    unsigned left = hard_slab_nblocks(slab) - slab->ncut;
+    unsigned n = left < class->nrow ? left : class->nrow;
+    slab->ncut = (uint16_t)(slab->ncut + n);
+    for (unsigned block = slab->ncut; n-- > 0;) {
+        block--;
+        slab->states[block] = WAITS_FRESH;
+        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
+    }
+    if (slab->ncut == hard_slab_nblocks(slab)) {
+        class->uncut = 0;
+    }
+    unsigned longer = 2u * class->nrow;
+    if (longer <= LANE_MAX && longer * slab->blocksize <= PAGE) {
+        class->nrow = (uint8_t)longer;
+    }
+    return 0;
+}
+
+static COLD int
+lane_fill_up(struct heap_of_blocks *heap, unsigned number, unsigned lane)
+{
+    if (heap->classes == no_classes && heap_begin(heap) < 0) {
+        return -1;
+    }
+    struct ready *class = &heap->classes[number];
+    if (class->blocks == NULL && class_begin(class, class_size(number)) < 0) {
+        return -1;
+    }
+    if (class->slabs != 0) {
+        take_slots(class, lane);
+        return 0;
+    }
+    return cut_slots(heap, number, lane);
+}
+
+static NOINLINE void
+lane_empty(struct ready *class, unsigned lane, unsigned nleft)
+{
+    while (class->n[lane] > nleft) {
+        slot_free(class, class->blocks[lane * LANE_MAX + --class->n[lane]]);
+    }
+}
+
+/* Handing out. */
+
+static inline void *
+heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
+{
+    unsigned number = class_of(size), lane = random_lane(heap);
+    struct ready *class = &heap->classes[number];
+    if (UNLIKELY(class->n[lane] == 0)) {
+        if (lane_fill_up(heap, number, lane) < 0) {
+            return NULL;
+        }
+        class = &heap->classes[number];
+    }
+    handle block = class->blocks[lane * LANE_MAX + --class->n[lane]];
+    unsigned char *start = handle_address(block);
+    uint16_t *state = &hard_slab_records[handle_slab(block)].states[handle_number(block)];
+    if (LIKELY(*state == WAITS_DEAD) && hard_options.fill
+        && UNLIKELY(!is_dead(start, class->blocksize)))
+    {
+        fault_of_free_block(heap, domain, start, class->blocksize);
+    }
+    unsigned slack = class->blocksize - (unsigned)size;
+    *state = (uint16_t)slack;
+    mark_end(start + size, slack);
+    return start;
+}
+
+static inline void *
+request(const char *domain, size_t size)
+{
+    if (UNLIKELY(size > HARD_MEDIUM_MAX)) {
+        return hard_large_malloc(size);
+    }
+    struct heap_of_blocks *heap = heap_of_request(domain, size);
+    heap_take(heap);
+    void *block = heap_malloc(heap, domain, size != 0 ? size : 1);
+    heap_release(heap);
+    return block;
+}
+
+/* Taking back. */
+
+struct place {
+    struct hard_slab *slab;
+    uint16_t *state;
+    handle handle;
+    unsigned char *block;
+};
+
+/* Which block an address is in; slab is NULL where it is in none of a slab.  Behind the last
+ * block of a slab is a state that no block has. */
+static inline struct place
+find_place(const void *ptr)
+{
+    struct place place = {NULL, NULL, 0, NULL};
+    size_t offset = (uintptr_t)ptr - (uintptr_t)hard_slabs_start;
+    if (UNLIKELY(offset >= atomic_load_explicit(&hard_slabs_size, memory_order_acquire))) {
+        return place;
+    }
+    struct hard_slab *slab = &hard_slab_records[offset >> HARD_SLAB_BITS];
+    size_t inside = (offset & (HARD_SLAB_SIZE - 1)) - slab->first;
+    if (UNLIKELY(slab->states == NULL || inside >= HARD_SLAB_SIZE)) {
+        return place;
+    }
+    unsigned number = (unsigned)((uint64_t)inside * slab->reciprocal >> 32);
+    size_t in_block = inside - number * (size_t)slab->blocksize;
+    return (struct place){slab, &slab->states[number], handle_of(offset - in_block, number),
+                          (unsigned char *)ptr - in_block};
+}
+
+static inline int
+is_in_use(unsigned state)
+{
+    return state - 1 < MAX_SLACK;
+}
+
+static COLD struct hard_fault
+fault_of_address(const struct place *place, const void *ptr)
+{
+    unsigned state = *place->state;
+    size_t size = place->slab->blocksize;
+    return (struct hard_fault){
+        .finding = state == NEVER_USED || state == WAITS_FRESH ? NOT_A_BLOCK
+            : place->block != ptr ? INSIDE_A_BLOCK : FREED_TWICE,
+        .address = ptr,
+        .block = place->block,
+        .size = size,
+        .requested = is_in_use(state) ? size - state : 0,
+    };
+}
+
+static COLD struct hard_fault
+fault_of_end(const struct place *place, unsigned slack)
+{
+    size_t size = place->slab->blocksize;
+    const unsigned char *end = place->block + size - slack;
+    unsigned char right[CANARY_SIZE];
+    memcpy(right, &canary, CANARY_SIZE);
+    unsigned i = 0;
+    while (i < CANARY_SIZE - 1 && end[i] == right[i]) {
+        i++;
+    }
+    return (struct hard_fault){WRITTEN_BEHIND_ITS_END, place->block, place->block, size,
+                               size - slack, end + i, right[i]};
+}
+
+/* The bytes behind the request's end in its block, after all is found to be right; the heap
+ * is the caller's. */
+static inline unsigned
+check_block(struct heap_of_blocks *heap, const char *domain, const struct place *place,
+            const void *ptr)
+{
+    unsigned slack = *place->state;
+    if (UNLIKELY(place->block != ptr || !is_in_use(slack))) {
+        struct hard_fault fault = fault_of_address(place, ptr);
+        heap_fault(heap, *domain, &fault);
+    }
+    if (hard_options.canary
+        && UNLIKELY(!end_is_marked(place->block + place->slab->blocksize - slack, slack)))
+    {
+        struct hard_fault fault = fault_of_end(place, slack);
+        heap_fault(heap, *domain, &fault);
+    }
+    return slack;
+}
+
+/* The one that has waited longest makes room. */
+static inline void
+quarantine(struct ready *class, handle block)
+{
+    if (UNLIKELY(class->nwaiting < class->longest)) {
+        class->waiting[class->nwaiting++] = block;
+        return;
+    }
+    unsigned next = class->next, lane = next % NLANES;
+    if (LIKELY(class->longest != 0)) {
+        handle goes = class->waiting[next];
+        class->waiting[next] = block;
+        block = goes;
+    }
+    next++;
+    class->next = (uint16_t)(next < class->longest ? next : 0);
+    if (UNLIKELY(class->n[lane] >= class->most)) {
+        lane_empty(class, lane, class->most / 2u);
+    }
+    put_into_lane(class, lane, block);
+}
+
+static inline void
+heap_free(struct heap_of_blocks *heap, const char *domain, const struct place *place,
+          void *ptr)
+{
+    check_block(heap, domain, place, ptr);
+    if (hard_options.fill) {
+        make_dead(ptr, place->slab->blocksize);
+    }
+    *place->state = WAITS_DEAD;
+    quarantine(&heap->classes[place->slab->class], place->handle);
+}
+
+/* The heap of a block; a block that only the GIL guards is nobody's without. */
+static inline struct heap_of_blocks *
+heap_of_block(const char *domain, const struct place *place)
+{
+    if (UNLIKELY(*domain == 'r') && place->slab->heap == OF_GIL && !_PyMem_HoldsGIL()) {
+        const struct hard_fault fault = {
+            FREED_WITHOUT_GIL, place->block, place->block, place->slab->blocksize, 0,
+            NULL, 0};
+        hard_fatal(*domain, &fault);
+    }
+    return &heaps[place->slab->heap];
+}
+
+static COLD void _Py_NO_RETURN
+fault_of_stranger(const char *domain, const void *ptr)
+{
+    const struct hard_fault fault = {NOT_A_BLOCK, ptr, NULL, 0, 0, NULL, 0};
+    hard_fatal(*domain, &fault);
+}
+
+static int
+may_be_mallocs(const void *ptr)
+{
+    return hard_options.foreign
+        && (uintptr_t)ptr - (uintptr_t)hard_slabs_start >= hard_slabs_size;
+}
+
+static COLD void
+free_elsewhere(const char *domain, void *ptr)
+{
+    if (hard_large_free(*domain, ptr) == 0) {
+        return;
+    }
+    if (!may_be_mallocs(ptr)) {
+        fault_of_stranger(domain, ptr);
+    }
+    free(ptr);
+}
+
+/* Resizing. */
+
+static void *
+move(const char *domain, void *ptr, size_t old_size, size_t size)
+{
+    void *moved = request(domain, size);
+    if (moved != NULL) {
+        memcpy(moved, ptr, old_size < size ? old_size : size);
+        _PyMem_HardenedFree((void *)domain, ptr);
+    }
+    return moved;
+}
+
+static COLD void *
+resize_elsewhere(const char *domain, void *ptr, size_t size)
+{
+    size_t old_size = hard_large_size(ptr);
+    if (old_size != 0) {
+        return size > HARD_MEDIUM_MAX ? hard_large_realloc(*domain, ptr, size)
+            : move(domain, ptr, old_size, size);
+    }
+    if (!may_be_mallocs(ptr)) {
+        fault_of_stranger(domain, ptr);
+    }
+    return realloc(ptr, size);
+}
+
+/* In its block where that is of the right class; else NULL, and how much of it is data. */
+static void *
+resize_in_place(const char *domain, const struct place *place, void *ptr, size_t size,
+                size_t *old_size)
+{
+    struct heap_of_blocks *heap = heap_of_block(domain, place);
+    heap_take(heap);
+    unsigned slack = check_block(heap, domain, place, ptr);
+    size_t blocksize = place->slab->blocksize;
+    *old_size = blocksize - slack;
+    int is_there = size <= HARD_MEDIUM_MAX && class_of(size) == place->slab->class;
+    if (is_there) {
+        slack = (unsigned)(blocksize - size);
+        *place->state = (uint16_t)slack;
+        mark_end(place->block + size, slack);
+    }
+    heap_release(heap);
+    return is_there ? ptr : NULL;
+}
+
+/* The allocator. */
+
+void *
+_PyMem_HardenedMalloc(void *ctx, size_t size)
+{
+    return request(ctx, size);
+}
+
+void *
+_PyMem_HardenedCalloc(void *ctx, size_t nelem, size_t elsize)
+{
+    size_t size = nelem * elsize;       /* no overflow: see PyMem_RawCalloc() */
+    void *block = request(ctx, size);
+    return block != NULL && size <= HARD_MEDIUM_MAX ? memset(block, 0, size) : block;
+}
+
+void
+_PyMem_HardenedFree(void *ctx, void *ptr)
+{
+    const char *domain = ctx;
+    struct place place = find_place(ptr);
+    if (UNLIKELY(place.slab == NULL)) {
+        if (ptr != NULL) {
+            free_elsewhere(domain, ptr);
+        }
+        return;
+    }
+    struct heap_of_blocks *heap = heap_of_block(domain, &place);
+    heap_take(heap);
+    heap_free(heap, domain, &place, ptr);
+    heap_release(heap);
+}
+
+void *
+_PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size)
+{
+    const char *domain = ctx;
+    size_t at_least_1 = size != 0 ? size : 1, old_size;
+    if (ptr == NULL) {
+        return request(domain, size);
+    }
+    struct place place = find_place(ptr);
+    if (UNLIKELY(place.slab == NULL)) {
+        return resize_elsewhere(domain, ptr, at_least_1);
+    }
+    void *same = resize_in_place(domain, &place, ptr, at_least_1, &old_size);
+    return same != NULL ? same : move(domain, ptr, old_size, at_least_1);
+}
+
+void
+_PyMem_ShareHardened(void)
+{
+    heaps[OF_GIL].is_shared = 1;
+}
+
+/* Of all classes, blocks that are ready go back to their slabs. */
+size_t
+_PyMem_TrimHardened(void)
+{
+    for (int i = 0; i < 2; i++) {
+        struct heap_of_blocks *heap = &heaps[i];
+        heap_take(heap);
+        for (unsigned number = 0; number < NCLASSES; number++) {
+            struct ready *class = &heap->classes[number];
+            for (unsigned lane = 0; lane < NLANES; lane++) {
+                lane_empty(class, lane, 0);
+            }
+        }
+        heap_release(heap);
+    }
+    return hard_slabs_trim();
+}
+
+static void
+count_in_use(void *count, const struct hard_slab *slab)
+{
+    for (unsigned i = 0; i < slab->ncut; i++) {
+        *(size_t *)count += (size_t)is_in_use(slab->states[i]);
+    }
+}
+
+Py_ssize_t
+_PyMem_CountHardened(void)
+{
+    size_t count = hard_large_count();
+    hard_slabs_visit(count_in_use, &count);
+    return (Py_ssize_t)count;
+}

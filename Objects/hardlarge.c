@@ -1,0 +1,341 @@
+/* Large blocks of the hardened allocator: each in a mapping of its own, between pages that
+ * nobody can touch.
+ *
+ *   | guard | block ............................ canary | guard |
+ *
+ * A freed one has no memory any more, and its addresses wait for a while, so that a use of
+ * it ends the program as well.  A process may have so many mappings only (vm.max_map_count),
+ * so from a number of blocks on others have no guard pages.
+ *
+ * Owns the table of these blocks.  Calls virtualmem.c. */
+
+#include "pycore_hardened.h"
+
+enum {
+    NGUARDED = 10000,           /* three mappings each */
+    NWAITING = 64,
+    CANARY = 0xa5,              /* the bytes from the request's end to that of its page */
+};
+
+struct large {
+    unsigned char *block;       /* NULL: no entry */
+    size_t size;                /* requested */
+    size_t mapped;              /* bytes that can be used */
+    size_t guard;               /* bytes before it, and as many behind */
+};
+
+hard_lock hard_large_lock;
+
+/* By address, with linear probing; at most half of it is in use. */
+static struct large *table;
+static size_t table_size, nlarge, nguarded;
+
+static struct large waiting[NWAITING];
+static unsigned next_waiting;
+
+static size_t
+whole_pages(size_t size)
+{
+    size_t page = virtual_page_size();
+    return (size + page - 1) & ~(page - 1);
+}
+
+/* Memory between guards.  block is NULL without. */
+static struct large
+map_between(size_t size, size_t guard)
+{
+    struct large large = {NULL, size, whole_pages(size), guard};
+    unsigned char *start = virtual_claim(large.mapped + 2 * guard);
+    if (start != NULL && virtual_open(start + guard, large.mapped) < 0) {
+        virtual_free(start, large.mapped + 2 * guard);
+        start = NULL;
+    }
+    large.block = start != NULL ? start + guard : NULL;
+    return large;
+}
+
+static void
+unmap(const struct large *large)
+{
+    virtual_free(large->block - large->guard, large->mapped + 2 * large->guard);
+}
+
+/* The table; the lock is held. */
+
+static size_t
+place_of(const void *block)
+{
+    return ((uintptr_t)block >> 12) * (size_t)0x9E3779B1u & (table_size - 1);
+}
+
+static struct large *
+find(const void *block)
+{
+    for (size_t i = table_size != 0 ? place_of(block) : 0; i < table_size;
+         i = (i + 1) & (table_size - 1))
+    {
+        if (table[i].block == block) {
+            return &table[i];
+        }
+        if (table[i].block == NULL) {
+            break;
+        }
+    }
+    return NULL;
+}
+
+static void
+put(const struct large *large)
+{
+    size_t i = place_of(large->block);
+    while (table[i].block != NULL) {
+        i = (i + 1) & (table_size - 1);
+    }
+    table[i] = *large;
+}
+
+/* Entries behind a gap move up to where they are found. */
+static void
+take_out(struct large *entry)
+{
+    size_t gap = (size_t)(entry - table);
+    entry->block = NULL;
+    for (size_t i = (gap + 1) & (table_size - 1); table[i].block != NULL;
+         i = (i + 1) & (table_size - 1))
+    {
+        struct large moved = table[i];
+        table[i].block = NULL;
+        put(&moved);
+    }
+}
+
+static int
+make_room(void)
+{
+    if (2 * (nlarge + 1) <= table_size) {
+        return 0;
+    }
+    struct large *old = table;
+    size_t old_size = table_size, page = virtual_page_size();
+    size_t size = old_size != 0 ? 2 * old_size : 256;
+    struct large memory = map_between(size * sizeof(struct large), page);
+    if (memory.block == NULL) {
+        return -1;
+    }
+    table = (struct large *)(void *)memory.block;
+    table_size = size;
+    for (size_t i = 0; i < old_size; i++) {
+        if (old[i].block != NULL) {
+            put(&old[i]);
+        }
+    }
+    if (old != NULL) {
+        memory.block = (unsigned char *)old;
+        memory.mapped = whole_pages(old_size * sizeof(struct large));
+        unmap(&memory);
+    }
+    return 0;
+}
+
+static int
+add(const struct large *large)
+{
+    hard_lock_take(&hard_large_lock);
+    int result = make_room();
+    if (result == 0) {
+        put(large);
+        nlarge++;
+        nguarded += large->guard != 0;
+    }
+    hard_lock_release(&hard_large_lock);
+    return result;
+}
+
+/* The bytes behind the end. */
+
+static void
+mark_end(const struct large *large)
+{
+    memset(large->block + large->size, CANARY, large->mapped - large->size);
+}
+
+static const unsigned char *
+wrong_behind(const struct large *large)
+{
+    for (size_t i = large->size; i < large->mapped; i++) {
+        if (large->block[i] != CANARY) {
+            return large->block + i;
+        }
+    }
+    return NULL;
+}
+
+static int
+is_inside(const struct large *large, const void *ptr)
+{
+    return large->block != NULL
+        && (uintptr_t)ptr - (uintptr_t)large->block < large->mapped;
+}
+
+/* What is wrong with an address that is no large block: the entry that it is in, or NULL. */
+static COLD const struct large *
+find_inside(const void *ptr, enum hard_finding *finding)
+{
+    for (unsigned i = 0; i < NWAITING; i++) {
+        if (is_inside(&waiting[i], ptr)) {
+            *finding = waiting[i].block == ptr ? FREED_TWICE : INSIDE_A_BLOCK;
+            return &waiting[i];
+        }
+    }
+    for (size_t i = 0; i < table_size; i++) {
+        if (is_inside(&table[i], ptr)) {
+            *finding = INSIDE_A_BLOCK;
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+/* The entry of a block with its end as it was; not found: block is NULL. */
+static struct large
+checked_entry(char api_id, const void *ptr)
+{
+    struct hard_fault fault = {.address = ptr, .right = CANARY};
+    hard_lock_take(&hard_large_lock);
+    const struct large *entry = find(ptr);
+    int is_one = entry != NULL;
+    if (is_one) {
+        fault.wrong = hard_options.canary ? wrong_behind(entry) : NULL;
+        fault.finding = WRITTEN_BEHIND_ITS_END;
+        fault.requested = entry->size;
+    }
+    else {
+        entry = find_inside(ptr, &fault.finding);
+    }
+    const struct large large = entry != NULL ? *entry : (struct large){NULL, 0, 0, 0};
+    hard_lock_release(&hard_large_lock);
+    if (entry != NULL && (!is_one || fault.wrong != NULL)) {
+        fault.block = large.block;
+        fault.size = large.mapped;
+        hard_fatal(api_id, &fault);
+    }
+    return large;
+}
+
+/* Blocks. */
+
+void *
+hard_large_malloc(size_t size)
+{
+    size_t guard = hard_options.guard && nguarded < NGUARDED ? virtual_page_size() : 0;
+    if (size > PY_SSIZE_T_MAX - 3 * virtual_page_size()) {
+        return NULL;
+    }
+    struct large large = map_between(size, guard);
+    if (large.block == NULL) {
+        return NULL;
+    }
+    mark_end(&large);
+    if (add(&large) < 0) {
+        unmap(&large);
+        return NULL;
+    }
+    return large.block;
+}
+
+/* Its addresses wait, the memory goes at once. */
+static void
+let_wait(const struct large *large)
+{
+    struct large oldest = *large;
+    if (virtual_close(large->block, large->mapped) == 0) {
+        oldest = waiting[next_waiting];
+        waiting[next_waiting] = *large;
+        next_waiting = (next_waiting + 1) % NWAITING;
+    }
+    if (oldest.block != NULL) {
+        unmap(&oldest);
+    }
+}
+
+/* Two threads that free one block: the second finds it among those that wait. */
+int
+hard_large_free(char api_id, void *ptr)
+{
+    struct large large = checked_entry(api_id, ptr);
+    if (large.block == NULL) {
+        return -1;
+    }
+    hard_lock_take(&hard_large_lock);
+    struct large *entry = find(ptr);
+    if (entry != NULL) {
+        take_out(entry);
+        nlarge--;
+        nguarded -= large.guard != 0;
+        let_wait(&large);
+    }
+    hard_lock_release(&hard_large_lock);
+    return entry != NULL ? 0 : hard_large_free(api_id, ptr);
+}
+
+size_t
+hard_large_size(const void *ptr)
+{
+    hard_lock_take(&hard_large_lock);
+    const struct large *entry = find(ptr);
+    size_t size = entry != NULL ? entry->size : 0;
+    hard_lock_release(&hard_large_lock);
+    return size;
+}
+
+static int
+resize_there(const void *ptr, size_t size)
+{
+    hard_lock_take(&hard_large_lock);
+    struct large *entry = find(ptr);
+    int is_there = entry != NULL && whole_pages(size) == entry->mapped;
+    if (is_there) {
+        entry->size = size;
+        mark_end(entry);
+    }
+    hard_lock_release(&hard_large_lock);
+    return is_there;
+}
+
+/* Its pages move, where the system can: a large block that grows is not copied. */
+void *
+hard_large_realloc(char api_id, void *ptr, size_t size)
+{
+    struct large old = checked_entry(api_id, ptr);
+    if (resize_there(ptr, size)) {
+        return ptr;
+    }
+    unsigned char *block = hard_large_malloc(size);
+    if (block == NULL) {
+        return NULL;
+    }
+    size_t mapped = whole_pages(size);
+    size_t data = old.size < size ? old.size : size;
+    size_t pages = old.mapped < mapped ? old.mapped : mapped;
+    if (virtual_move(ptr, block, pages) < 0) {
+        memcpy(block, ptr, data);
+    }
+    else {
+        memset(block + data, 0, pages - data);
+        if (pages == mapped) {
+            memset(block + size, CANARY, mapped - size);
+        }
+        mark_end(&(struct large){ptr, old.size, old.mapped, 0});
+    }
+    hard_large_free(api_id, ptr);
+    return block;
+}
+
+size_t
+hard_large_count(void)
+{
+    hard_lock_take(&hard_large_lock);
+    size_t n = nlarge;
+    hard_lock_release(&hard_large_lock);
+    return n;
+}
