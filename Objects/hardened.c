@@ -82,7 +82,7 @@ handle_slab(handle block)
 enum { NLANES = 4, LANE_MAX = 64 };
 
 struct ready {
-    handle *blocks;             /* of all lanes; the last one of a lane is the next */
+    _Alignas(64) handle *blocks;        /* of all lanes; the last of a lane is the next */
     handle *waiting;            /* in quarantine */
     uint8_t n[NLANES];
     uint16_t nwaiting, next;    /* as many; the one that has waited longest */
@@ -131,10 +131,11 @@ random_lane(struct heap_of_blocks *heap)
     return lane;
 }
 
-static struct heap_of_blocks *
+static inline struct heap_of_blocks *
 heap_of_request(const char *domain, size_t size)
 {
-    return &heaps[*domain != 'r' && size <= SMALL_REQUEST_THRESHOLD ? OF_GIL : OF_ALL];
+    return size <= SMALL_REQUEST_THRESHOLD && *domain != 'r' ? &heaps[OF_GIL]
+        : &heaps[OF_ALL];
 }
 
 static inline void
@@ -495,7 +496,7 @@ request(const char *domain, size_t size)
     }
     struct heap_of_blocks *heap = heap_of_request(domain, size);
     heap_take(heap);
-    void *block = heap_malloc(heap, domain, size != 0 ? size : 1);
+    void *block = heap_malloc(heap, domain, size + (size == 0));
     heap_release(heap);
     return block;
 }
@@ -630,7 +631,7 @@ heap_of_block(const char *domain, const struct place *place)
             NULL, 0};
         hard_fatal(*domain, &fault);
     }
-    return &heaps[place->slab->heap];
+    return place->slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
 }
 
 static COLD void _Py_NO_RETURN
