@@ -165,6 +165,29 @@ second_free_in_thread(const struct domain *d, size_t size, unsigned seed)
     return two_owners(d, size, NULL);
 }
 
+/* Others come and go until somebody has the block again: a quarantine is driven out. */
+static int
+is_given_again(const struct domain *d, size_t size, void *block)
+{
+    static void *blocks[MOST];
+    for (int round = 0; round < 20; round++) {
+        int count = most(size), found = 0;
+        take_all(d, size, blocks, count);
+        for (int i = 0; i < count; i++) {
+            found += blocks[i] == block;
+        }
+        for (int i = 0; i < count; i++) {
+            if (blocks[i] != block) {
+                d->free(blocks[i]);
+            }
+        }
+        if (found) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* The block was handed out to somebody else meanwhile, who gets it taken away. */
 static int
 second_free_of_reused(const struct domain *d, size_t size, unsigned seed)
@@ -172,11 +195,11 @@ second_free_of_reused(const struct domain *d, size_t size, unsigned seed)
     live_before(d, size, seed);
     void *block = d->malloc(size);
     d->free(block);
-    if (!is_given(d, size, block)) {
+    if (!is_given_again(d, size, block)) {
         return 0;
     }
     d->free(block);
-    return is_given(d, size, block);
+    return is_given_again(d, size, block);
 }
 
 static int
@@ -593,26 +616,33 @@ reuse_within_10000(const struct domain *d, size_t size, unsigned seed)
     return reuse_within(d, size, seed, 10000);
 }
 
-/* The attacker has others freed, too, which drives the block out of a quarantine. */
+/* A few others are freed, too. */
 static int
-reuse_with_frees(const struct domain *d, size_t size, unsigned seed)
+reuse_after_20_frees(const struct domain *d, size_t size, unsigned seed)
 {
-    static void *blocks[MOST];
+    void *others[20];
     live_before(d, size, seed);
+    take_all(d, size, others, 20);
     void *block = d->malloc(size);
     d->free(block);
-    for (int round = 0; round < 20; round++) {
-        take_all(d, size, blocks, MOST);
-        for (int i = 0; i < MOST; i++) {
-            if (blocks[i] == block) {
-                return 1;
-            }
-        }
-        for (int i = 0; i < MOST; i++) {
-            d->free(blocks[i]);
+    for (int i = 0; i < 20; i++) {
+        d->free(others[i]);
+    }
+    for (int i = 0; i < 100; i++) {
+        if (d->malloc(size) == block) {
+            return 1;
         }
     }
     return 0;
+}
+
+static int
+reuse_with_frees(const struct domain *d, size_t size, unsigned seed)
+{
+    live_before(d, size, seed);
+    void *block = d->malloc(size);
+    d->free(block);
+    return is_given_again(d, size, block);
 }
 
 static int
@@ -731,6 +761,7 @@ const struct attack attacks[] = {
     {"reuse_at_once", reuse_at_once},
     {"reuse_within_100", reuse_within_100},
     {"reuse_within_10000", reuse_within_10000},
+    {"reuse_after_20_frees", reuse_after_20_frees},
     {"reuse_with_frees", reuse_with_frees},
     {"neighbours_foretold", neighbours_foretold},
     {"overflow_into_next_request", overflow_into_next_request},

@@ -65,6 +65,8 @@ ATTACKS = [
     Attack("reuse_at_once", "a block of the next request", LAYOUT, ALL),
     Attack("reuse_within_100", "a block of 100 requests", LAYOUT, BLOCKS, False),
     Attack("reuse_within_10000", "a block of 10,000 requests", LAYOUT, (SMALL,), False),
+    Attack("reuse_after_20_frees", "a block of 100 requests, 20 others freed before", LAYOUT,
+           ALL, False),
     Attack("reuse_with_frees", "a block of 20,000 requests, with frees between", LAYOUT,
            BLOCKS, False),
     Attack("neighbours_foretold", "the distance of two blocks that follow each other", LAYOUT,

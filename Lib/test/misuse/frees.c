@@ -331,6 +331,16 @@ free_freed_at_8(const struct how *how)
     free_in_place(how, block + 8);
 }
 
+/* A small block of the mem and object domains is the GIL's. */
+static void
+free_without_the_gil(const struct how *how)
+{
+    struct how without = *how;
+    without.needs_no_gil = 1;
+    without.place = THREAD;
+    free_in_place(&without, take(how));
+}
+
 /* No block at all. */
 
 static _Alignas(16) unsigned char memory[1 << 16];
@@ -513,6 +523,7 @@ const struct program free_programs[] = {
     {"free_at_8", free_at_8},
     {"free_at_1", free_at_1},
     {"free_freed_at_8", free_freed_at_8},
+    {"free_without_the_gil", free_without_the_gil},
     {"free_stack", free_stack},
     {"realloc_stack", realloc_stack},
     {"free_static", free_static},

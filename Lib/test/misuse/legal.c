@@ -207,13 +207,13 @@ thread_works(void *argument)
     const struct how *how = argument;
     for (int i = 0; i < 300; i++) {
         PyGILState_STATE state = PyGILState_UNLOCKED;
-        if (!how->is_raw) {
+        if (!how->needs_no_gil) {
             state = PyGILState_Ensure();
         }
         byte *block = take(how);
         check_filled(block, how->size, 'a');
         how->second->free((void *)block);
-        if (!how->is_raw) {
+        if (!how->needs_no_gil) {
             PyGILState_Release(state);
         }
     }

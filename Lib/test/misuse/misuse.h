@@ -30,7 +30,7 @@ struct how {
     const struct domain *first, *second;
     size_t size;
     int place;
-    int is_raw;             /* the second domain needs no GIL */
+    int needs_no_gil;       /* in a thread: blocks of the raw domain */
 };
 
 enum { HERE, THREAD, INTERPRETER, CHILD };
@@ -57,6 +57,8 @@ extern void **told_by_sibling;
 #define WRONG 3
 extern void need(int condition, const char *what);
 
+/* For a program whose place is an interpreter. */
+extern void make_interpreter(void);
 /* Run act(how, block) where the program's last act belongs. */
 extern void run_in_place(const struct how *how, void (*act)(const struct how *, void *),
                          void *block);

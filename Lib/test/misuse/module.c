@@ -77,7 +77,11 @@ run(PyObject *self, PyObject *args)
     if (second < 0) {
         return NULL;
     }
-    struct how how = {&domains[first], &domains[second], (size_t)size, place, second == 0};
+    struct how how = {&domains[first], &domains[second], (size_t)size, place,
+                      first == 0 && second == 0};
+    if (place == INTERPRETER) {
+        make_interpreter();
+    }
     program->run(&how);
     Py_RETURN_NONE;
 }

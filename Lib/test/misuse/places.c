@@ -27,7 +27,7 @@ static void *
 thread_main(void *argument)
 {
     struct task *task = argument;
-    if (task->how->is_raw) {
+    if (task->how->needs_no_gil) {
         task->act(task->how, task->block);
         return NULL;
     }
@@ -47,15 +47,26 @@ run_in_thread(struct task *task)
     PyEval_RestoreThread(state);
 }
 
+/* It is there before the program begins: what it allocates could be a freed block. */
+static PyThreadState *other;
+
+void
+make_interpreter(void)
+{
+    PyThreadState *state = PyThreadState_Get();
+    other = Py_NewInterpreter();
+    need(other != NULL, "no interpreter");
+    PyThreadState_Swap(state);
+}
+
 static void
 run_in_interpreter(struct task *task)
 {
-    PyThreadState *state = PyThreadState_Get();
-    PyThreadState *other = Py_NewInterpreter();
-    need(other != NULL, "no interpreter");
+    PyThreadState *state = PyThreadState_Swap(other);
     task->act(task->how, task->block);
     Py_EndInterpreter(other);
     PyThreadState_Swap(state);
+    make_interpreter();
 }
 
 /* This process ends as its child did. */

@@ -8,12 +8,13 @@ A pair of letters names the domain that serves the blocks and the one that is mi
 
 from typing import NamedTuple
 
-# Ends.  The first five are the last words of the fatal error.
+# Ends.  The first six are the last words of the fatal error.
 TWICE = "freed twice"
 INSIDE = "inside a block"
 NO_BLOCK = "not a block"
 BEHIND = "written behind its end"
 AFTER = "written after free"
+NO_GIL = "freed without the GIL"
 FAULT = "SIGSEGV"
 GOES_ON = "goes on"             # and found nothing wrong by itself
 READS_NOTHING = "reads nothing old"     # and goes on
@@ -27,7 +28,7 @@ ELSEWHERE = ("here", "thread", "interpreter", "child")
 KiB = 1024
 SMALL = (1, 15, 16, 17, 100, 511, 512)
 MEDIUM = (513, 4000, 32 * KiB - 1)
-LARGE = (32 * KiB + 1, 100_000, 1024 * KiB)
+LARGE = (32 * KiB + 1, 100_000, 1_000_000)
 SIZES = (0, *SMALL, *MEDIUM, 32 * KiB, *LARGE)
 BORDERS = (0, 1, 16, 511, 512, 513, 32 * KiB, 32 * KiB + 1, 100_000)
 NOT_LARGE = (*SMALL, *MEDIUM)
@@ -158,7 +159,7 @@ WRITTEN_BEHIND = [Program(name, does, BEHIND, *variants) for name, does, *varian
     ("write_behind_and_resize_to_zero", "changes the byte behind a block, and cuts it to zero "
      "bytes"),
     ("write_behind_bytes", "changes the byte behind a bytes object, which dies", ("oo",),
-     BORDERS),
+     BORDERS[1:]),
     ("write_behind_items", "changes the byte behind a list's items; the list dies", ("mm",),
      (1, 2, 31, 64, 5000)),
     ("write_before", "changes the byte before a block; the neighbour is freed", EACH,
@@ -167,7 +168,12 @@ WRITTEN_BEHIND = [Program(name, does, BEHIND, *variants) for name, does, *varian
      LARGE),
 ]]
 
-OFF_THE_PAGES = [Program(name, does, FAULT, EACH, LARGE, ELSEWHERE) for name, does in [
+WITHOUT_THE_GIL = [
+    Program("free_without_the_gil", "has the raw domain free a small block of another one, in "
+            "a thread that does not hold the GIL", NO_GIL, ALSO_SERVED, (1, 16, 512)),
+]
+
+OFF_THE_PAGES = [Program(name, does, FAULT, EACH, (*LARGE, 1024 * KiB), ELSEWHERE) for name, does in [
     ("write_past_pages", "changes the byte behind a large block's pages"),
     ("read_past_pages", "reads the byte behind a large block's pages"),
     ("write_before_pages", "changes the byte before a large block"),
@@ -248,6 +254,7 @@ GROUPS = {
     "freed twice": FREED_TWICE,
     "freed inside a block": INSIDE_A_BLOCK,
     "freed, but no block": NOT_A_BLOCK,
+    "freed without the GIL": WITHOUT_THE_GIL,
     "written behind the end": WRITTEN_BEHIND,
     "off a large block's pages": OFF_THE_PAGES,
     "written after free": WRITTEN_AFTER_FREE,

@@ -210,7 +210,7 @@ static void
 write_last_byte_of_pages(const struct how *how)
 {
     byte *block = take(how);
-    change(block + to_pages(how->size + 1) - 1);
+    change(block + to_pages(how->size) - 1);
     free_in_place(how, block);
 }
 
@@ -231,13 +231,13 @@ act_read(const struct how *how, void *place)
 static void
 write_past_pages(const struct how *how)
 {
-    run_in_place(how, act_write, (void *)(take(how) + to_pages(how->size + 1)));
+    run_in_place(how, act_write, (void *)(take(how) + to_pages(how->size)));
 }
 
 static void
 read_past_pages(const struct how *how)
 {
-    run_in_place(how, act_read, (void *)(take(how) + to_pages(how->size + 1)));
+    run_in_place(how, act_read, (void *)(take(how) + to_pages(how->size)));
 }
 
 static void
@@ -307,10 +307,10 @@ static void *(*get)(const struct domain *, size_t) = by_malloc;
 static void
 come_and_go(const struct how *how, void *unused)
 {
-    enum { MOST = 2000, ROUNDS = 15 };
+    enum { MOST = 2000, ROUNDS = 12 };
     static void *blocks[MOST];
-    size_t count = (size_t)6000000 / (how->size + 1);
-    count = count < 100 ? 100 : count > MOST ? MOST : count;
+    size_t count = (size_t)2000000 / (how->size + 1);
+    count = count < 60 ? 60 : count > MOST ? MOST : count;
     for (int round = 0; round < ROUNDS; round++) {
         for (size_t i = 0; i < count; i++) {
             blocks[i] = get(how->second, how->size);
@@ -397,8 +397,9 @@ write_freed_object(const struct how *how)
 {
     PyObject *object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)how->size);
     need(object != NULL, "no object");
+    byte *text = (byte *)PyBytes_AS_STRING(object);
     Py_DECREF(object);
-    change((byte *)PyBytes_AS_STRING(object));
+    change(text);
     struct how of_object = *how;
     of_object.size = how->size + (size_t)PyBytes_Type.tp_basicsize;
     run_in_place(&of_object, come_and_go, NULL);
