@@ -36,12 +36,16 @@ def measure(subjects, runs, domain):
     return results
 
 
-def share(ends):
-    """Of 100 runs; what is neither none nor all must not look so."""
-    percent = 100 * ends["got it"] / sum(ends.values())
+def of_100(part, whole):
+    """What is neither none nor all must not look so."""
+    percent = 100 * part / whole
     if 0 < percent < 1:
         return "<1"
     return ">99" if 99 < percent < 100 else f"{percent:.0f}"
+
+
+def share(ends):
+    return of_100(ends["got it"], sum(ends.values()))
 
 
 def headings(names, width):

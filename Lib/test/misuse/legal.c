@@ -205,7 +205,7 @@ static void *
 thread_works(void *argument)
 {
     const struct how *how = argument;
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 100; i++) {
         PyGILState_STATE state = PyGILState_UNLOCKED;
         if (!how->needs_no_gil) {
             state = PyGILState_Ensure();

@@ -47,7 +47,8 @@ run_in_thread(struct task *task)
     PyEval_RestoreThread(state);
 }
 
-/* It is there before the program begins: what it allocates could be a freed block. */
+/* It is there before the program begins: what it allocates could be a freed block.  It serves
+ * one act. */
 static PyThreadState *other;
 
 void
@@ -66,7 +67,6 @@ run_in_interpreter(struct task *task)
     task->act(task->how, task->block);
     Py_EndInterpreter(other);
     PyThreadState_Swap(state);
-    make_interpreter();
 }
 
 /* This process ends as its child did. */

@@ -30,7 +30,7 @@ SMALL = (1, 15, 16, 17, 100, 511, 512)
 MEDIUM = (513, 4000, 32 * KiB - 1)
 LARGE = (32 * KiB + 1, 100_000, 1_000_000)
 SIZES = (0, *SMALL, *MEDIUM, 32 * KiB, *LARGE)
-BORDERS = (0, 1, 16, 511, 512, 513, 32 * KiB, 32 * KiB + 1, 100_000)
+BORDERS = (0, 1, 16, 512, 513, 32 * KiB, 100_000)
 NOT_LARGE = (*SMALL, *MEDIUM)
 FEW = (16, 512, 513, 100_000)
 ONE = (100,)
@@ -48,12 +48,14 @@ class Program(NamedTuple):
     options: str = ""           # the value of PYMEM_HARDENED
 
     def cases(self):
-        """[name, domains, size, place], each a process.  Where the last act happens says
-        little about sizes: elsewhere a few do."""
+        """[name, domains, size, place], each a process.  Where the last act happens, and by
+        which domain, says little about sizes: there a few do."""
         few = [size for size in self.sizes if size in FEW] or self.sizes
+        sizes = {"here": self.sizes, "thread": few, "child": few, "interpreter": few[:2]}
         return [[self.name, pair, size, place] for pair in self.domains
                 for place in self.places
-                for size in (self.sizes if place == "here" else few)]
+                for size in (sizes[place] if pair in EACH else
+                             few if place == "here" else few[:1])]
 
     def few_cases(self):
         """For what runs a hundred times slower: of one domain."""

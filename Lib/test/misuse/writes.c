@@ -439,8 +439,9 @@ read_moved(const struct how *how)
 static void
 read_next_owner(const struct how *how)
 {
+    int count = how->size > 32 * 1024 ? 50 : 500;
     freed(how);
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < count; i++) {
         byte *block = how->second->malloc(how->size);
         need_nothing_old(block, how->size);
     }
