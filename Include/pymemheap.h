@@ -39,6 +39,7 @@ typedef struct {
     int64_t interpreter;        /* whose heap that is, by its ID; -1: a thread's */
     uintptr_t thread;           /* the system's number of the thread, that has it or
                                    had it last; 0: an interpreter's */
+    int is_hardened;            /* PYTHONMALLOC=hardened: its pools are slabs, of any class */
 } PyMemHeapArena;
 
 typedef struct {
@@ -54,6 +55,7 @@ typedef struct {
     const uintptr_t *freed_by_others;   /* their addresses, while the pool is visited */
     uint32_t gone;              /* bit i: page i of the pool went back to the system; the
                                    blocks in it are free, and in the list again with it */
+    const uint16_t *states;     /* of a slab, else NULL: what PyMemHeap_FreeBlocks() reads */
 } PyMemHeapPool;
 
 typedef int (*PyMemHeapArenaVisitor)(void *arg, const PyMemHeapArena *arena);
@@ -69,7 +71,9 @@ PyAPI_FUNC(int) PyMemHeap_Visit(PyMemHeapArenaVisitor visit_arena,
 /* The numbers of a pool's free blocks, in the order in which they will be given;
  * numbers has room for pool->nblocks.  How many there are; -1: the list leads to
  * what is no free block of the pool, so something wrote over it.  Only while the
- * pool is being visited, or while nobody allocates. */
+ * pool is being visited, or while nobody allocates.  Of a slab they are in no order, and
+ * PYMEMHEAP_WAITS is added to those in quarantine or ready to be given. */
+#define PYMEMHEAP_WAITS 0x8000
 PyAPI_FUNC(int) PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers);
 
 /* Of all heaps together. */

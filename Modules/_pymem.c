@@ -101,7 +101,7 @@ write_arena(void *walk, const PyMemHeapArena *arena)
     }
     *record = (struct arena_record){
         arena->address, arena->pool_address, arena->size, (uint32_t)arena->pool_size,
-        arena->npools, arena->nfreepools, (uint32_t)arena->is_medium,
+        arena->npools, arena->nfreepools, (uint32_t)(arena->is_hardened ? 2 : arena->is_medium),
         arena->interpreter, arena->thread, arena->heap, 0};
     return 0;
 }

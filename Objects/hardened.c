@@ -257,7 +257,7 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
 {
     const unsigned char *wrong = first_not_dead(block, size);
     const struct hard_fault fault = {
-        WRITTEN_AFTER_FREE, block, block, size, 0, wrong, DEADBYTE};
+        WRITTEN_AFTER_FREE, block, block, size, SIZE_MAX, wrong, DEADBYTE};
     heap_fault(heap, *domain, &fault);
 }
 
@@ -496,7 +496,7 @@ request(const char *domain, size_t size)
     }
     struct heap_of_blocks *heap = heap_of_request(domain, size);
     heap_take(heap);
-    void *block = heap_malloc(heap, domain, size + (size == 0));
+    void *block = heap_malloc(heap, domain, size);
     heap_release(heap);
     return block;
 }
@@ -531,12 +531,6 @@ find_place(const void *ptr)
                           (unsigned char *)ptr - in_block};
 }
 
-static inline int
-is_in_use(unsigned state)
-{
-    return state - 1 < MAX_SLACK;
-}
-
 static COLD struct hard_fault
 fault_of_address(const struct place *place, const void *ptr)
 {
@@ -548,7 +542,7 @@ fault_of_address(const struct place *place, const void *ptr)
         .address = ptr,
         .block = place->block,
         .size = size,
-        .requested = is_in_use(state) ? size - state : 0,
+        .requested = hard_is_in_use(state) ? size - state : SIZE_MAX,
     };
 }
 
@@ -574,7 +568,7 @@ check_block(struct heap_of_blocks *heap, const char *domain, const struct place 
             const void *ptr)
 {
     unsigned slack = *place->state;
-    if (UNLIKELY(place->block != ptr || !is_in_use(slack))) {
+    if (UNLIKELY(place->block != ptr || !hard_is_in_use(slack))) {
         struct hard_fault fault = fault_of_address(place, ptr);
         heap_fault(heap, *domain, &fault);
     }
@@ -627,8 +621,8 @@ heap_of_block(const char *domain, const struct place *place)
 {
     if (UNLIKELY(*domain == 'r') && place->slab->heap == OF_GIL && !_PyMem_HoldsGIL()) {
         const struct hard_fault fault = {
-            FREED_WITHOUT_GIL, place->block, place->block, place->slab->blocksize, 0,
-            NULL, 0};
+            FREED_WITHOUT_GIL, place->block, place->block, place->slab->blocksize,
+            SIZE_MAX, NULL, 0};
         hard_fatal(*domain, &fault);
     }
     return place->slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
@@ -637,7 +631,7 @@ heap_of_block(const char *domain, const struct place *place)
 static COLD void _Py_NO_RETURN
 fault_of_stranger(const char *domain, const void *ptr)
 {
-    const struct hard_fault fault = {NOT_A_BLOCK, ptr, NULL, 0, 0, NULL, 0};
+    const struct hard_fault fault = {NOT_A_BLOCK, ptr, NULL, 0, SIZE_MAX, NULL, 0};
     hard_fatal(*domain, &fault);
 }
 
@@ -676,7 +670,7 @@ move(const char *domain, void *ptr, size_t old_size, size_t size)
 static COLD void *
 resize_elsewhere(const char *domain, void *ptr, size_t size)
 {
-    size_t old_size = hard_large_size(ptr);
+    size_t old_size = hard_large_size(*domain, ptr);
     if (old_size != 0) {
         return size > HARD_MEDIUM_MAX ? hard_large_realloc(*domain, ptr, size)
             : move(domain, ptr, old_size, size);
@@ -684,7 +678,7 @@ resize_elsewhere(const char *domain, void *ptr, size_t size)
     if (!may_be_mallocs(ptr)) {
         fault_of_stranger(domain, ptr);
     }
-    return realloc(ptr, size);
+    return realloc(ptr, size != 0 ? size : 1);
 }
 
 /* In its block where that is of the right class; else NULL, and how much of it is data. */
@@ -744,16 +738,16 @@ void *
 _PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size)
 {
     const char *domain = ctx;
-    size_t at_least_1 = size != 0 ? size : 1, old_size;
+    size_t old_size;
     if (ptr == NULL) {
         return request(domain, size);
     }
     struct place place = find_place(ptr);
     if (UNLIKELY(place.slab == NULL)) {
-        return resize_elsewhere(domain, ptr, at_least_1);
+        return resize_elsewhere(domain, ptr, size);
     }
-    void *same = resize_in_place(domain, &place, ptr, at_least_1, &old_size);
-    return same != NULL ? same : move(domain, ptr, old_size, at_least_1);
+    void *same = resize_in_place(domain, &place, ptr, size, &old_size);
+    return same != NULL ? same : move(domain, ptr, old_size, size);
 }
 
 void
@@ -780,18 +774,22 @@ _PyMem_TrimHardened(void)
     return hard_slabs_trim();
 }
 
-static void
-count_in_use(void *count, const struct hard_slab *slab)
+static READS_WHILE_OTHERS_WRITE int
+count_in_use(void *count, uint32_t first, unsigned nslabs)
 {
-    for (unsigned i = 0; i < slab->ncut; i++) {
-        *(size_t *)count += (size_t)is_in_use(slab->states[i]);
+    for (uint32_t number = first; number < first + nslabs; number++) {
+        const struct hard_slab *slab = &hard_slab_records[number];
+        for (unsigned i = 0; slab->states != NULL && i < slab->ncut; i++) {
+            *(size_t *)count += (size_t)hard_is_in_use(slab->states[i]);
+        }
     }
+    return 0;
 }
 
 Py_ssize_t
 _PyMem_CountHardened(void)
 {
     size_t count = hard_large_count();
-    hard_slabs_visit(count_in_use, &count);
+    hard_arenas_visit(count_in_use, &count);
     return (Py_ssize_t)count;
 }

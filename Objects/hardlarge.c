@@ -13,7 +13,7 @@
 
 enum {
     NGUARDED = 10000,           /* three mappings each */
-    NWAITING = 64,
+    NWAITING = 1024,
     CANARY = 0xa5,              /* the bytes from the request's end to that of its page */
 };
 
@@ -30,8 +30,11 @@ hard_lock hard_large_lock;
 static struct large *table;
 static size_t table_size, nlarge, nguarded;
 
+/* Freed ones whose addresses nobody gets yet: so many, and of so many bytes. */
 static struct large waiting[NWAITING];
 static unsigned next_waiting;
+static size_t waiting_size;
+#define MOST_WAITING (SIZE_MAX / 2 > UINT32_MAX ? (size_t)1 << 36 : (size_t)1 << 26)
 
 static size_t
 whole_pages(size_t size)
@@ -200,7 +203,7 @@ find_inside(const void *ptr, enum hard_finding *finding)
 static struct large
 checked_entry(char api_id, const void *ptr)
 {
-    struct hard_fault fault = {.address = ptr, .right = CANARY};
+    struct hard_fault fault = {.address = ptr, .requested = SIZE_MAX, .right = CANARY};
     hard_lock_take(&hard_large_lock);
     const struct large *entry = find(ptr);
     int is_one = entry != NULL;
@@ -222,6 +225,45 @@ checked_entry(char api_id, const void *ptr)
     return large;
 }
 
+/* The one that has waited longest, or an empty place, gets free. */
+static void
+let_oldest_go(void)
+{
+    struct large *oldest = &waiting[next_waiting];
+    if (oldest->block != NULL) {
+        waiting_size -= oldest->mapped;
+        unmap(oldest);
+        oldest->block = NULL;
+    }
+    next_waiting = (next_waiting + 1) % NWAITING;
+}
+
+/* Its addresses wait, the memory goes at once. */
+static void
+let_wait(const struct large *large)
+{
+    if (large->mapped > MOST_WAITING || virtual_close(large->block, large->mapped) < 0) {
+        unmap(large);
+        return;
+    }
+    waiting_size += large->mapped;
+    do {
+        let_oldest_go();
+    } while (waiting_size > MOST_WAITING);
+    waiting[(next_waiting + NWAITING - 1) % NWAITING] = *large;
+}
+
+/* Addresses are what there is little of: ulimit -v, or 32 bits. */
+static COLD void
+let_all_go(void)
+{
+    hard_lock_take(&hard_large_lock);
+    for (unsigned i = 0; i < NWAITING; i++) {
+        let_oldest_go();
+    }
+    hard_lock_release(&hard_large_lock);
+}
+
 /* Blocks. */
 
 void *
@@ -232,6 +274,10 @@ hard_large_malloc(size_t size)
         return NULL;
     }
     struct large large = map_between(size, guard);
+    if (UNLIKELY(large.block == NULL)) {
+        let_all_go();
+        large = map_between(size, guard);
+    }
     if (large.block == NULL) {
         return NULL;
     }
@@ -241,21 +287,6 @@ hard_large_malloc(size_t size)
         return NULL;
     }
     return large.block;
-}
-
-/* Its addresses wait, the memory goes at once. */
-static void
-let_wait(const struct large *large)
-{
-    struct large oldest = *large;
-    if (virtual_close(large->block, large->mapped) == 0) {
-        oldest = waiting[next_waiting];
-        waiting[next_waiting] = *large;
-        next_waiting = (next_waiting + 1) % NWAITING;
-    }
-    if (oldest.block != NULL) {
-        unmap(&oldest);
-    }
 }
 
 /* Two threads that free one block: the second finds it among those that wait. */
@@ -279,13 +310,9 @@ hard_large_free(char api_id, void *ptr)
 }
 
 size_t
-hard_large_size(const void *ptr)
+hard_large_size(char api_id, const void *ptr)
 {
-    hard_lock_take(&hard_large_lock);
-    const struct large *entry = find(ptr);
-    size_t size = entry != NULL ? entry->size : 0;
-    hard_lock_release(&hard_large_lock);
-    return size;
+    return checked_entry(api_id, ptr).size;
 }
 
 static int

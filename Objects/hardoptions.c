@@ -94,7 +94,7 @@ hard_fatal(char api_id, const struct hard_fault *fault)
     const unsigned char *start = fault->block;
     fprintf(stderr, "Hardened memory block at address p=%p: API '%c'\n", fault->address,
             api_id);
-    if (fault->requested != 0) {
+    if (fault->requested != SIZE_MAX) {
         fprintf(stderr, "    %zu bytes requested, in a block of %zu bytes at %p\n",
                 fault->requested, fault->size, fault->block);
     }
@@ -112,7 +112,7 @@ hard_fatal(char api_id, const struct hard_fault *fault)
     }
     fputc('\n', stderr);
     fflush(stderr);
-    if (fault->requested != 0) {
+    if (fault->requested != SIZE_MAX) {
         _PyMem_DumpTraceback(fileno(stderr), fault->block);
     }
     _Py_FatalErrorFunc("_PyMem_Hardened", findings[fault->finding].name);

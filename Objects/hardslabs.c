@@ -31,7 +31,7 @@ struct hard_slab *hard_slab_records;
 atomic_size_t hard_slabs_size;
 
 static uint32_t nslabs;             /* that there may be */
-static uint32_t next_arena;         /* the first slab of the next arena */
+static uint32_t first_arena, next_arena;    /* the first slab of an arena */
 static struct hard_random order;
 
 /* A part of what is reserved is opened from its low end on. */
@@ -88,7 +88,8 @@ reserve(void)
         if (start != NULL) {
             lay_out(size, start);
             order.used = sizeof(order.bytes);
-            next_arena = 1 + hard_random_below(&order, nslabs / 64 < 256 ? nslabs / 64 : 256);
+            first_arena = 1 + hard_random_below(&order, nslabs / 64 < 256 ? nslabs / 64 : 256);
+            next_arena = first_arena;
             return 0;
         }
     }
@@ -250,14 +251,13 @@ hard_slabs_trim(void)
     return nbytes;
 }
 
-void
-hard_slabs_visit(void (*visit)(void *arg, const struct hard_slab *slab), void *arg)
+int
+hard_arenas_visit(int (*visit)(void *arg, uint32_t first, unsigned nslabs), void *arg)
 {
-    hard_lock_take(&hard_slabs_lock);
-    for (uint32_t number = 1; number < next_arena; number++) {
-        if (records.open > 0 && hard_slab_records[number].states != NULL) {
-            visit(arg, &hard_slab_records[number]);
-        }
+    int result = 0;
+    size_t end = atomic_load_explicit(&hard_slabs_size, memory_order_acquire) >> HARD_SLAB_BITS;
+    for (uint32_t first = first_arena; result == 0 && first < end; first += ARENA_STRIDE) {
+        result = visit(arg, first, SLABS_IN_ARENA);
     }
-    hard_lock_release(&hard_slabs_lock);
+    return result;
 }

@@ -5,6 +5,7 @@
  * it is sorted here, to be shown as free.  Changes nothing else. */
 
 #include "pymemheap.h"
+#include "pycore_hardened.h"
 #include "pycore_pymem.h"
 
 #include <stdlib.h>
@@ -141,13 +142,66 @@ show_heap(struct heap *heap, void *visitor_of_heaps)
     return result;
 }
 
+/* Slabs of the hardened allocator, each as a pool. */
+
+static void
+show_slab(const struct hard_slab *slab, PyMemHeapPool *shown)
+{
+    if (slab->states == NULL) {
+        return;
+    }
+    shown->first_block = shown->address + slab->first;
+    shown->blocksize = slab->blocksize;
+    shown->nblocks = hard_slab_nblocks(slab);
+    shown->ncut = slab->ncut;
+    shown->states = slab->states;
+    for (unsigned i = 0; i < slab->ncut; i++) {
+        shown->nused += (unsigned)hard_is_in_use(slab->states[i]);
+    }
+}
+
+static READS_WHILE_OTHERS_WRITE int
+show_hardened_arena(void *arg, uint32_t first, unsigned nslabs)
+{
+    const struct visitor *visitor = arg;
+    uintptr_t address = (uintptr_t)hard_slab_address(first);
+    PyMemHeapArena shown = {.address = address, .pool_address = address,
+                            .size = nslabs * HARD_SLAB_SIZE, .pool_size = HARD_SLAB_SIZE,
+                            .npools = nslabs, .is_hardened = 1};
+    for (uint32_t i = first; i < first + nslabs; i++) {
+        shown.nfreepools += hard_slab_records[i].states == NULL;
+    }
+    int result = visitor->visit_arena == NULL ? 0
+        : visitor->visit_arena(visitor->arg, &shown);
+    for (unsigned i = 0; result == 0 && visitor->visit_pool != NULL && i < nslabs; i++) {
+        PyMemHeapPool pool = {.address = address + i * HARD_SLAB_SIZE};
+        show_slab(&hard_slab_records[first + i], &pool);
+        result = visitor->visit_pool(visitor->arg, &shown, &pool);
+    }
+    return result;
+}
+
+static int
+free_blocks_of_slab(const PyMemHeapPool *pool, uint16_t *numbers)
+{
+    int n = 0;
+    for (unsigned i = 0; i < pool->ncut; i++) {
+        unsigned state = pool->states[i];
+        if (!hard_is_in_use(state)) {
+            numbers[n++] = (uint16_t)(i | (state >= WAITS_FRESH ? PYMEMHEAP_WAITS : 0));
+        }
+    }
+    return n;
+}
+
 int
 PyMemHeap_Visit(PyMemHeapArenaVisitor visit_arena, PyMemHeapPoolVisitor visit_pool,
                 void *arg)
 {
     struct visitor visitor = {visit_arena, visit_pool, arg, NULL, 0};
     heaps_take_in_own();
-    return heaps_visit(show_heap, &visitor);
+    int result = heaps_visit(show_heap, &visitor);
+    return result != 0 ? result : hard_arenas_visit(show_hardened_arena, &visitor);
 }
 
 int
@@ -155,6 +209,9 @@ PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers)
 {
     unsigned n = 0;
     uintptr_t address = (uintptr_t)pool->freeblock;
+    if (pool->states != NULL) {
+        return free_blocks_of_slab(pool, numbers);
+    }
     while (address != 0) {
         size_t offset = address - pool->first_block;
         if (address < pool->first_block || offset % pool->blocksize != 0

@@ -43,9 +43,9 @@
 #define ERASED_SIZE 64
 
 struct debug_hooks _PyMem_Debug[NB_DOMAINS] = {
-    [PYMEM_DOMAIN_RAW] = {'r', RAW_ALLOC},
-    [PYMEM_DOMAIN_MEM] = {'m', SMALL_ALLOC},
-    [PYMEM_DOMAIN_OBJ] = {'o', SMALL_ALLOC},
+    [PYMEM_DOMAIN_RAW] = {'r', DEFAULT_ALLOC(RAW)},
+    [PYMEM_DOMAIN_MEM] = {'m', DEFAULT_ALLOC(MEM)},
+    [PYMEM_DOMAIN_OBJ] = {'o', DEFAULT_ALLOC(OBJ)},
 };
 
 static PyMemAllocatorDomain

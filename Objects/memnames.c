@@ -6,7 +6,8 @@
  *   mimalloc      mimalloc     mimalloc    mimalloc
  *   hardened      hardened     hardened    hardened
  *   ..._debug     the same, in debug hooks
- *   default       pymalloc, where it is built; its _debug in a debug build
+ *   default       hardened --with-hardened, else pymalloc, where it is built; its _debug
+ *                 in a debug build
  *   debug         the default, in debug hooks
  *
  * (--with-raw-allocator=mimalloc: the raw domain of pymalloc is mimalloc, too.)
@@ -19,13 +20,20 @@
 
 #include <string.h>
 
-static const PyMemAllocatorEx malloc_alloc = MALLOC_ALLOC;
-static const PyMemAllocatorEx raw_alloc = RAW_ALLOC;
-static const PyMemAllocatorEx small_alloc = SMALL_ALLOC;
-#ifdef WITH_MIMALLOC
-static const PyMemAllocatorEx mimalloc_alloc = MIMALLOC_ALLOC;
+/* A name and the same with _debug, without debug hooks. */
+#define OF_ALL(alloc) {alloc, alloc, alloc}
+static const PyMemAllocatorEx default_allocs[NB_DOMAINS] = {
+    DEFAULT_ALLOC(RAW), DEFAULT_ALLOC(MEM), DEFAULT_ALLOC(OBJ),
+};
+#ifdef WITH_PYMALLOC
+static const PyMemAllocatorEx pymalloc_allocs[NB_DOMAINS] = {
+    RAW_ALLOC, PYMALLOC_ALLOC, PYMALLOC_ALLOC,
+};
 #endif
-
+static const PyMemAllocatorEx malloc_allocs[NB_DOMAINS] = OF_ALL(MALLOC_ALLOC);
+#ifdef WITH_MIMALLOC
+static const PyMemAllocatorEx mimalloc_allocs[NB_DOMAINS] = OF_ALL(MIMALLOC_ALLOC);
+#endif
 static const PyMemAllocatorEx hardened_allocs[NB_DOMAINS] = HARDENED_ALLOCS;
 
 static const struct allocator_name {
@@ -76,43 +84,34 @@ _PyMem_GetAllocatorName(const char *name, PyMemAllocatorName *allocator)
     return -1;
 }
 
-/* The allocators of the three domains that a name stands for, without debug
- * hooks.  -1 for an unknown name. */
-static int
-name_to_allocators(PyMemAllocatorName name, PyMemAllocatorEx allocs[NB_DOMAINS])
+/* The allocators of the three domains that a name stands for, without debug hooks.  NULL
+ * for an unknown name. */
+static const PyMemAllocatorEx *
+allocators_of_name(PyMemAllocatorName name)
 {
-    const PyMemAllocatorEx *raw = &malloc_alloc;
-    const PyMemAllocatorEx *mem = &malloc_alloc;
     switch (name) {
     case PYMEM_ALLOCATOR_DEFAULT:
     case PYMEM_ALLOCATOR_DEBUG:
+        return default_allocs;
 #ifdef WITH_PYMALLOC
     case PYMEM_ALLOCATOR_PYMALLOC:
     case PYMEM_ALLOCATOR_PYMALLOC_DEBUG:
+        return pymalloc_allocs;
 #endif
-        raw = &raw_alloc;
-        mem = &small_alloc;
-        break;
     case PYMEM_ALLOCATOR_MALLOC:
     case PYMEM_ALLOCATOR_MALLOC_DEBUG:
-        break;
+        return malloc_allocs;
 #ifdef WITH_MIMALLOC
     case PYMEM_ALLOCATOR_MIMALLOC:
     case PYMEM_ALLOCATOR_MIMALLOC_DEBUG:
-        raw = mem = &mimalloc_alloc;
-        break;
+        return mimalloc_allocs;
 #endif
     case PYMEM_ALLOCATOR_HARDENED:
     case PYMEM_ALLOCATOR_HARDENED_DEBUG:
-        memcpy(allocs, hardened_allocs, sizeof(hardened_allocs));
-        return 0;
+        return hardened_allocs;
     default:
-        return -1;
+        return NULL;
     }
-    allocs[PYMEM_DOMAIN_RAW] = *raw;
-    allocs[PYMEM_DOMAIN_MEM] = *mem;
-    allocs[PYMEM_DOMAIN_OBJ] = *mem;
-    return 0;
 }
 
 static int
@@ -137,19 +136,18 @@ _PyMem_SetupAllocators(PyMemAllocatorName name)
     if (name == PYMEM_ALLOCATOR_NOT_SET) {
         return 0;
     }
-    PyMemAllocatorEx allocs[NB_DOMAINS];
-    if (name_to_allocators(name, allocs) < 0) {
+    const PyMemAllocatorEx *allocs = allocators_of_name(name);
+    if (allocs == NULL) {
         return -1;
     }
 #ifdef WITH_MIMALLOC
-    if (allocs[PYMEM_DOMAIN_RAW].malloc == mimalloc_alloc.malloc
-        && _PyMem_LoadMimalloc() < 0)
-    {
+    if (allocs == mimalloc_allocs && _PyMem_LoadMimalloc() < 0) {
         return -1;
     }
 #endif
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
-        PyMem_SetAllocator((PyMemAllocatorDomain)domain, &allocs[domain]);
+        PyMemAllocatorEx alloc = allocs[domain];
+        PyMem_SetAllocator((PyMemAllocatorDomain)domain, &alloc);
     }
     if (name_is_debug(name)) {
         PyMem_SetupDebugHooks();
@@ -161,16 +159,14 @@ int
 _PyMem_SetDefaultAllocator(PyMemAllocatorDomain domain,
                            PyMemAllocatorEx *old_alloc)
 {
-    PyMemAllocatorEx allocs[NB_DOMAINS];
-    if ((unsigned)domain >= NB_DOMAINS
-        || name_to_allocators(PYMEM_ALLOCATOR_DEFAULT, allocs) < 0)
-    {
+    if ((unsigned)domain >= NB_DOMAINS) {
         return -1;
     }
     if (old_alloc != NULL) {
         PyMem_GetAllocator(domain, old_alloc);
     }
-    PyMem_SetAllocator(domain, &allocs[domain]);
+    PyMemAllocatorEx alloc = default_allocs[domain];
+    PyMem_SetAllocator(domain, &alloc);
     if (name_is_debug(PYMEM_ALLOCATOR_DEFAULT)) {
         _PyMem_SetupDebugHooksInDomain(domain);
     }
@@ -213,11 +209,9 @@ _PyMem_GetCurrentAllocatorName(void)
 {
     for (size_t i = 0; i < NB_NAMES; i++) {
         const struct allocator_name *name = &allocator_names[i];
-        PyMemAllocatorEx allocs[NB_DOMAINS];
         if (name->value != PYMEM_ALLOCATOR_DEFAULT
             && name->value != PYMEM_ALLOCATOR_DEBUG
-            && name_to_allocators(name->value, allocs) == 0
-            && allocators_match(allocs, name->is_debug))
+            && allocators_match(allocators_of_name(name->value), name->is_debug))
         {
             return name->name;
         }

@@ -5,6 +5,7 @@
 
 #include "cpython/objimpl.h"
 #include "pymemheap.h"
+#include "pycore_hardened.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
 
@@ -154,7 +155,7 @@ Py_ssize_t
 _Py_GetAllocatedBlocks(void)
 {
     struct usage usage = usage_now(NULL);
-    return usage_count_blocks(&usage) + count_larger_blocks();
+    return usage_count_blocks(&usage) + count_larger_blocks() + _PyMem_CountHardened();
 }
 
 /* Larger blocks belong to threads, and count as the main interpreter's. */
@@ -163,7 +164,7 @@ _PyMem_CountBlocksOfHeap(struct heap *heap)
 {
     struct usage usage = usage_now(heap);
     return usage_count_blocks(&usage)
-        + (heap == &main_heap ? count_larger_blocks() : 0);
+        + (heap == &main_heap ? count_larger_blocks() + _PyMem_CountHardened() : 0);
 }
 
 /* A line whose label is a calculation: "n things * size bytes". */
@@ -313,7 +314,7 @@ _PyObject_WriteMallocStats(FILE *out)
 Py_ssize_t
 _Py_GetAllocatedBlocks(void)
 {
-    return 0;
+    return _PyMem_CountHardened();
 }
 
 int

@@ -29,6 +29,12 @@
 
 struct interpreter_functions interpreter;
 
+#ifdef WITH_HARDENED
+#  define HARDENED_BY_DEFAULT 1
+#else
+#  define HARDENED_BY_DEFAULT 0
+#endif
+
 enum { FIRST = 0, MAYBE = 99 };
 enum { NEWEST = 15 };                   /* 3.N: what a later one asks for nobody tried */
 #define FUNCTION(name, since) {#name, offsetof(struct interpreter_functions, name), since}
@@ -44,7 +50,7 @@ static const struct {
     FUNCTION(PyThreadState_GetUnchecked, 8), FUNCTION(PyGILState_GetThisThreadState, 8),
     FUNCTION(PyThreadState_GetInterpreter, 12),
     FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
-    FUNCTION(_PyInterpreterState_HasFeature, MAYBE), FUNCTION(_PyRuntime, MAYBE),
+    FUNCTION(Py_FatalError, 8), FUNCTION(_PyInterpreterState_HasFeature, MAYBE), FUNCTION(_PyRuntime, MAYBE),
 };
 
 /* The host. */
@@ -65,15 +71,20 @@ _PyMem_HoldsGIL(void)
                                || current == interpreter.PyGILState_GetThisThreadState());
 }
 
+/* The interpreter's, which prints where Python is; but not before there is any. */
 void
 _Py_FatalErrorFormat(const char *func, const char *format, ...)
 {
-    fprintf(stderr, "pymem: fatal error: %s: ", func);
+    char text[1000];
+    int length = snprintf(text, sizeof(text), "%s: ", func);
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text + length, sizeof(text) - (size_t)length, format, args);
     va_end(args);
-    fputc('\n', stderr);
+    if (interpreter.Py_FatalError != NULL && interpreter.Py_IsInitialized()) {
+        interpreter.Py_FatalError(text);
+    }
+    fprintf(stderr, "pymem: fatal error: %s\n", text);
     abort();
 }
 
@@ -159,7 +170,7 @@ static void
 set_allocators(unsigned flags)
 {
     PyMemAllocatorEx allocs[NB_DOMAINS] = {RAW_ALLOC, PYMALLOC_ALLOC, PYMALLOC_ALLOC};
-    if (flags & PYMEM_INSTALL_HARDENED) {
+    if (HARDENED_BY_DEFAULT || flags & PYMEM_INSTALL_HARDENED) {
         const PyMemAllocatorEx hardened[NB_DOMAINS] = HARDENED_ALLOCS;
         memcpy(allocs, hardened, sizeof(allocs));
     }

@@ -96,7 +96,7 @@ struct hard_fault {
     const void *address;        /* that the caller gave, or of the block */
     const void *block;          /* that it is in; NULL: none */
     size_t size;                /* of the block */
-    size_t requested;           /* 0: not known, as of one that is free */
+    size_t requested;           /* SIZE_MAX: not known, as of one that is free */
     const unsigned char *wrong; /* the first byte that is not as it was; or NULL */
     unsigned char right;        /* what it was */
 };
@@ -142,8 +142,14 @@ hard_slab_nblocks(const struct hard_slab *slab)
     return (unsigned)(HARD_SLAB_SIZE / slab->blocksize);
 }
 
-/* Call a function for each slab that somebody has, with the lock held. */
-void hard_slabs_visit(void (*visit)(void *arg, const struct hard_slab *slab), void *arg);
+static inline int
+hard_is_in_use(unsigned state)
+{
+    return state - 1 < MAX_SLACK;
+}
+
+/* Call a function for each arena, with the number of its first slab; not 0 ends it. */
+int hard_arenas_visit(int (*visit)(void *arg, uint32_t first, unsigned nslabs), void *arg);
 
 /* Where slabs are: NULL until the first. */
 INTERNAL_DATA(unsigned char *) hard_slabs_start;
@@ -174,8 +180,8 @@ size_t hard_slabs_trim(void);
 void *hard_large_malloc(size_t size);
 /* -1: it is no large block.  Faults are found. */
 int hard_large_free(char api_id, void *ptr);
-/* The requested size; 0: it is no large block. */
-size_t hard_large_size(const void *ptr);
+/* The requested size; 0: it is no large block.  Faults are found. */
+size_t hard_large_size(char api_id, const void *ptr);
 /* Make it larger or smaller; NULL: no memory.  It is one, and remains one. */
 void *hard_large_realloc(char api_id, void *ptr, size_t size);
 size_t hard_large_count(void);

@@ -18,6 +18,7 @@ struct interpreter_functions {
     void (*PyMem_SetupDebugHooks)(void);
     void *(*PyThreadState_GetUnchecked)(void);      /* of any version: install.c */
     void *(*PyGILState_GetThisThreadState)(void);
+    void (*Py_FatalError)(const char *message);
     /* From 3.12 on; all or none. */
     void *(*PyThreadState_GetInterpreter)(void *tstate);
     int64_t (*PyInterpreterState_GetID)(void *interp);

@@ -117,12 +117,23 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
     {&_PyMem_Debug[domain], _PyMem_DebugMalloc, \
      _PyMem_DebugCalloc, _PyMem_DebugRealloc, _PyMem_DebugFree}
 
+/* What a domain is by default, without debug hooks. */
+#ifdef WITH_HARDENED
+#  include "pycore_hardened.h"
+#  define DEFAULT_ALLOC(domain) HARDENED_ALLOC(PYMEM_DOMAIN_##domain)
+#else
+#  define DEFAULT_ALLOC_RAW RAW_ALLOC
+#  define DEFAULT_ALLOC_MEM SMALL_ALLOC
+#  define DEFAULT_ALLOC_OBJ SMALL_ALLOC
+#  define DEFAULT_ALLOC(domain) DEFAULT_ALLOC_##domain
+#endif
+
 /* What the domains are before anybody asks for something else. */
 #ifdef Py_DEBUG
 #  define BORN_ALLOCS {DEBUG_RAW_ALLOC, DEBUG_ALLOC(PYMEM_DOMAIN_MEM), \
                        DEBUG_ALLOC(PYMEM_DOMAIN_OBJ)}
 #else
-#  define BORN_ALLOCS {RAW_ALLOC, SMALL_ALLOC, SMALL_ALLOC}
+#  define BORN_ALLOCS {DEFAULT_ALLOC(RAW), DEFAULT_ALLOC(MEM), DEFAULT_ALLOC(OBJ)}
 #endif
 
 /* Short ways are open to what has an allocator of ours. */
@@ -137,7 +148,7 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 #  define RAW_SPAN PY_SSIZE_T_MAX
 #endif
 #define RAW_WAY {RAW_SPAN, NO_HOME}
-#ifdef Py_DEBUG
+#if defined(Py_DEBUG) || defined(WITH_HARDENED)
 #  define BORN_SHORT_WAYS NO_SHORT_WAYS
 #  define BORN_NO_MEDIUM_BELOW 0
 #else

@@ -14,7 +14,8 @@ from pymem.heap import Heap, HeapError
 
 PAD = b"\xfd" * 7
 DOMAINS = {"r": "raw", "m": "mem", "o": "object"}
-STATES = {"u": "used", "f": "free", "n": "never used"}
+STATES = {"u": "used", "f": "free", "n": "never used",
+          "q": "free, in quarantine or ready to be handed out"}
 
 
 class Explanation:
@@ -82,7 +83,7 @@ def explain_block(facts, memory, place, own):
               f"{STATES[state]}; the address is its byte {place.offset}")
     facts.add("neighbours", f"before it: {neighbour(number - 1)}\n"
               f"behind it: {neighbour(number + 1)}")
-    if state == "f" and pool.free:
+    if state == "f" and pool.free and not place.arena.is_hardened:
         at = pool.free.index(number)
         facts.add("free list", f"{at} of {len(pool.free)} come before it")
     if state != "u":
@@ -96,7 +97,7 @@ def explain_block(facts, memory, place, own):
     if size is not None:
         facts.add("requested", f"{size} bytes"
                   + (", 16 bytes into the block" if head else ""))
-    elif place.arena.is_medium:
+    elif place.arena.is_medium or place.arena.is_hardened:
         facts.add("requested", f"not known: up to {pool.blocksize} bytes")
     else:
         smallest = pool.blocksize - place.alignment + 1
@@ -141,14 +142,15 @@ def explain_address(address, heap=None, memory=None):
     if place is None:
         explain_elsewhere(facts, memory, address, own)
     else:
-        facts.add("domain", "mem or object, over the threshold" if place.arena.is_medium
+        facts.add("domain", "any: the hardened allocator serves all" if place.arena.is_hardened
+                  else "mem or object, over the threshold" if place.arena.is_medium
                   else "object or mem: pymalloc serves both")
         facts.add("arena", str(place.arena))
         facts.add("pool", f"{place.pool}\nnumber "
                   f"{(place.pool.address - place.arena.pool_address) // place.arena.pool_size}"
                   f" of {place.arena.npools}, the address is its byte "
                   f"{address - place.pool.address}")
-        if place.pool.blocksize and not place.arena.is_medium:
+        if place.pool.blocksize and place.arena.kind == "small":
             largest = place.pool.blocksize
             facts.add("class", f"{largest // place.alignment - 1}: requests of "
                       f"{largest - place.alignment + 1} to {largest} bytes")

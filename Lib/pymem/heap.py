@@ -19,6 +19,7 @@ from typing import NamedTuple, Optional
 ARENA = struct.Struct("=QQQIIIIqQI4x")
 POOL = struct.Struct("=QQQIHHHH4x")
 BROKEN = 0xffff
+WAITS = 0x8000              # added to the number of a block of a slab
 
 
 NO_MODULE = "the module _pymem is not here; it is in the folder of the build: " \
@@ -36,16 +37,17 @@ def unused_share(used, held):
 
 class Pool:
     """Blocks of one size.  free has the numbers of its free blocks, in the order in
-    which they will be given; None where that list is broken."""
+    which they will be given; None where that list is broken.  Of a slab of the hardened
+    allocator they are in no order, and waiting has those in quarantine or ready."""
 
     __slots__ = ("address", "first_block", "freeblock", "blocksize", "nblocks", "ncut",
-                 "nused", "free")
+                 "nused", "free", "waiting")
 
     def __init__(self, address, first_block, freeblock, blocksize, nblocks, ncut, nused,
-                 free):
+                 free, waiting=frozenset()):
         self.address, self.first_block, self.freeblock = address, first_block, freeblock
         self.blocksize, self.nblocks = blocksize, nblocks
-        self.ncut, self.nused, self.free = ncut, nused, free
+        self.ncut, self.nused, self.free, self.waiting = ncut, nused, free, waiting
 
     @property
     def state(self):
@@ -61,10 +63,10 @@ class Pool:
         return self.nused / self.nblocks if self.nblocks else 0.0
 
     def block_states(self):
-        """One letter a block: u used, f free, n never used."""
+        """One letter a block: u used, f free, n never used, q in quarantine or ready."""
         states = bytearray(b"u" * self.ncut + b"n" * (self.nblocks - self.ncut))
         for number in self.free or ():
-            states[number] = ord("f")
+            states[number] = ord("q" if number in self.waiting else "f")
         return states.decode()
 
     def block_address(self, number):
@@ -84,13 +86,14 @@ class Arena:
     of the one that has it; -1 for a thread's, whose number in the system is thread."""
 
     __slots__ = ("address", "pool_address", "size", "pool_size", "npools", "nfreepools",
-                 "is_medium", "interpreter", "thread", "heap", "pools")
+                 "is_medium", "is_hardened", "interpreter", "thread", "heap", "pools")
 
     def __init__(self, address, pool_address, size, pool_size, npools, nfreepools,
                  is_medium, interpreter, thread, heap, pools):
         self.address, self.pool_address = address, pool_address
         self.size, self.pool_size, self.npools = size, pool_size, npools
-        self.nfreepools, self.is_medium = nfreepools, bool(is_medium)
+        self.nfreepools, self.is_medium = nfreepools, is_medium == 1
+        self.is_hardened = is_medium == 2
         self.interpreter, self.thread, self.heap = interpreter, thread, heap
         self.pools = pools
 
@@ -107,7 +110,7 @@ class Arena:
 
     @property
     def kind(self):
-        return "medium" if self.is_medium else "small"
+        return "hardened" if self.is_hardened else "medium" if self.is_medium else "small"
 
     @property
     def used_bytes(self):
@@ -139,7 +142,10 @@ def arenas_from_records(arenas, pools, free):
             if nfree == BROKEN:
                 in_arena.append(Pool(*of_pool, None))
                 continue
-            in_arena.append(Pool(*of_pool, tuple(numbers[position:position + nfree])))
+            free = numbers[position:position + nfree]
+            in_arena.append(Pool(*of_pool, tuple(number & ~WAITS for number in free),
+                                 frozenset(number & ~WAITS for number in free
+                                           if number & WAITS)))
             position += nfree
         result.append(Arena(*of_arena, in_arena))
     result.sort(key=arena_order)
@@ -236,7 +242,8 @@ class Heap:
         pool without a used block counts as free."""
         classes = {}
         for arena in self.arenas:
-            for pool in arena.pools if arena.is_medium == is_medium else ():
+            for pool in (arena.pools if arena.is_medium == is_medium
+                         and not arena.is_hardened else ()):
                 if pool.nused:
                     usage = classes.setdefault(
                         pool.blocksize, {"pools": 0, "blocks": 0, "free_blocks": 0})
@@ -265,7 +272,8 @@ class Heap:
     def statistics(self):
         """All that _PyObject_DebugMallocStats() knows, and the same of medium blocks."""
         figures, classes = self.figures, self.classes()
-        small = [arena for arena in self.arenas if not arena.is_medium]
+        small = [arena for arena in self.arenas if arena.kind == "small"]
+        hardened = [arena for arena in self.arenas if arena.is_hardened]
         medium = [arena for arena in self.arenas if arena.is_medium]
         pool_size, overhead = figures["pool_size"], figures["pool_overhead"]
         free_pools = sum(not pool.nused for arena in small for pool in arena.pools)
@@ -309,4 +317,9 @@ class Heap:
                                   "current": len(medium)},
                        "classes": [{"size": size, **usage} for size, usage
                                    in self.classes(is_medium=True).items()]},
+            "hardened": {"arenas": len(hardened),
+                         "blocks": sum(pool.nused for arena in hardened
+                                       for pool in arena.pools),
+                         "waiting": sum(len(pool.waiting) for arena in hardened
+                                        for pool in arena.pools)},
         }

@@ -59,7 +59,8 @@ assert abs(sys.getallocatedblocks() - before) < 100
 
 @pytest.mark.parametrize("name", ["malloc", "malloc_debug", "pymalloc",
                                   "pymalloc_debug", "default", "debug",
-                                  "mimalloc", "mimalloc_debug"])
+                                  "mimalloc", "mimalloc_debug", "hardened",
+                                  "hardened_debug"])
 def test_pythonmalloc(python, name):
     if name.startswith("mimalloc"):
         config = (BUILD / "pyconfig.h").read_text()

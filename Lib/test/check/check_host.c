@@ -230,11 +230,12 @@ START_TEST(pythonmalloc_chooses_the_allocators)
     const char *names[][2] = {
         {"malloc", "malloc"}, {"malloc_debug", "malloc_debug"},
 #ifdef WITH_PYMALLOC
-        {"pymalloc", "pymalloc"}, {"debug", "pymalloc_debug"},
+        {"pymalloc", "pymalloc"}, {"pymalloc_debug", "pymalloc_debug"},
 #endif
 #ifdef WITH_MIMALLOC
         {"mimalloc", "mimalloc"}, {"mimalloc_debug", "mimalloc_debug"},
 #endif
+        {"hardened", "hardened"}, {"hardened_debug", "hardened_debug"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct child child = run_child(start_anew, (void *)names[i][0]);

@@ -14,6 +14,7 @@ static const struct {
 #ifdef WITH_MIMALLOC
     {"mimalloc", 7}, {"mimalloc_debug", 8},
 #endif
+    {"hardened", 64}, {"hardened_debug", 65},
 };
 #define NNAMES ((int)(sizeof(names) / sizeof(names[0])))
 
@@ -85,6 +86,9 @@ START_TEST(default_and_debug_follow_the_build)
     const char *plain = "pymalloc", *debug = "pymalloc_debug";
 #else
     const char *plain = "malloc", *debug = "malloc_debug";
+#endif
+#ifdef WITH_HARDENED
+    plain = "hardened", debug = "hardened_debug";
 #endif
 #ifdef Py_DEBUG
     plain = debug;

@@ -1,0 +1,453 @@
+/* Objects/hardened.c and its parts: PYTHONMALLOC=hardened.  What misuse does Lib/test/misuse
+ * shows; here is what legal use must see, and what nobody outside can: where blocks are, how
+ * long they wait, threads, forks, options. */
+
+#include "support.h"
+#include "pycore_hardened.h"
+#include "pycore_pymem.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void
+use_hardened(void)
+{
+    unsetenv("PYMEM_HARDENED");
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_HARDENED), 0);
+}
+
+/* Requests around each border of a class, and large ones. */
+static const size_t sizes[] = {
+    0, 1, 15, 16, 17, 31, 32, 511, 512, 513, 527, 528, 529, 575, 576, 1023, 1024, 4095, 4096,
+    32767, 32768, 32769, 36864, 65536, 100000, 1000000,
+};
+#define NSIZES ((int)(sizeof(sizes) / sizeof(sizes[0])))
+
+START_TEST(blocks_of_any_size_keep_what_is_in_them)
+{
+    const struct family *family = &families[_i];
+    unsigned char *blocks[NSIZES];
+    for (int i = 0; i < NSIZES; i++) {
+        blocks[i] = family->malloc(sizes[i]);
+        ck_assert_ptr_nonnull(blocks[i]);
+        ck_assert_uint_eq((uintptr_t)blocks[i] % 16, 0);
+        fill_pattern(blocks[i], sizes[i], (unsigned)i);
+    }
+    for (int i = 0; i < NSIZES; i++) {
+        ck_assert(has_pattern(blocks[i], sizes[i], (unsigned)i));
+        family->free(blocks[i]);
+    }
+}
+END_TEST
+
+START_TEST(calloc_gives_zeros_after_what_was_freed)
+{
+    const struct family *family = &families[_i];
+    for (int i = 0; i < NSIZES; i++) {
+        for (int round = 0; round < 300; round++) {
+            unsigned char *given = family->calloc(1, sizes[i]);
+            ck_assert_ptr_nonnull(given);
+            ck_assert(is_filled(given, sizes[i], 0));
+            memset(given, 0x11, sizes[i]);
+            family->free(given);
+            round += sizes[i] > 4096 ? 50 : 0;
+        }
+    }
+}
+END_TEST
+
+START_TEST(realloc_from_each_size_to_each)
+{
+    const struct family *family = &families[_i];
+    for (int from = 0; from < NSIZES; from++) {
+        for (int to = 0; to < NSIZES; to++) {
+            size_t kept = sizes[from] < sizes[to] ? sizes[from] : sizes[to];
+            unsigned char *given = family->malloc(sizes[from]);
+            fill_pattern(given, sizes[from], 7);
+            given = family->realloc(given, sizes[to]);
+            ck_assert_ptr_nonnull(given);
+            ck_assert(has_pattern(given, kept, 7));
+            fill_pattern(given, sizes[to], 8);
+            family->free(given);
+        }
+    }
+}
+END_TEST
+
+START_TEST(what_is_freed_is_overwritten_and_waits)
+{
+    const struct family *family = &families[_i];
+    for (int i = 1; i < NSIZES && sizes[i] <= HARD_MEDIUM_MAX; i++) {
+        unsigned char *given = family->malloc(sizes[i]);
+        memset(given, 0x11, sizes[i]);
+        family->free(given);
+        ck_assert(is_filled(given, sizes[i], DEADBYTE));
+        unsigned char *next = family->malloc(sizes[i]);
+        ck_assert_ptr_ne(next, given);
+        family->free(next);
+    }
+}
+END_TEST
+
+/* So many blocks of 64 bytes wait, and each of them comes again some time later. */
+START_TEST(quarantine_is_bounded_and_ends)
+{
+    const struct family *family = &families[PYMEM_DOMAIN_OBJ];
+    unsigned char *first = family->malloc(64);
+    family->free(first);
+    int n = 0, came_again = 0;
+    for (; n < 20000 && !came_again; n++) {
+        unsigned char *given = family->malloc(64);
+        came_again = given == first;
+        family->free(given);
+    }
+    ck_assert_int_gt(n, 50);
+    ck_assert(came_again);
+}
+END_TEST
+
+/* Where the next block is can be told in one of NLANES cases, not more often. */
+START_TEST(nobody_foresees_the_next_block)
+{
+    const struct family *family = &families[PYMEM_DOMAIN_OBJ];
+    enum { N = 4000 };
+    static unsigned char *blocks[N];
+    int in_a_row = 0;
+    for (int i = 0; i < N; i++) {
+        blocks[i] = family->malloc(80);
+        in_a_row += i > 0 && (blocks[i] == blocks[i - 1] + 96
+                              || blocks[i] == blocks[i - 1] - 96);
+    }
+    for (int i = 0; i < N; i++) {
+        family->free(blocks[i]);
+    }
+    ck_assert_int_lt(in_a_row, N * 2 / 5);
+}
+END_TEST
+
+/* A model beside it: random requests, each block with a pattern. */
+START_TEST(random_requests)
+{
+    enum { NBLOCKS = 300, NSTEPS = 200000 };
+    static struct { unsigned char *at; size_t size; int domain; } blocks[NBLOCKS];
+    Py_ssize_t before = _PyMem_CountHardened();
+    memset(blocks, 0, sizeof(blocks));
+    for (int step = 0; step < NSTEPS; step++) {
+        unsigned i = random_below(NBLOCKS);
+        size_t size = random_below(random_below(8) ? 600 : random_below(16) ? 40000 : 200000);
+        const struct family *family = &families[blocks[i].domain];
+        if (blocks[i].at == NULL) {
+            blocks[i].domain = (int)random_below(3);
+            blocks[i].at = families[blocks[i].domain].malloc(size);
+        }
+        else {
+            ck_assert(has_pattern(blocks[i].at, blocks[i].size, i));
+            if (random_below(3) == 0) {
+                size_t kept = size < blocks[i].size ? size : blocks[i].size;
+                blocks[i].at = family->realloc(blocks[i].at, size);
+                ck_assert(has_pattern(blocks[i].at, kept, i));
+            }
+            else {
+                family->free(blocks[i].at);
+                blocks[i].at = NULL;
+                continue;
+            }
+        }
+        blocks[i].size = size;
+        fill_pattern(blocks[i].at, size, i);
+        if (step % 50000 == 0) {
+            PyMem_Trim();
+        }
+    }
+    Py_ssize_t nlive = 0;
+    for (int i = 0; i < NBLOCKS; i++) {
+        nlive += blocks[i].at != NULL;
+    }
+    ck_assert_int_eq(_PyMem_CountHardened() - before, nlive);
+    for (int i = 0; i < NBLOCKS; i++) {
+        families[blocks[i].domain].free(blocks[i].at);
+    }
+    ck_assert_int_eq(_PyMem_CountHardened(), before);
+}
+END_TEST
+
+/* Threads without the GIL, in the raw domain, and over 512 bytes in the mem domain: each
+ * frees what another one asked for. */
+enum { NTHREADS = 4, NEXCHANGED = 64 };
+static unsigned char *_Atomic exchanged[NEXCHANGED];
+
+static void *
+exchange_blocks(void *seed)
+{
+    unsigned n = (unsigned)(uintptr_t)seed;
+    for (int i = 0; i < 40000; i++) {
+        n = n * 1103515245u + 12345u;
+        int is_raw = n >> 20 & 1;
+        size_t size = is_raw ? n >> 16 & 1023 : 513 + (n >> 16 & 4095);
+        unsigned char *given = is_raw ? PyMem_RawMalloc(size) : PyMem_Malloc(size);
+        if (given == NULL) {
+            abort();
+        }
+        memset(given, (int)(size & 0xff), size);
+        given = atomic_exchange(&exchanged[n >> 8 & (NEXCHANGED - 1)], given);
+        PyMem_RawFree(given);
+    }
+    return NULL;
+}
+
+START_TEST(threads_that_free_the_blocks_of_others)
+{
+    pthread_t threads[NTHREADS];
+    Py_ssize_t before = _PyMem_CountHardened();
+    for (uintptr_t i = 0; i < NTHREADS; i++) {
+        pthread_create(&threads[i], NULL, exchange_blocks, (void *)(i + 1));
+    }
+    for (int i = 0; i < NTHREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    for (int i = 0; i < NEXCHANGED; i++) {
+        PyMem_RawFree(exchanged[i]);
+        exchanged[i] = NULL;
+    }
+    ck_assert_int_eq(_PyMem_CountHardened(), before);
+}
+END_TEST
+
+/* The same blocks are free before and after, but parent and child take others. */
+START_TEST(the_order_of_a_forked_child_is_its_own)
+{
+    enum { N = 200 };
+    unsigned char *mine[N], *childs[N];
+    int ends[2];
+    PyObject_Free(PyObject_Malloc(200));
+    ck_assert_int_eq(pipe(ends), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        for (int i = 0; i < N; i++) {
+            childs[i] = PyObject_Malloc(200);
+        }
+        _exit(write(ends[1], childs, sizeof(childs)) != sizeof(childs));
+    }
+    for (int i = 0; i < N; i++) {
+        mine[i] = PyObject_Malloc(200);
+    }
+    ck_assert_int_eq(read(ends[0], childs, sizeof(childs)), sizeof(childs));
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    ck_assert(memcmp(mine, childs, sizeof(mine)) != 0);
+}
+END_TEST
+
+static void *
+raw_work(void *is_over)
+{
+    while (!atomic_load((atomic_int *)is_over)) {
+        PyMem_RawFree(PyMem_RawMalloc(100));
+        PyMem_RawFree(PyMem_RawMalloc(100000));
+    }
+    return NULL;
+}
+
+START_TEST(forks_while_other_threads_have_the_locks)
+{
+    static atomic_int is_over;
+    pthread_t thread;
+    pthread_create(&thread, NULL, raw_work, &is_over);
+    for (int i = 0; i < 100; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(20);
+            PyMem_RawFree(PyMem_RawMalloc(100));
+            PyMem_RawFree(PyMem_RawMalloc(100000));
+            _exit(0);
+        }
+        int status;
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        ck_assert_int_eq(status, 0);
+    }
+    is_over = 1;
+    pthread_join(thread, NULL);
+}
+END_TEST
+
+/* Memory. */
+
+START_TEST(what_is_freed_goes_back)
+{
+    enum { N = 300000 };
+    unsigned char **blocks = malloc(N * sizeof(*blocks));
+    for (int i = 0; i < N; i++) {
+        blocks[i] = PyObject_Malloc(200);
+    }
+    size_t full = process_size().resident;
+    for (int i = 0; i < N; i++) {
+        PyObject_Free(blocks[i]);
+    }
+    size_t freed = process_size().resident;
+    PyMem_Trim();
+    ck_assert_uint_lt(freed, full - (size_t)N * 150);
+    ck_assert_uint_le(process_size().resident, freed);
+    free(blocks);
+}
+END_TEST
+
+START_TEST(large_blocks_go_back_at_once)
+{
+    enum { N = 50, SIZE = 1 << 20 };
+    unsigned char *blocks[N];
+    for (int i = 0; i < N; i++) {
+        blocks[i] = memset(PyMem_RawMalloc(SIZE), 1, SIZE);
+    }
+    size_t full = process_size().resident;
+    for (int i = 0; i < N; i++) {
+        PyMem_RawFree(blocks[i]);
+    }
+    ck_assert_uint_lt(process_size().resident, full - (size_t)N * SIZE / 10 * 9);
+}
+END_TEST
+
+START_TEST(requests_that_no_memory_can_serve)
+{
+    const struct family *family = &families[_i];
+    ck_assert(is_out_of_memory(family));
+    unsigned char *given = family->malloc(100);
+    fill_pattern(given, 100, 3);
+    ck_assert_ptr_null(family->realloc(given, (size_t)PY_SSIZE_T_MAX - 10));
+    ck_assert(has_pattern(given, 100, 3));
+    family->free(given);
+}
+END_TEST
+
+/* Options. */
+
+static const char *options;
+
+static void
+with_options(void *write_behind)
+{
+    setenv("PYMEM_HARDENED", options, 1);
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_HARDENED);
+    char *volatile given = PyObject_Malloc(24);
+    if (write_behind != NULL) {
+        given[24] ^= 1;
+    }
+    PyObject_Free(given);
+}
+
+START_TEST(options_switch_parts_off)
+{
+    options = "canary=0";
+    ck_assert_int_eq(run_child(with_options, &options).signal, 0);
+    options = "quarantine=64K,fill=0,guard=0,foreign=1";
+    struct child child = run_child(with_options, &options);
+    assert_fatal(child, "Fatal Python error: _PyMem_Hardened: written behind its end");
+    options = "";
+    child = run_child(with_options, &options);
+    assert_fatal(child, "    The byte at p+24 is 0x");
+}
+END_TEST
+
+START_TEST(wrong_options_are_refused)
+{
+    const char *wrong[] = {"canary", "canary=2", "canary=", "quarantine=much", "colour=1",
+                           "fill=01", "guard=1,,fill=1"};
+    options = wrong[_i];
+    struct child child = run_child(with_options, NULL);
+    char text[200];
+    snprintf(text, sizeof(text), "Fatal Python error: _PyMem_Hardened: PYMEM_HARDENED is a list "
+             "like \"quarantine=1M,canary=0,fill=0,guard=0,foreign=1\", not \"%s\"", options);
+    assert_fatal(child, text);
+}
+END_TEST
+
+static void
+no_quarantine(void *unused)
+{
+    (void)unused;
+    setenv("PYMEM_HARDENED", "quarantine=0", 1);
+    _PyMem_SetupAllocators(PYMEM_ALLOCATOR_HARDENED);
+    for (int i = 0; i < 10000; i++) {
+        PyObject_Free(PyObject_Malloc((size_t)i % 600));
+    }
+    void *volatile given = PyObject_Malloc(24);
+    PyObject_Free(given);
+    PyObject_Free(given);
+}
+
+START_TEST(without_quarantine_a_second_free_is_found)
+{
+    struct child child = run_child(no_quarantine, NULL);
+    assert_fatal(child, "Fatal Python error: _PyMem_Hardened: freed twice");
+}
+END_TEST
+
+/* The raw domain has no GIL, so it may not give back what only the GIL guards. */
+static void
+free_without_gil(void *given)
+{
+    PyMem_RawFree(given);
+}
+
+static void *
+free_in_thread(void *given)
+{
+    free_without_gil(given);
+    return NULL;
+}
+
+static void
+free_object_in_thread(void *unused)
+{
+    (void)unused;
+    pthread_t thread;
+    PyGILState_STATE state = PyGILState_Ensure();
+    void *given = PyObject_Malloc(24);
+    pthread_create(&thread, NULL, free_in_thread, given);
+    pthread_join(thread, NULL);
+    PyGILState_Release(state);
+}
+
+START_TEST(small_blocks_need_the_gil)
+{
+    struct child child = run_child(free_object_in_thread, NULL);
+    assert_fatal(child, "Fatal Python error: _PyMem_Hardened: freed without the GIL");
+}
+END_TEST
+
+static Suite *
+hardened_suite(void)
+{
+    Suite *s = suite_create("hardened");
+    TCase *tc = tcase_create("hardened");
+    tcase_set_timeout(tc, 120);
+    tcase_add_checked_fixture(tc, use_hardened, NULL);
+    tcase_add_loop_test(tc, blocks_of_any_size_keep_what_is_in_them, 0, 3);
+    tcase_add_loop_test(tc, calloc_gives_zeros_after_what_was_freed, 0, 3);
+    tcase_add_loop_test(tc, realloc_from_each_size_to_each, 0, 3);
+    tcase_add_loop_test(tc, what_is_freed_is_overwritten_and_waits, 0, 3);
+    tcase_add_loop_test(tc, requests_that_no_memory_can_serve, 0, 3);
+    tcase_add_test(tc, quarantine_is_bounded_and_ends);
+    tcase_add_test(tc, nobody_foresees_the_next_block);
+    tcase_add_test(tc, random_requests);
+    tcase_add_test(tc, threads_that_free_the_blocks_of_others);
+    tcase_add_test(tc, the_order_of_a_forked_child_is_its_own);
+    tcase_add_native_test(tc, forks_while_other_threads_have_the_locks, FORKS_IN_THREADS);
+    tcase_add_native_test(tc, what_is_freed_goes_back, MEASURES_MEMORY);
+    tcase_add_native_test(tc, large_blocks_go_back_at_once, MEASURES_MEMORY);
+    tcase_add_test(tc, small_blocks_need_the_gil);
+    suite_add_tcase(s, tc);
+    tc = tcase_create("options");
+    tcase_add_test(tc, options_switch_parts_off);
+    tcase_add_loop_test(tc, wrong_options_are_refused, 0, 7);
+    tcase_add_test(tc, without_quarantine_a_second_free_is_found);
+    suite_add_tcase(s, tc);
+    return s;
+}
+
+int
+main(void)
+{
+    return run_suite(hardened_suite());
+}
