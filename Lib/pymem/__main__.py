@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import NamedTuple
@@ -82,7 +83,7 @@ def format_of(options, default):
     return FORMATS.get(Path(options.output).suffix, default) if options.output else default
 
 
-def write_heapmap(frames, form, output):
+def write_heapmap(frames, form, output, facts):
     from pymem import heapmap
     if form == "term":
         lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
@@ -93,18 +94,19 @@ def write_heapmap(frames, form, output):
             sys.stdout.write(text)
         return
     output = running.result_file(output or f"heapmap.{form}")
-    heapmap.write(frames, output, form)
+    heapmap.write(frames, output, form, facts)
     print(f"{output}: {len(frames)} moments", file=sys.stderr)
 
 
 def heapmap(options):
+    from pymem import about
     from pymem.heapmap import Frame
     form = format_of(options, "term")
     if options.pid is not None:
         if options.program:
             raise HeapError("heapmap takes a script or --pid, not both")
         frames = [Frame(f"process {options.pid}", take_heap(options.pid))]
-        write_heapmap(frames, form, options.output)
+        write_heapmap(frames, form, options.output, about.of_process(options.pid))
         return 0
     if not options.program:
         raise HeapError("heapmap takes a script or --pid PID")
@@ -121,7 +123,8 @@ def heapmap(options):
     status = running.run_program(options.program, at_end)
     gc.collect()
     frames.append(Frame("after, all dropped", Heap.take()))
-    write_heapmap(frames, form, options.output)
+    write_heapmap(frames, form, options.output,
+                  about.of_run(options.program, frames[0].heap.time))
     return status
 
 
@@ -274,6 +277,7 @@ class Peak:
 
 
 def flame_traced(options, found):
+    from pymem import about
     from pymem import flame as flaming
     samples = options.samples
     if samples is None:
@@ -283,7 +287,7 @@ def flame_traced(options, found):
     else:
         tracemalloc = running.tracer()
         tracemalloc.start(options.frames)
-    peak = Peak()
+    peak, started = Peak(), time.time()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
         ticker.start()
@@ -292,10 +296,15 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
+        highest = tracemalloc.get_traced_memory()[1]
         traces = peak.traces or traces_of(tracemalloc)
         sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_traces(traces, sample_bytes))
+        stacks = flaming.of_traces(traces, sample_bytes)
+        stacks.facts.update(
+            about.of_run(options.program, started), peak_bytes=highest,
+            sample_bytes=sample_bytes, moment="near the peak" if options.peak else "at the end")
+        found.append(stacks)
     return running.run_program(options.program, at_end)
 
 

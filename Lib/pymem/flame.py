@@ -8,11 +8,13 @@ wide as their part, on them those that they called.  tracemalloc keeps the inner
 frames of a stack: start(25) for deep ones.
 """
 
+import re
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem import about
 from pymem.functions import functions_at
 from pymem.page import write_page
 from pymem.picture import Picture, hsl
@@ -22,6 +24,10 @@ from pymem.running import begin_of_program
 ROW, WIDTH, LETTER = 17, 1200, 6.3
 SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
             ".txt": "collapsed", ".collapsed": "collapsed"}
+# What imports modules: files of Python functions, and names of C functions.
+IMPORT_FILE = re.compile(r"<frozen (importlib|zipimport|runpy)|.*/importlib/")
+IMPORT_FUNCTION = re.compile("_?PyImport_|import_|builtin___import__|_PyEval_ImportName")
+LIBRARY, NATIVE, IMPORT = 1, 2, 4       # kinds of frames, in stackviews.html too
 
 
 class Frame(NamedTuple):
@@ -81,10 +87,10 @@ def frame_at(*line):
 
 
 class Stacks:
-    """{frames from the outermost on: [blocks, bytes]}"""
+    """{frames from the outermost on: [blocks, bytes]}; and what pymem.about says of them."""
 
-    def __init__(self):
-        self.counts = {}
+    def __init__(self, facts=()):
+        self.counts, self.facts = {}, dict(facts)
 
     def add(self, frames, blocks, nbytes):
         counts = self.counts.setdefault(tuple(frames), [0, 0])
@@ -94,6 +100,13 @@ class Stacks:
     @property
     def total(self):
         return sum(nbytes for _, nbytes in self.counts.values())
+
+    @property
+    def blocks(self):
+        return sum(blocks for blocks, _ in self.counts.values())
+
+    def all_facts(self):
+        return {**self.facts, "bytes": self.total, "blocks": self.blocks}
 
 
 def lines_of_program(traceback):
@@ -167,10 +180,10 @@ def record(stacks):
 
 
 def of_record(data):
-    """KeyError, TypeError, IndexError: it is none."""
+    """KeyError, TypeError, IndexError, ValueError: it is none."""
     frames = [Frame(str(row["function"]), str(row["file"]), int(row["line"]))
               for row in data["frames"]]
-    stacks = Stacks()
+    stacks = Stacks(about.of_record(data))
     for row in data["stacks"]:
         stacks.add([frames[number] for number in row["frames"]], int(row["blocks"]),
                    int(row["bytes"]))
@@ -238,9 +251,26 @@ def draw(stacks):
     return picture
 
 
-def page_data(node):
-    return [node.frame.label, node.frame.file, node.nbytes, node.blocks, color(node.frame),
-            [page_data(child) for child in node.sorted_children()]]
+def kind(frame):
+    from pymem.growth import is_library
+    is_import = IMPORT_FUNCTION.match(frame.name) if frame.is_native \
+        else IMPORT_FILE.match(frame.file)
+    return (LIBRARY * is_library(frame.file) + NATIVE * frame.is_native
+            + IMPORT * bool(is_import))
+
+
+def page_frames(frames):
+    return [[frame.name, frame.file, frame.line, kind(frame), color(frame)]
+            for frame in frames]
+
+
+def page_data(stacks):
+    """What stackviews.html draws."""
+    frames = sorted({frame for of_stack in stacks.counts for frame in of_stack})
+    numbers = {frame: number for number, frame in enumerate(frames)}
+    return {"frames": page_frames(frames),
+            "stacks": [[[numbers[frame] for frame in of_stack], nbytes, blocks]
+                       for of_stack, (blocks, nbytes) in stacks.counts.items()]}
 
 
 def collapsed_lines(stacks):
@@ -253,7 +283,7 @@ def write(stacks, path, form):
     if form == "svg":
         draw(stacks).write(path, form, "flame graph of live memory")
     elif form == "html":
-        write_page("flame.html", page_data(tree(stacks)), path)
+        write_page("flame.html", page_data(stacks), path, stacks.all_facts())
     elif form == "collapsed":
         Path(path).write_text("".join(line + "\n" for line in collapsed_lines(stacks)),
                               encoding="utf-8")

@@ -189,8 +189,16 @@ def page_data(frames):
             "colors": {size: (class_color(size), class_color(size, 88)) for size in sizes}}
 
 
-def write(frames, path, form):
+def facts_of(frames):
+    end = next((frame for frame in frames if frame.label == "at the end"), frames[-1])
+    return {"started": frames[0].heap.time, "seconds": frames[-1].heap.time - frames[0].heap.time,
+            "bytes": end.heap.used_bytes, "blocks": end.heap.used_blocks, "moment": end.label,
+            "peak_bytes": max(frame.heap.used_bytes for frame in frames)}
+
+
+def write(frames, path, form, facts=()):
+    """facts: what pymem.about says of the program."""
     if form == "html":
-        write_page("heapmap.html", page_data(frames), path)
+        write_page("heapmap.html", page_data(frames), path, {**dict(facts), **facts_of(frames)})
     else:
         draw(frames).write(path, form, "heap map")

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import NamedTuple
 
-from pymem import flame, reporttext
+from pymem import about, flame, reporttext
 from pymem.flame import frames_of
 from pymem.growth import Level
 from pymem.heap import HeapError
@@ -28,19 +28,27 @@ class Part(NamedTuple):
     start: float            # seconds; None: from nothing on
     end: float              # None: each process at its end
     is_peak: bool
+    facts: dict             # what pymem.about says
 
     def total(self):
         return sum(self.levels.values(), Level())
 
     def grown(self):
         """As Stacks, without what became less, and that as a Level."""
-        stacks, less = flame.Stacks(), Level()
+        stacks, less = flame.Stacks(self.facts), Level()
         for lines, level in self.levels.items():
             if level.nbytes > 0:
                 stacks.add(frames_of(lines), round(level.blocks), level.nbytes)
             else:
                 less += level
         return stacks, less
+
+
+def moment_text(nprocesses, start, end, is_peak):
+    until = "the end" if nprocesses == 1 else "the end of each process"
+    if end is not None:
+        until = f"the peak, {end:.2f} s" if is_peak else f"{end:g} s"
+    return f"at {until}" if start is None else f"from {start:g} s to {until}"
 
 
 def difference(after, before):
@@ -114,7 +122,15 @@ class Program:
         levels = self.levels(end, there)
         if start is not None:
             levels = difference(levels, self.levels(start, there))
-        return Part(levels, start, end, options.peak)
+        return Part(levels, start, end, options.peak, self.facts(start, end, options.peak))
+
+    def facts(self, start, end, is_peak):
+        """Of the first process, and how many there are."""
+        first, count = self.histories[0].process, len(self.histories)
+        more = f" and {count - 1} more" if count > 1 else ""
+        return {**{name: first[name] for name in about.NAMES if name in first},
+                "pid": f"{first['pid']}{more}", "seconds": self.seconds,
+                "peak_bytes": self.peak()[1], "moment": moment_text(count, start, end, is_peak)}
 
 
 # For machines.

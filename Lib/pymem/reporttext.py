@@ -87,13 +87,6 @@ class Branch(NamedTuple):
             child._add_to(made.add(child._rich_text()))
 
 
-def part_text(program, part):
-    end = "the end" if len(program.histories) == 1 else "the end of each process"
-    if part.end is not None:
-        end = f"the peak, {part.end:.2f} s" if part.is_peak else f"{part.end:g} s"
-    return f"At {end}" if part.start is None else f"From {part.start:g} s to {end}"
-
-
 def heading(program, part):
     first, count = program.histories[0], len(program.histories)
     facts, total, (seconds, nbytes) = first.process, part.total(), program.peak()
@@ -107,7 +100,8 @@ def heading(program, part):
           f"{program.seconds:.1f} s{ended}"
     size = size_text if part.start is None else signed_size
     about = "about " if first.sample_bytes else ""
-    yield f"{part_text(program, part)}: {size(total.nbytes)} in {about}" \
+    moment = part.facts["moment"]
+    yield f"{moment[0].upper()}{moment[1:]}: {size(total.nbytes)} in {about}" \
           f"{total.blocks:,.0f} blocks"
     traced = f"a sample in about {size_text(first.sample_bytes)}" if first.sample_bytes \
         else "every block"

@@ -183,18 +183,17 @@ def test_pprof_is_the_snapshot(folder, snapshot):
         "app.pymem", cwd=folder)["bytes"]
 
 
-def nodes(data):
-    yield data
-    for child in data[5]:
-        yield from nodes(child)
+def label_of(frame):
+    return flame.Frame(*frame[:3]).label
 
 
 def test_pages_and_pictures_are_the_snapshot(folder, snapshot):
     wanted = {labels[-1]: counts for labels, counts in snapshot.items()}
     page = reported(folder, "html").read_text()
     data = json.loads(re.search(r'json">(.*)</script>', page)[1])
-    found = {node[0]: (node[3], node[2]) for node in nodes(data) if node[0] in wanted}
-    assert found == wanted
+    found = {tuple(label_of(data["frames"][number]) for number in numbers): (blocks, nbytes)
+             for numbers, nbytes, blocks in data["stacks"]}
+    assert {labels: found[labels] for labels in snapshot} == snapshot
     titles = [title.text for title in ElementTree.parse(reported(folder, "svg")).iter(
         "{http://www.w3.org/2000/svg}title")]
     for label, (blocks, nbytes) in wanted.items():
@@ -356,7 +355,7 @@ def test_leaks_of_a_file(tmp_path):
     first, second, *_ = result.stdout.splitlines()
     assert first.startswith("Memory grows by 351.6 KiB/min at one site (")
     assert " app.py:7 " in second
-    assert "app.py:7" in (tmp_path / "found.html").read_text()
+    assert '"app.py","line":7' in (tmp_path / "found.html").read_text()
     result = written("short", 5)
     assert result.returncode == 1
     assert result.stderr.startswith("pymem: leaks saw 4 windows of memory, and needs 12: ")
