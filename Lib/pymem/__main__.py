@@ -206,56 +206,29 @@ def replay(options):
 NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
 
 
-def load_snapshot(path):
-    import pickle
-    import tracemalloc
-    try:
-        snapshot = tracemalloc.Snapshot.load(path)
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
-            ValueError):
-        snapshot = None
-    if not isinstance(snapshot, tracemalloc.Snapshot):
-        raise HeapError(f"{path} is no snapshot of tracemalloc")
-    return snapshot
-
-
-def load_stacks(path):
-    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
-    from pymem import flame as flaming
-    with open(path, "rb") as file:
-        start = file.read(1)
-    if start == b"\x80":
-        return flaming.of_snapshot(load_snapshot(path))
-    if start != b"{" and not path.endswith(".json"):
-        return None
-    try:
-        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, IndexError):
-        if path.endswith(".json"):
-            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
-    return None
-
-
 def flame(options):
     from pymem import flame as flaming
+    from pymem import stackfile
     form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
         raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
-                        "attach, leaks or Snapshot.dump()")
-    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+                        "track, attach, leaks or Snapshot.dump()")
+    before = stackfile.load_earlier(options.compare) if options.compare else None
+    stacks, status = stackfile.load(program.what) if program.kind == "script" else None, 0
     if stacks is not None and options.native:
         raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is not None and program.arguments:
+        raise HeapError(f"a file takes no arguments ({program.arguments[0]}): options come "
+                        "before its name")
     if stacks is None:
         found = []
         status = flame_traced(options, found)
         stacks = found[0]
     output = running.result_file(output)
-    flaming.write(stacks, output, form)
-    print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
-          file=sys.stderr)
+    print(flaming.write_compared(stacks, before, True, output, form), end="", file=sys.stderr)
     return status
 
 
@@ -465,6 +438,8 @@ def parser():
                       "bytes (with --native 16K, else 0); 0: every block")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
+    made.add_argument("--compare", metavar="EARLIER", help="what grew (red) and shrank (blue) "
+                      "since this file was written")
     add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
@@ -521,6 +496,9 @@ def parser():
                       help="what was added since then: 0, 90s, 5m, 1h")
     made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
                       help="not at the end: so long after the start")
+    made.add_argument("--compare", action="append", metavar="EARLIER",
+                      help="what grew and what shrank since this file of track; again for each "
+                      "of several processes")
     made.add_argument("--top", type=number, default=10, metavar="N",
                       help="rows of table and summary (10)")
     made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")

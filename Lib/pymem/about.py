@@ -76,7 +76,8 @@ def tracing_text(sample_bytes):
         if sample_bytes else "every allocation"
 
 
-def rows(facts):
+def rows(facts, earlier=None):
+    """earlier: those of an earlier moment or file, which are told where they differ."""
     texts = {
         "command": ("Command", command_text),
         "pid": ("PID", str),
@@ -85,7 +86,17 @@ def rows(facts):
             "%Y-%m-%d %H:%M:%S %z", time.localtime(started))),
         "seconds": ("Duration", seconds_text),
         "peak_bytes": ("Peak", size_text),
-        "bytes": ("Total", lambda _: amount_text(facts)),
+        "bytes": ("Total", None),
         "sample_bytes": ("Traced", tracing_text)}
-    return [(title, text(facts[name])) for name, (title, text) in texts.items()
-            if facts.get(name) is not None]
+
+    def text_of(facts, name):
+        if facts is None or facts.get(name) is None:
+            return None
+        return amount_text(facts) if name == "bytes" else texts[name][1](facts[name])
+    found = []
+    for name, (title, _) in texts.items():
+        text, before = text_of(facts, name), text_of(earlier, name)
+        if text is not None or before is not None:
+            found.append((title, text if before in (None, text) else
+                          f"{text or 'not known'}; earlier: {before}"))
+    return found

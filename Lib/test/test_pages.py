@@ -11,6 +11,7 @@ import pytest
 
 from conftest import BUILD, clean_environment, need_module, run
 from pymem import flame, size_text
+from test_report import COMPARED, write_versions
 
 pytestmark = pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
@@ -37,7 +38,7 @@ while time.monotonic() < until:
     remember(len(kept))
     time.sleep(0.005)
 """
-PAGES = "heapmap.html", "flame.html", "native.html", "leaks.html"
+PAGES = "heapmap.html", "flame.html", "native.html", "leaks.html", "changes.html"
 OFFLINE = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
            "--no-first-run", "--disable-background-networking",
            "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
@@ -62,6 +63,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     (folder / "app.py").write_text(SCRIPT)
     (folder / "leak.py").write_text(LEAK)
+    write_versions(folder)
+    compared = run(BUILD / "python", "-m", "pymem", "report", *COMPARED, "-o", "changes.html",
+                   cwd=folder, environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert compared.returncode == 0, compared.stderr
     for page, command, script in (
             ("heapmap", ["heapmap", "--every", "0.1"], "app.py"), ("flame", ["flame"], "app.py"),
             ("native", ["flame", "--native"], "app.py"),
@@ -198,7 +203,7 @@ def about(browser):
                 for line in browser.find_elements("css selector", "#about div"))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES[:4])
 def test_what_a_page_says_first(browser, folder, page):
     browser.get(f"file://{folder / page}")
     said, script = about(browser), "leak.py" if page == "leaks.html" else "app.py"
@@ -452,7 +457,42 @@ def test_growth_between_two_moments(browser, folder):
     assert site["levels"][last][0] <= data["levels"][last][0]
 
 
-@pytest.mark.parametrize("page", ["flame.html", "leaks.html"])
+def test_what_changed_is_red_and_blue(browser, folder):
+    """And has a sign, and the same in the table."""
+    views = Views(browser, folder / "changes.html")
+    assert text(browser, "h1") == "What changed in live memory"
+    assert about(browser)["PID"] == "9; earlier: 7"
+    assert about(browser)["Total"] == ("3.4 KiB in 353 blocks, at the end; earlier: 1.7 KiB in "
+                                       "173 blocks, at the end")
+    boxes = {box.text: box for box in views.boxes()}
+    assert list(boxes) == ["+ all", "+ <module> (app.py)", "− gone (app.py)",
+                           "+ kept (app.py)", "+ new (app.py)"]
+    assert boxes["− gone (app.py)"].get_attribute("aria-label").startswith(
+        "gone (app.py): −700 B (from 700 B to 0 B), −70 blocks · /after/app.py")
+    picture = screenshot(browser)
+
+    def pixel(label):
+        at = boxes[label].rect
+        return picture.getpixel((int(at["x"] + at["width"] - 6), int(at["y"] + 4)))
+    grown, shrunk, both = map(pixel, ("+ kept (app.py)", "− gone (app.py)", "+ all"))
+    assert grown == pixel("+ new (app.py)") and grown[0] > grown[2] + 100
+    assert shrunk[2] > shrunk[0] + 100 and both[0] > both[2] and min(both) > min(grown) + 50
+    width = views.find("#graph").size["width"]
+    assert abs(boxes["− gone (app.py)"].size["width"] - width * 700 / 3200) < 2
+    views.choose("view", "table")
+    assert views.rows() == [
+        ["+2.0 KiB", "+200", "1,000 B", "2.9 KiB", "kept", "app.py:9"],
+        ["−700 B", "−70", "700 B", "0 B", "gone", "app.py:8"],
+        ["+500 B", "+50", "0 B", "500 B", "new", "app.py:10"]]
+    assert [cell.get_attribute("class") for cell in views.all("#table td:first-child")] == [
+        "number up", "number down", "number up"]
+    # By line the function that stayed is another one.
+    views.find("input[name=lines]").click()
+    assert [row[5] for row in views.rows()] == [
+        "app.py:9", "app.py:7", "app.py:8", "app.py:10", "app.py:9", "app.py:11"]
+
+
+@pytest.mark.parametrize("page", ["flame.html", "leaks.html", "changes.html"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_fits_and_can_be_read(browser, folder, page, width, scheme):

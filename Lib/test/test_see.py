@@ -712,6 +712,10 @@ def test_flame_of_a_snapshot(tmp_path):
     lines_of(see("flame", "-o", out, dump))
     assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
     assert "a file has no native stacks" in see("flame", "--native", dump).stderr
+    assert see("flame", dump, "--native").stderr == (
+        "pymem: a file takes no arguments (--native): options come before its name\n")
+    assert see("flame", "--compare", tmp_path / "app.py", dump).stderr.startswith(
+        f"pymem: {tmp_path / 'app.py'} has no stacks; --compare takes a file of track, ")
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
 
