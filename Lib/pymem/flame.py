@@ -2,6 +2,7 @@
 
     stacks = of_snapshot(tracemalloc.take_snapshot())
     write(stacks, "flame.svg", "svg")       also html, pprof, collapsed
+    write(stacks, "changes.html", "html", before=of_snapshot(earlier))
 
 The bottom row is all memory; on it stand the outermost functions that asked for it, as
 wide as their part, on them those that they called.  tracemalloc keeps the innermost

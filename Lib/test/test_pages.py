@@ -1,6 +1,7 @@
 """The pages of heapmap, flame and leaks in a browser: stepped, clicked, and looked at."""
 
 import io
+import itertools
 import json
 import re
 import shutil
@@ -397,6 +398,23 @@ def test_import_frames_can_be_hidden(views):
     views.fragment("#imports=0&find=importlib")
 
 
+def test_c_functions_of_imports_are_hidden_with_them(browser, folder):
+    """Not the one that asks for the memory, nor those of other calls."""
+    views = Views(browser, folder / "native.html", "#imports=0&find=call")
+    shown = browser.execute_script(
+        "return [...graph.children].map(box => box.getAttribute('aria-label'))")
+    assert not any("importlib" in label or label.startswith("PyImport_") for label in shown)
+    nodes = browser.execute_script(
+        "const found = [], walk = (node, path) => { for (const child of node.children.values())"
+        " { found.push([...path, label(child.number)]);"
+        " walk(child, [...path, label(child.number)]); } }; walk(root, []); return found;")
+    imports = [path for path in nodes if path[0] == "<module> (app.py:2)"]
+    assert any(len(path) > 2 for path in imports)
+    assert not any("PyObject_CallMethod" in label for path in imports for label in path[:2])
+    assert sum(stack[1] for stack in views.data["stacks"]) == browser.execute_script(
+        "return root.now[0]")
+
+
 def test_views_share_what_they_show(views):
     """Blocks in place of bytes, what is searched, and what is shown alone."""
     blocks = sum(stack[2] for stack in views.data["stacks"]
@@ -546,21 +564,22 @@ def test_what_changed_is_red_and_blue(browser, folder):
 
 
 @pytest.mark.parametrize("page", ["heapmap.html", "flame.html", "leaks.html", "changes.html"])
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_fits_and_can_be_read(browser, folder, page, width, scheme):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": scheme}]})
+def test_a_page_fits_and_can_be_read(browser, folder, page):
+    browser.get(f"file://{folder / page}")
     try:
-        browser.get(f"file://{folder / page}")
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        colors = browser.execute_script(
-            "const style = getComputedStyle(document.body);"
-            "return [style.color, style.backgroundColor]")
-        ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
-        assert abs(ink - paper) > 150 and (ink > paper) == (scheme == "dark")
+        for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+                "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+                {"name": "prefers-color-scheme", "value": scheme}]})
+            assert browser.execute_script("return innerWidth") == width
+            assert browser.execute_script(
+                "return document.documentElement.scrollWidth") <= width
+            colors = browser.execute_script(
+                "const style = getComputedStyle(document.body);"
+                "return [style.color, style.backgroundColor]")
+            ink, paper = (sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in colors)
+            assert abs(ink - paper) > 150 and (ink > paper) == (scheme == "dark")
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
