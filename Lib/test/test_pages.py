@@ -556,7 +556,7 @@ def test_what_changed_is_red_and_blue(browser, folder):
         ["−700 B", "−70", "700 B", "0 B", "gone", "app.py:8"],
         ["+500 B", "+50", "0 B", "500 B", "new", "app.py:10"]]
     assert [cell.get_attribute("class") for cell in views.all("#table td:first-child")] == [
-        "number up", "number down", "number up"]
+        "number change up", "number change down", "number change up"]
     # By line the function that stayed is another one.
     views.find("input[name=lines]").click()
     assert [row[5] for row in views.rows()] == [
