@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from threading import TIMEOUT_MAX
 from typing import NamedTuple
@@ -82,7 +83,7 @@ def format_of(options, default):
     return FORMATS.get(Path(options.output).suffix, default) if options.output else default
 
 
-def write_heapmap(frames, form, output):
+def write_heapmap(frames, form, output, facts):
     from pymem import heapmap
     if form == "term":
         lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
@@ -93,18 +94,19 @@ def write_heapmap(frames, form, output):
             sys.stdout.write(text)
         return
     output = running.result_file(output or f"heapmap.{form}")
-    heapmap.write(frames, output, form)
+    heapmap.write(frames, output, form, facts)
     print(f"{output}: {len(frames)} moments", file=sys.stderr)
 
 
 def heapmap(options):
+    from pymem import about
     from pymem.heapmap import Frame
     form = format_of(options, "term")
     if options.pid is not None:
         if options.program:
             raise HeapError("heapmap takes a script or --pid, not both")
         frames = [Frame(f"process {options.pid}", take_heap(options.pid))]
-        write_heapmap(frames, form, options.output)
+        write_heapmap(frames, form, options.output, about.of_process(options.pid))
         return 0
     if not options.program:
         raise HeapError("heapmap takes a script or --pid PID")
@@ -121,7 +123,8 @@ def heapmap(options):
     status = running.run_program(options.program, at_end)
     gc.collect()
     frames.append(Frame("after, all dropped", Heap.take()))
-    write_heapmap(frames, form, options.output)
+    write_heapmap(frames, form, options.output,
+                  about.of_run(options.program, frames[0].heap.time))
     return status
 
 
@@ -203,56 +206,29 @@ def replay(options):
 NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
 
 
-def load_snapshot(path):
-    import pickle
-    import tracemalloc
-    try:
-        snapshot = tracemalloc.Snapshot.load(path)
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
-            ValueError):
-        snapshot = None
-    if not isinstance(snapshot, tracemalloc.Snapshot):
-        raise HeapError(f"{path} is no snapshot of tracemalloc")
-    return snapshot
-
-
-def load_stacks(path):
-    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
-    from pymem import flame as flaming
-    with open(path, "rb") as file:
-        start = file.read(1)
-    if start == b"\x80":
-        return flaming.of_snapshot(load_snapshot(path))
-    if start != b"{" and not path.endswith(".json"):
-        return None
-    try:
-        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, IndexError):
-        if path.endswith(".json"):
-            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
-    return None
-
-
 def flame(options):
     from pymem import flame as flaming
+    from pymem import stackfile
     form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
         raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
-                        "attach, leaks or Snapshot.dump()")
-    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+                        "track, attach, leaks or Snapshot.dump()")
+    before = stackfile.load_earlier(options.compare) if options.compare else None
+    stacks, status = stackfile.load(program.what) if program.kind == "script" else None, 0
     if stacks is not None and options.native:
         raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is not None and program.arguments:
+        raise HeapError(f"a file takes no arguments ({program.arguments[0]}): options come "
+                        "before its name")
     if stacks is None:
         found = []
         status = flame_traced(options, found)
         stacks = found[0]
     output = running.result_file(output)
-    flaming.write(stacks, output, form)
-    print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
-          file=sys.stderr)
+    print(flaming.write_compared(stacks, before, True, output, form), end="", file=sys.stderr)
     return status
 
 
@@ -274,6 +250,7 @@ class Peak:
 
 
 def flame_traced(options, found):
+    from pymem import about
     from pymem import flame as flaming
     samples = options.samples
     if samples is None:
@@ -283,7 +260,7 @@ def flame_traced(options, found):
     else:
         tracemalloc = running.tracer()
         tracemalloc.start(options.frames)
-    peak = Peak()
+    peak, started = Peak(), time.time()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
         ticker.start()
@@ -292,10 +269,15 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
+        highest = tracemalloc.get_traced_memory()[1]
         traces = peak.traces or traces_of(tracemalloc)
         sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_traces(traces, sample_bytes))
+        stacks = flaming.of_traces(traces, sample_bytes)
+        stacks.facts.update(
+            about.of_run(options.program, started), peak_bytes=highest,
+            sample_bytes=sample_bytes, moment="near the peak" if options.peak else "at the end")
+        found.append(stacks)
     return running.run_program(options.program, at_end)
 
 
@@ -456,6 +438,8 @@ def parser():
                       "bytes (with --native 16K, else 0); 0: every block")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
+    made.add_argument("--compare", metavar="EARLIER", help="what grew (red) and shrank (blue) "
+                      "since this file was written")
     add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
@@ -512,6 +496,9 @@ def parser():
                       help="what was added since then: 0, 90s, 5m, 1h")
     made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
                       help="not at the end: so long after the start")
+    made.add_argument("--compare", action="append", metavar="EARLIER",
+                      help="what grew and what shrank since this file of track; again for each "
+                      "of several processes")
     made.add_argument("--top", type=number, default=10, metavar="N",
                       help="rows of table and summary (10)")
     made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")

@@ -26,7 +26,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymem import beside, check_writable, size_text
+from pymem import about, beside, check_writable, size_text
 from pymem.elf import symbols
 from pymem.heap import HeapError
 from pymem.remote import Debuggee
@@ -543,24 +543,27 @@ def reported(target, options):
 def command(options):
     target = Target(options.pid)
     check_writable(options.output)
+    facts = {**about.of_process(target.pid), "python": target.version}
     lines = reported(target, options)
     snapshot = snapshot_of(lines, options.frames)
     print("\n".join(table(snapshot, functions_of(lines), options)))
     if options.output:
-        what = write(options, target, lines, snapshot)
+        what = write(options, facts, lines, snapshot)
         print(f"{options.output}: {what}; pymem flame {options.output} draws it",
               file=sys.stderr)
     return 0
 
 
-def write(options, target, lines, snapshot):
+def write(options, facts, lines, snapshot):
     """What it wrote."""
     if not options.output.endswith(".json"):
         snapshot.dump(options.output)
         return "a snapshot of tracemalloc"
     from pymem import flame
-    data = {"pid": target.pid, "python": target.version, "sample_bytes": options.samples,
-            **flame.record(stacks_of(lines, options.samples))}
+    stacks, seconds = stacks_of(lines, options.samples), lines[0][1]
+    data = {**facts, "started": time.time() - seconds, "seconds": round(seconds, 3),
+            "sample_bytes": options.samples, "bytes": round(stacks.total),
+            "blocks": round(stacks.blocks), **flame.record(stacks)}
     Path(options.output).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return f"{len(data['stacks']):,} stacks"
 

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 
-from pymem import check_writable, running
+from pymem import about, check_writable, running
 from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
@@ -27,6 +28,7 @@ class OwnSampler:
 
     def __init__(self, options):
         self.options, self.kinds = options, {}
+        self.facts = about.of_run(options.program, time.time())
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
         self.tracer = running.start_tracer(options.frames, options.samples)
         self.timeline = Timeline(self.tracer.get_sample_bytes())
@@ -50,7 +52,7 @@ class OwnSampler:
             if self.ended.wait(GRACE):
                 return
         try:
-            status = report(self.options, self.survey, self.kinds)
+            status = report(self.options, self.survey, self.kinds, self.facts)
         except HeapError as error:
             print(f"pymem: {error}", file=sys.stderr)
             status = 1
@@ -79,9 +81,10 @@ class OwnSampler:
 
 
 def of_process(options, pid):
-    """(Survey, kinds) of another one."""
+    """(Survey, kinds, what pymem.about says) of another one."""
     from pymem import attach
     target = attach.Target(pid)
+    facts = {**about.of_process(pid), "python": target.version, "started": time.time()}
     timeline, kinds = Timeline(options.samples), {}
     seconds, changed, stacks = None, {}, []
     try:
@@ -98,13 +101,13 @@ def of_process(options, pid):
                 changed[stacks[key] if isinstance(key, int) else key] = value
         if seconds is not None:
             timeline.add(seconds, changed)
-        return Survey(timeline), kinds
+        return Survey(timeline), kinds, facts
     except (TypeError, ValueError, IndexError, AttributeError):
         raise HeapError("what the process wrote can't be read") from None
 
 
 def of_history(path):
-    """Survey of a file of pymem track."""
+    """(Survey, kinds, what pymem.about says) of a file of pymem track."""
     found, held = read(path), {}
     timeline = Timeline(found.sample_bytes)
     for seconds, changes in zip(found.times, found.changes):
@@ -112,16 +115,17 @@ def of_history(path):
         for lines, more in changes:
             changed[lines[::-1],] = add_blocks(held.setdefault(lines, {}), more)
         timeline.add(seconds, changed)
-    return Survey(timeline)
+    facts = {name: found.process[name] for name in about.NAMES if name in found.process}
+    return Survey(timeline), {}, facts
 
 
-def report(options, survey, kinds):
+def report(options, survey, kinds, facts):
     """The exit status."""
     if survey.windows < FEWEST:
         raise HeapError(f"leaks saw {survey.windows} windows of memory, and needs {FEWEST}: "
                         "let it run longer, or set a shorter --window (as 0.1s)")
     from pymem import leaksreport       # what it imports is not the program's
-    return OVER_LIMIT if leaksreport.write(options, survey, kinds) else 0
+    return OVER_LIMIT if leaksreport.write(options, survey, kinds, facts) else 0
 
 
 def command(options):
@@ -138,10 +142,10 @@ def command(options):
             options.seconds = 60.0
         return report(options, *of_process(options, int(program.what)))
     if program.kind == "script" and is_history(program.what):
-        return report(options, of_history(program.what), {})
+        return report(options, *of_history(program.what))
     options.collect = True
     sampler = OwnSampler(options)
     status = sampler.run(program)
     if os.getpid() != sampler.pid:
         return status
-    return report(options, sampler.survey, sampler.kinds) or status
+    return report(options, sampler.survey, sampler.kinds, sampler.facts) or status

@@ -222,6 +222,9 @@ def test_the_build_needs_no_package(tmp_path):
                          re.M)
     found = json.loads(out.read_text())
     assert int(nbytes) > 100_000 and found["pid"] == process.pid
+    assert found["command"][0] == str(BUILD / "python") and found["sample_bytes"] == 0
+    assert found["bytes"] == sum(stack["bytes"] for stack in found["stacks"])
+    assert found["seconds"] >= 1 and time.time() - 600 < found["started"] < time.time()
     assert any(frame["function"] == "Thread.run" for frame in found["frames"])
 
 

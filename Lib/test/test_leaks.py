@@ -218,6 +218,8 @@ def test_a_limit_is_kept_where_nothing_grows():
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     assert found["sites"] == [] and not found["over_limit"]
+    assert found["command"] == ["-c", "import time; time.sleep(2)"]
+    assert found["seconds"] > 1.5 and found["bytes"] <= found["peak_bytes"]
 
 
 @pytest.mark.once

@@ -1,7 +1,9 @@
 """python -m pymem: stats, heapmap, watch, explain, replay, flame."""
 
 import gzip
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from conftest import BUILD, TOP, clean_environment, need_module, pythons, run
 from test_heap import BUSY, RUNNERS, Running, compile_program
 
 sys.path.insert(0, str(TOP / "Lib"))
+from pymem.picture import class_color, class_number     # noqa: E402
 
 BUILD_PYTHON = RUNNERS["build"]
 # The linked Python, this one, the oldest and the newest of the others.
@@ -217,6 +220,47 @@ assert len(data["pools"]) == sum(len(arena.pools) for arena in heap.arenas)
 """
     result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
     assert result.returncode == 0, result.stderr
+
+
+# Of linear RGB, as those see it who have no cones for long waves, or for middle ones: Machado,
+# Oliveira and Fernandes (2009), severity 1.
+EYES = {"all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        "protanopia": ((.152286, 1.052583, -.204868), (.114503, .786281, .099216),
+                       (-.003882, -.048116, 1.051998)),
+        "deuteranopia": ((.367322, .860646, -.227968), (.280085, .672501, .047413),
+                         (-.011820, .042940, .968881))}
+
+
+def lab(color, eyes):
+    """CIELAB of #rrggbb."""
+    parts = [int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+              for part in parts]
+    seen = [min(max(sum(a * b for a, b in zip(row, linear)), 0), 1) for row in eyes]
+    x, y, z = (sum(a * b for a, b in zip(row, seen)) for row in (
+        (.4339, .3762, .1899), (.2126, .7152, .0722), (.0177, .1095, .8728)))
+    x, y, z = (part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116
+               for part in (x, y, z))
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("eyes", EYES)
+def test_32_classes_can_be_told_apart(eyes):
+    """A difference of 2.3 is just seen; neighbours have larger ones."""
+    colors = [lab(class_color(16 * number), EYES[eyes]) for number in range(1, 33)]
+    assert min(math.dist(a, b) for a, b in itertools.combinations(colors, 2)) > 12
+    assert min(map(math.dist, colors, colors[1:])) > 40
+    # On white, and on the dark paper of the pages.
+    assert all(20 < lightness < 85 for lightness, _, _ in colors)
+
+
+@pytest.mark.once
+def test_medium_classes_have_numbers_of_their_own():
+    """Some that occur, and the largest one."""
+    sizes = [512, 544, 576, 640, 704, 1024, 1088, 1216, 2112, 2368, 4160, 4672, 8256, 32832]
+    numbers = list(map(class_number, sizes))
+    assert numbers == sorted(set(numbers)) and numbers[0] == 31
 
 
 def test_heapmap_as_png(script, tmp_path):
@@ -637,8 +681,11 @@ def test_flame_as_svg_and_html(script, tmp_path):
                for title in titles)
     lines_of(see("flame", "-o", html, script))
     data = json.loads(re.search(r'json">(.*)</script>', html.read_text())[1])
-    label, _, nbytes, blocks, _, children = data
-    assert label == "all" and nbytes == sum(child[2] for child in children)
+    names = [[data["frames"][number][0] for number in numbers]
+             for numbers, _, _ in data["stacks"]]
+    asked = max(stack[1:] for stack, of_stack in zip(data["stacks"], names)
+                if of_stack[-1] == "Node.__init__")
+    assert 20_000 * 70 < asked[0] < 20_000 * 200 and 20_000 <= asked[1] <= 60_000
 
 
 def varint(message, at):
@@ -709,6 +756,10 @@ def test_flame_of_a_snapshot(tmp_path):
     lines_of(see("flame", "-o", out, dump))
     assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
     assert "a file has no native stacks" in see("flame", "--native", dump).stderr
+    assert see("flame", dump, "--native").stderr == (
+        "pymem: a file takes no arguments (--native): options come before its name\n")
+    assert see("flame", "--compare", tmp_path / "app.py", dump).stderr.startswith(
+        f"pymem: {tmp_path / 'app.py'} has no stacks; --compare takes a file of track, ")
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
 
