@@ -41,7 +41,7 @@ static const char usage[] =
     "                        sandbox that ends programs at others\n"
     "  --medium=WHO          who serves requests of 513 bytes to 32 KiB: pools, or malloc\n"
     "  --keep=SIZE           so much that is free may stay: 16M; 0: as CPython keeps it\n"
-    "  --trim-interval=SECS  give unused memory back so often\n"
+    "  --trim-interval=TIME  give unused memory back so often: 0.5, 90s, 5m, 1h\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
     "  --no-children         child processes run without\n"
@@ -422,9 +422,14 @@ read_seconds(const char *text)
 {
     char *end;
     double seconds = strtod(text, &end);
-    if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
-        fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to 1000000, not \"%s\"",
-             text);
+    switch (*end) {
+    case 's': end++; break;
+    case 'm': end++; seconds *= 60; break;
+    case 'h': end++; seconds *= 3600; break;
+    }
+    if (end == text || *end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
+        fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to 1000000, or 90s, 5m, 1h, "
+             "not \"%s\"", text);
     }
     return seconds;
 }

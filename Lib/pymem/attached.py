@@ -66,12 +66,16 @@ def traces_of(tracer):
 
 
 def stacks_of(traces):
-    """{(stack, its whole depth): {(domain, size): blocks}}, without what this file keeps."""
-    own, stacks = stacks_of.__code__.co_filename, {}
-    for domain, size, stack, *depth in traces:
+    """{(stack, its whole depth): {(domain, size): blocks}}, without what this file keeps.
+    Equal traces are nearly always one object, which is looked at once."""
+    own, objects, counts, stacks = stacks_of.__code__.co_filename, {}, {}, {}
+    for trace in traces:
+        identity = id(trace)
+        objects[identity], counts[identity] = trace, counts.get(identity, 0) + 1
+    for identity, (domain, size, stack, *depth) in objects.items():
         if stack[0][0] != own:
             blocks = stacks.setdefault((stack, *depth), {})
-            blocks[domain, size] = blocks.get((domain, size), 0) + 1
+            blocks[domain, size] = blocks.get((domain, size), 0) + counts[identity]
     return stacks
 
 

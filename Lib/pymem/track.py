@@ -143,8 +143,8 @@ class Tracker:
         self.process = self.first = Process(self, None)
         self.first.open()
         self.is_tracking = True
-        self.exit = os._exit
-        os._exit = self.exit_at_once
+        self.endings = running.Endings(self.look_and_end)
+        self.endings.begin()
         os.register_at_fork(before=self.before_fork, after_in_parent=self.after_in_parent,
                             after_in_child=self.after_in_child)
         self.first.ticker.start()
@@ -152,13 +152,9 @@ class Tracker:
     def shown(self, path):
         return path[len(self.folder) + 1:] if path.startswith(self.folder + os.sep) else path
 
-    def exit_at_once(self, status):
-        try:
-            self.process.look()
-            if isinstance(status, int):
-                self.process.end()
-        finally:
-            self.exit(status)
+    def look_and_end(self):
+        self.process.look()
+        self.process.end()
 
     def before_fork(self):
         if self.is_tracking:
@@ -200,7 +196,7 @@ class Tracker:
         self.process.ticker.stop()
         self.process.end()
         self.is_tracking = False
-        os._exit = self.exit
+        self.endings.end()
         self.tracer.stop()
         if self.process is self.first:
             name, count = self.shown(self.first.path), self.first.writer.nmoments
@@ -218,4 +214,4 @@ def default_output(program):
 def command(options):
     if options.program is None:
         raise HeapError("track takes a program: SCRIPT, -m MODULE, -c CODE")
-    return running.run_program(options.program, Tracker(options).at_end)
+    return running.run_to_end(options.program, Tracker(options).at_end)

@@ -318,7 +318,7 @@ int main(void) {{ return 0; }}
 @pytest.mark.parametrize("options, reason", [
     ([], "usage: pymem-run"), (["--frobnicate"], "unrecognized option"),
     (["--trim-interval=soon"], '--trim-interval takes seconds, 0.001 to 1000000, '
-     'not "soon"'), (["--trim-interval=0"], "--trim-interval takes seconds")])
+     'or 90s, 5m, 1h, not "soon"'), (["--trim-interval=0"], "--trim-interval takes seconds")])
 def test_bad_options(options, reason):
     result = pymem_run(*options)
     assert result.returncode == 125
