@@ -95,13 +95,15 @@ class Moments:
         share = 0.5 + os.urandom(1)[0] / 255
         return self.window * 2 ** (self.nlooks // self.doubled_after) * share
 
-    def look(self):
+    def look(self, traces=None):
         """Seconds since the start, and of each stack that changed its blocks now."""
         self.nlooks += 1
         if self.collect and self.nlooks >= COLLECTED and not self.nlooks & self.nlooks - 1:
             gc.collect()
         seconds = monotonic() - self.started
-        before, self.stacks = self.stacks, stacks_of(traces_of(self.tracer))
+        if traces is None:
+            traces = traces_of(self.tracer)
+        before, self.stacks = self.stacks, stacks_of(traces)
         changed = {key: {} for key in before if key not in self.stacks}
         changed.update((key, blocks) for key, blocks in self.stacks.items()
                        if before.get(key) != blocks)

@@ -27,8 +27,9 @@ from pymem.history import Writer
 
 KINDS = {"script": [], "module": ["-m"], "code": ["-c"]}     # of a program, in a command line
 TICK = 0.05             # seconds between looks at how much is traced
-HIGHER = 1.1            # times what was traced at any look, and it is looked at at once:
-LEAST = 1 << 20         # the peak is found within a tenth, or so many bytes
+HIGHER = 1.1            # times what was traced at any look, and it is looked at at once;
+LEAST = 1 << 20         # or so many bytes more.  The tracer keeps what there was at a peak
+FALLEN = 17 / 16        # from which it has fallen meanwhile: how exact the tracer is
 PATIENCE = 2.0          # seconds that a fork and an end wait for a look
 REST = 9                # times the processor time of a look comes before the next one
 
@@ -50,6 +51,7 @@ class Process:
         self.moments = Moments(self.tracer, tracker.options.every, False)
         self.moments.doubled_after = math.inf
         self.highest, self.due, self.rested = 0, 0.0, 0.0
+        self.tracer.keep_peak(LEAST)
         self.ticker = running.Ticker(self.tick, TICK)
 
     def open(self):
@@ -62,12 +64,15 @@ class Process:
         now = time.monotonic()
         if now < self.rested:
             return
-        current = self.tracer.get_traced_memory()[0]
-        if now >= self.due or current > HIGHER * self.highest + LEAST:
-            self.highest, before = max(self.highest, current), time.thread_time()
+        if now >= self.due or self.is_higher(self.tracer.get_traced_memory()[1]):
+            before = time.thread_time()
             self.look()
             now, spent = time.monotonic(), time.thread_time() - before
             self.rested, self.due = now + REST * spent, now + self.moments.pause()
+
+    def is_higher(self, peak):
+        """Than at any look."""
+        return peak > HIGHER * self.highest + LEAST
 
     def changes(self, before, changed):
         for key, blocks in changed.items():
@@ -100,11 +105,22 @@ class Process:
             self.lock.release()
 
     def look_and_write(self):
+        """First of a peak since the last look, if it was higher and is over."""
+        if self.writer is None:
+            self.open()
+        current, peak = self.tracer.get_traced_memory()
+        if self.is_higher(peak) and peak > FALLEN * current:
+            traces = self.tracer._get_named_peak_traces()
+            if traces:
+                self.write_moment(traces)
+        self.highest = max(self.highest, peak)
+        self.write_moment(None)
+        self.tracer.keep_peak(int(HIGHER * self.highest) + LEAST)
+
+    def write_moment(self, traces):
         before = self.moments.stacks
         try:
-            if self.writer is None:
-                self.open()
-            seconds, changed = self.moments.look()
+            seconds, changed = self.moments.look(traces)
             self.writer.add(seconds, self.changes(before, changed))
         except MemoryError:
             self.moments.stacks = before        # the next look tells it
