@@ -20,7 +20,7 @@ import time
 from _thread import RLock
 
 from pymem import new_file, running
-from pymem.attached import Moments
+from pymem.attached import Moments, traces_of
 from pymem.flame import lines_of_program
 from pymem.heap import HeapError
 from pymem.history import Writer
@@ -105,17 +105,19 @@ class Process:
             self.lock.release()
 
     def look_and_write(self):
-        """First of a peak since the last look, if it was higher and is over."""
+        """First of a peak since the last look, if it was higher and is over.  The next one
+        may come while this look goes on."""
         if self.writer is None:
             self.open()
         current, peak = self.tracer.get_traced_memory()
-        if self.is_higher(peak) and peak > FALLEN * current:
-            traces = self.tracer._get_named_peak_traces()
-            if traces:
-                self.write_moment(traces)
+        is_over = self.is_higher(peak) and peak > FALLEN * current
+        of_peak = self.tracer._get_named_peak_traces() if is_over else []
+        traces = traces_of(self.tracer)
         self.highest = max(self.highest, peak)
-        self.write_moment(None)
         self.tracer.keep_peak(int(HIGHER * self.highest) + LEAST)
+        if of_peak:
+            self.write_moment(of_peak)
+        self.write_moment(traces)
 
     def write_moment(self, traces):
         before = self.moments.stacks

@@ -50,7 +50,7 @@ def count_words():
 
 
 def remember(key):
-    cache[key] = str(key) * 200
+    cache[key] = f"{key:010}" * 200
     return cache[key]
 
 
