@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pymem import about, size_text
+from pymem.attached import stacks_of
 from pymem.functions import functions_at
 from pymem.page import write_page
 from pymem.picture import GRAY, Picture, hsl
@@ -128,21 +129,17 @@ def python_frames(traceback):
 
 def of_traces(traces, sample_bytes=0):
     """Of what pymem.attached.traces_of() gave."""
-    from pymem.growth import chance
-    found = {}                          # {stack's id: [stack, blocks, bytes]}: equal ones are
-    for _, size, stack, *_ in traces:   # nearly always one object
-        counts = found.setdefault(id(stack), [stack, 0, 0])
-        counts[1] += 1 / chance(size, sample_bytes)
-        counts[2] += size
-    addresses = {line[1] for stack, _, _ in found.values() for line in stack if is_native(line)}
+    from pymem.growth import Level
+    found = stacks_of(traces)
+    addresses = {line[1] for stack, *_ in found for line in stack if is_native(line)}
     if addresses:
         from pymem import native
         native.find(addresses)
     stacks = Stacks()
-    for stack, blocks, nbytes in found.values():
-        frames = python_frames(stack)
+    for (stack, *_), blocks in found.items():
+        frames, level = python_frames(stack), Level.of(blocks, sample_bytes)
         if frames:
-            stacks.add(frames, round(blocks), nbytes)
+            stacks.add(frames, round(level.blocks), level.nbytes)
     return stacks
 
 

@@ -57,7 +57,7 @@ class OwnSampler:
             print(f"pymem: {error}", file=sys.stderr)
             status = 1
         sys.stdout.flush()
-        os._exit(status)
+        running.EXIT(status)
 
     def judge(self):
         """While what it made is still there."""
@@ -74,10 +74,14 @@ class OwnSampler:
             self.tracer.stop()
 
     def run(self, program):
-        """Its exit status; 0 where Ctrl-C ended it."""
+        """The exit status; of the program 0 where Ctrl-C ended it."""
         self.look()
         self.ticker.start()
-        return running.run_program(program, self.at_end, ends=KeyboardInterrupt)
+        return running.run_program(program, self.at_end, self.write, ends=KeyboardInterrupt)
+
+    def write(self):
+        return (report(self.options, self.survey, self.kinds, self.facts)
+                if os.getpid() == self.pid else 0)
 
 
 def of_process(options, pid):
@@ -125,7 +129,17 @@ def report(options, survey, kinds, facts):
         raise HeapError(f"leaks saw {survey.windows} windows of memory, and needs {FEWEST}: "
                         "let it run longer, or set a shorter --window (as 0.1s)")
     from pymem import leaksreport       # what it imports is not the program's
-    return OVER_LIMIT if leaksreport.write(options, survey, kinds, facts) else 0
+    is_over = []
+
+    def write(path):
+        options.output = path
+        is_over.append(leaksreport.write(options, survey, kinds, facts))
+
+    if options.output:
+        running.write_result(options.output, write)
+    else:
+        write(None)
+    return OVER_LIMIT if is_over[0] else 0
 
 
 def command(options):
@@ -144,8 +158,4 @@ def command(options):
     if program.kind == "script" and is_history(program.what):
         return report(options, *of_history(program.what))
     options.collect = True
-    sampler = OwnSampler(options)
-    status = sampler.run(program)
-    if os.getpid() != sampler.pid:
-        return status
-    return report(options, sampler.survey, sampler.kinds, sampler.facts) or status
+    return OwnSampler(options).run(program)

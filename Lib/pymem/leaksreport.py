@@ -32,8 +32,8 @@ def place(frame, room=WIDTH, here=None):
     base, line = os.path.basename(file), f":{frame.line}" if frame.line else ""
     left = room - len(f"{base}{line} ")
     end = f"{line} {shortened(frame.name, max(left, 8))}"
-    left = max(room - len(end), 8)
-    return (base if len(base) == left else shortened(file, left)) + end
+    left = room - len(end)
+    return (shortened(file, left) if left > len(base) + 1 else base) + end
 
 
 def percent(share):

@@ -304,6 +304,19 @@ def phases(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("samples", ["0", "8K"])
+def test_a_peak_between_two_looks(tmp_path, samples):
+    """That is over before anyone looks: the tracer keeps it."""
+    tracked(tmp_path, """
+kept = [bytes(1000) for _ in range(1000)]
+def take(): return [bytes(1000) for _ in range(20_000)]
+for _ in range(3): len(take())
+""", options=["--samples", samples, "--every", "1h"])
+    peak = report_json("--peak", "app.pymem", cwd=tmp_path)
+    assert 19e6 < peak["bytes"] < 25e6 and peak["bytes"] == peak["highest"]["bytes"]
+    assert report_json("app.pymem", cwd=tmp_path)["bytes"] < 5e6
+
+
 def test_the_peak_and_two_moments(phases):
     first, both = (line_of(PHASES, f"{name} = take(") for name in ("first", "second, junk"))
     take = line_of(PHASES, "return bytes(size)")

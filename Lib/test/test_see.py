@@ -85,17 +85,17 @@ def test_stats_as_text_and_into_a_file(script, tmp_path):
 def test_a_scripts_exit_and_errors_are_its_own(tmp_path):
     path = tmp_path / "app.py"
     path.write_text("import sys\nprint(__name__, __file__ == sys.argv[0])\nsys.exit(7)\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert (result.returncode, result.stdout) == (7, "__main__ True\n")
     path.write_text("def f():\n    raise ValueError('this one')\nf()\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[0] == "Traceback (most recent call last):"
     assert [line for line in result.stderr.splitlines() if "File" in line] == [
         f'  File "{path}", line 3, in <module>', f'  File "{path}", line 2, in f']
     assert result.stderr.endswith("ValueError: this one\n")
     path.write_text("import sys\nsys.exit('a reason')\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert (result.returncode, result.stderr) == (1, "a reason\n")
 
 
@@ -147,7 +147,7 @@ def test_what_code_made_is_dropped_before_the_last_map():
 
 def test_errors_of_modules_and_code_are_theirs(package):
     def errors(*words):
-        result = see("stats", "-o", package / "out", *words, cwd=package)
+        result = see("stats", "-o", os.devnull, *words, cwd=package)
         assert result.returncode == 1 and result.stdout == ""
         return result.stderr.splitlines()
     lines = errors("-m", "app_of_test.fails")
@@ -159,7 +159,70 @@ def test_errors_of_modules_and_code_are_theirs(package):
     assert errors("-c", "x y")[-1] == "SyntaxError: invalid syntax"
     lines = errors("-c", "from pymem import watch\nwatch.size_text('x')")
     assert [line.split(",")[1] for line in lines if "File" in line][0] == " line 2"
-    assert see("stats", "-o", package / "out", "-c", "raise SystemExit(7)").returncode == 7
+    assert see("stats", "-o", os.devnull, "-c", "raise SystemExit(7)").returncode == 7
+
+
+# Processes that fork, and ends that come at once.
+
+FORKS = """
+import os, signal, sys, time
+kept = []
+def keep(n): kept.append(bytes(n))
+print("from the parent alone")          # not flushed before the forks
+for sign in "ab":
+    if os.fork() == 0:
+        keep(3_000_000)
+        if sign == "b":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("command", [["stats"], ["heapmap", "--format", "html"],
+                                     ["flame", "--format", "collapsed"]], ids=lambda words: words[0])
+def test_children_that_end_at_once_have_a_result(command, tmp_path):
+    """And what their parent printed is not printed again, nor their status another one."""
+    (tmp_path / "app.py").write_text(FORKS)
+    result = see(*command, "-o", tmp_path / "found", tmp_path / "app.py")
+    assert lines_of(result) == ["from the parent alone", "7", "-15"]
+    texts = [(tmp_path / name).read_text() for name in ("found", "found.1", "found.2")]
+    assert len(set(texts)) == len(texts) and all(texts)
+    if command[0] == "flame":
+        assert ["keep" in text for text in texts] == [False, True, True]
+    result = see(*command, "-o", tmp_path / "of.%p", tmp_path / "app.py")
+    assert lines_of(result) == ["from the parent alone", "7", "-15"]
+    assert len(list(tmp_path.glob("of.[0-9]*"))) == 3
+
+
+def test_children_that_end_at_once_are_told_on_stdout(tmp_path):
+    (tmp_path / "app.py").write_text(FORKS)
+    lines = lines_of(see("stats", tmp_path / "app.py"))
+    assert sum(line.startswith("arenas: ") for line in lines) == 3
+    assert lines.count("from the parent alone") == 1
+
+
+def test_sigterm_comes_after_the_result(tmp_path):
+    """Also a second one, and it stays the program's end; one that handles it goes on."""
+    (tmp_path / "app.py").write_text("import os, signal\nkept = bytes(3_000_000)\n"
+                                     "os.kill(os.getpid(), signal.SIGTERM)\nprint('not here')\n")
+    for name in "flame.txt", "flame.1.txt":
+        result = see("flame", "-o", tmp_path / "flame.txt", tmp_path / "app.py")
+        assert (result.returncode, result.stdout) == (-15, ""), result.stderr
+        assert "app.py:2" in (tmp_path / name).read_text()
+    assert result.stderr.startswith(f"pymem: {tmp_path}/flame.txt is there already; the result "
+                                    f"goes to {tmp_path}/flame.1.txt\n")
+    result = see("flame", "-o", tmp_path / "handled.txt", "-c", "import os, signal\n"
+                 "signal.signal(signal.SIGTERM, lambda *arguments: print('handled'))\n"
+                 "os.kill(os.getpid(), signal.SIGTERM)\nprint('goes on')")
+    assert lines_of(result) == ["handled", "goes on"]
+
+
+def test_what_is_no_file_is_written_to():
+    result = see("flame", "-o", "/dev/stdout", "--format", "collapsed", "-c",
+                 "kept = bytes(5000)")
+    assert re.search(r"<string>:1\S* 5033$", "\n".join(lines_of(result)), re.M)
 
 
 # heapmap
@@ -785,8 +848,8 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
     (["stats", "--pid", "1", __file__], 1, "pymem: stats takes a script or --pid, not both"),
     (["heapmap"], 1, "pymem: heapmap takes a script or --pid PID"),
     (["heapmap", "--every", "0", __file__], 2, "pymem heapmap: argument --every: '0' is no "
-                                               "time, as 60s, 5m or 1h"),
-    (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
+                                               "time over 0, as 60s, 5m, 1h or 200ms"),
+    (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'infm' is"),
     (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
     (["flame"], 1, "pymem: flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "),
     (["flame", "--frames", "65536", __file__], 2, "pymem flame: argument --frames: '65536' is no "
