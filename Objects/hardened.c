@@ -276,10 +276,14 @@ class_begin(struct ready *class, unsigned blocksize)
     class->nrow = (uint8_t)(blocksize < NROW_FIRST ? NROW_FIRST / blocksize : 1);
     class->most = (uint8_t)(2 * PAGE / blocksize > LANE_MAX ? LANE_MAX
                             : blocksize < PAGE ? 2 * PAGE / blocksize : 2);
-    class->blocks = hard_metadata(
-        (NLANES * LANE_MAX + (size_t)class->longest) * sizeof(handle));
+    handle *blocks = hard_metadata(
+        (1 + NLANES * LANE_MAX + (size_t)class->longest) * sizeof(handle));
+    if (blocks == NULL) {
+        return -1;
+    }
+    class->blocks = blocks + 1;
     class->waiting = class->blocks + NLANES * LANE_MAX;
-    return class->blocks != NULL ? 0 : -1;
+    return 0;
 }
 
 static void
@@ -308,6 +312,7 @@ begin_in_child(void)
         heaps[i].random.used = sizeof(heaps[i].random.bytes);
         heaps[i].nbits = 0;
     }
+    hard_large_begin_in_child();
     release_all();
 }
 
@@ -463,6 +468,15 @@ lane_empty(struct ready *class, unsigned lane, unsigned nleft)
 
 /* Handing out. */
 
+/* The next request of this lane finds it in the cache: most of the time of a request is to
+ * wait for the block.  Behind the last one of a lane is another lane's, or none. */
+static inline void
+prefetch_block(handle block)
+{
+    PREFETCH(handle_address(block));
+    PREFETCH(handle_address(block) + 64);
+}
+
 static inline void *
 heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
 {
@@ -474,7 +488,9 @@ heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
         }
         class = &heap->classes[number];
     }
-    handle block = class->blocks[lane * LANE_MAX + --class->n[lane]];
+    const handle *last = &class->blocks[lane * LANE_MAX + --class->n[lane]];
+    handle block = *last;
+    prefetch_block(last[-1]);
     unsigned char *start = handle_address(block);
     uint16_t *state = &hard_slab_records[handle_slab(block)].states[handle_number(block)];
     if (LIKELY(*state == WAITS_DEAD) && hard_options.fill
@@ -628,10 +644,26 @@ heap_of_block(const char *domain, const struct place *place)
     return place->slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
 }
 
+/* A slab that nobody has is as it was when the last block of it was freed. */
+static COLD enum hard_finding
+finding_in_slab(const void *ptr)
+{
+    size_t offset = (uintptr_t)ptr - (uintptr_t)hard_slabs_start;
+    if (offset >= hard_slabs_size) {
+        return NOT_A_BLOCK;
+    }
+    const struct hard_slab *slab = &hard_slab_records[offset >> HARD_SLAB_BITS];
+    size_t inside = (offset & (HARD_SLAB_SIZE - 1)) - slab->first;
+    if (slab->blocksize == 0 || inside / slab->blocksize >= slab->ncut) {
+        return NOT_A_BLOCK;
+    }
+    return inside % slab->blocksize == 0 ? FREED_TWICE : INSIDE_A_BLOCK;
+}
+
 static COLD void _Py_NO_RETURN
 fault_of_stranger(const char *domain, const void *ptr)
 {
-    const struct hard_fault fault = {NOT_A_BLOCK, ptr, NULL, 0, SIZE_MAX, NULL, 0};
+    const struct hard_fault fault = {finding_in_slab(ptr), ptr, NULL, 0, SIZE_MAX, NULL, 0};
     hard_fatal(*domain, &fault);
 }
 

@@ -14,6 +14,7 @@
 enum {
     NGUARDED = 10000,           /* three mappings each */
     NWAITING = 1024,
+    NGAPS = SIZE_MAX > UINT32_MAX ? 256 : 8,    /* of a page, before a block */
     CANARY = 0xa5,              /* the bytes from the request's end to that of its page */
 };
 
@@ -21,7 +22,7 @@ struct large {
     unsigned char *block;       /* NULL: no entry */
     size_t size;                /* requested */
     size_t mapped;              /* bytes that can be used */
-    size_t guard;               /* bytes before it, and as many behind */
+    size_t before, behind;      /* bytes of its guards */
 };
 
 hard_lock hard_large_lock;
@@ -29,6 +30,8 @@ hard_lock hard_large_lock;
 /* By address, with linear probing; at most half of it is in use. */
 static struct large *table;
 static size_t table_size, nlarge, nguarded;
+
+static struct hard_random gaps = {.used = sizeof(gaps.bytes)};
 
 /* Freed ones whose addresses nobody gets yet: so many, and of so many bytes. */
 static struct large waiting[NWAITING];
@@ -43,24 +46,44 @@ whole_pages(size_t size)
     return (size + page - 1) & ~(page - 1);
 }
 
+/* Where the system puts a mapping can be told from the one before, and is the same in each
+ * child of a process: so some of the pages before a block are too many. */
+static size_t
+random_pages(void)
+{
+    hard_lock_take(&hard_large_lock);
+    unsigned n = hard_random_below(&gaps, NGAPS);
+    hard_lock_release(&hard_large_lock);
+    return n * virtual_page_size();
+}
+
 /* Memory between guards.  block is NULL without. */
 static struct large
-map_between(size_t size, size_t guard)
+map_between(size_t size, size_t before, size_t behind)
 {
-    struct large large = {NULL, size, whole_pages(size), guard};
-    unsigned char *start = virtual_claim(large.mapped + 2 * guard);
-    if (start != NULL && virtual_open(start + guard, large.mapped) < 0) {
-        virtual_free(start, large.mapped + 2 * guard);
+    struct large large = {NULL, size, whole_pages(size), before, behind};
+    unsigned char *start = virtual_claim(before + large.mapped + behind);
+    if (start != NULL && virtual_open(start + before, large.mapped) < 0) {
+        virtual_free(start, before + large.mapped + behind);
         start = NULL;
     }
-    large.block = start != NULL ? start + guard : NULL;
+    large.block = start != NULL ? start + before : NULL;
     return large;
+}
+
+static struct large
+map_block(size_t size)
+{
+    size_t page = virtual_page_size();
+    return hard_options.guard && nguarded < NGUARDED
+        ? map_between(size, page + random_pages(), page) : map_between(size, 0, 0);
 }
 
 static void
 unmap(const struct large *large)
 {
-    virtual_free(large->block - large->guard, large->mapped + 2 * large->guard);
+    virtual_free(large->block - large->before,
+                 large->before + large->mapped + large->behind);
 }
 
 /* The table; the lock is held. */
@@ -121,7 +144,7 @@ make_room(void)
     struct large *old = table;
     size_t old_size = table_size, page = virtual_page_size();
     size_t size = old_size != 0 ? 2 * old_size : 256;
-    struct large memory = map_between(size * sizeof(struct large), page);
+    struct large memory = map_between(size * sizeof(struct large), page, page);
     if (memory.block == NULL) {
         return -1;
     }
@@ -148,7 +171,7 @@ add(const struct large *large)
     if (result == 0) {
         put(large);
         nlarge++;
-        nguarded += large->guard != 0;
+        nguarded += large->behind != 0;
     }
     hard_lock_release(&hard_large_lock);
     return result;
@@ -215,7 +238,7 @@ checked_entry(char api_id, const void *ptr)
     else {
         entry = find_inside(ptr, &fault.finding);
     }
-    const struct large large = entry != NULL ? *entry : (struct large){NULL, 0, 0, 0};
+    const struct large large = entry != NULL ? *entry : (struct large){NULL, 0, 0, 0, 0};
     hard_lock_release(&hard_large_lock);
     if (entry != NULL && (!is_one || fault.wrong != NULL)) {
         fault.block = large.block;
@@ -269,14 +292,13 @@ let_all_go(void)
 void *
 hard_large_malloc(size_t size)
 {
-    size_t guard = hard_options.guard && nguarded < NGUARDED ? virtual_page_size() : 0;
     if (size > PY_SSIZE_T_MAX - 3 * virtual_page_size()) {
         return NULL;
     }
-    struct large large = map_between(size, guard);
+    struct large large = map_block(size);
     if (UNLIKELY(large.block == NULL)) {
         let_all_go();
-        large = map_between(size, guard);
+        large = map_block(size);
     }
     if (large.block == NULL) {
         return NULL;
@@ -302,7 +324,7 @@ hard_large_free(char api_id, void *ptr)
     if (entry != NULL) {
         take_out(entry);
         nlarge--;
-        nguarded -= large.guard != 0;
+        nguarded -= large.behind != 0;
         let_wait(&large);
     }
     hard_lock_release(&hard_large_lock);
@@ -352,10 +374,16 @@ hard_large_realloc(char api_id, void *ptr, size_t size)
         if (pages == mapped) {
             memset(block + size, CANARY, mapped - size);
         }
-        mark_end(&(struct large){ptr, old.size, old.mapped, 0});
+        mark_end(&old);
     }
     hard_large_free(api_id, ptr);
     return block;
+}
+
+void
+hard_large_begin_in_child(void)
+{
+    gaps.used = sizeof(gaps.bytes);
 }
 
 size_t

@@ -727,13 +727,13 @@ void *
 virtual_claim(size_t size)
 {
     int kept = errno;
-    void *ptr = map_pages(NULL, size, PROT_NONE);
-    if (ptr != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
-        munmap(ptr, size);
-        ptr = NULL;
+    void *start = map_pages(NULL, size, PROT_NONE);
+    if (start != NULL && UNLIKELY(hardly_any_mapping_is_left())) {
+        munmap(start, size);
+        start = NULL;
     }
     errno = kept;
-    return ptr;
+    return start;
 }
 
 int

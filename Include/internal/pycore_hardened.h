@@ -186,6 +186,9 @@ size_t hard_large_size(char api_id, const void *ptr);
 void *hard_large_realloc(char api_id, void *ptr, size_t size);
 size_t hard_large_count(void);
 
+/* The child's order is its own; the lock is held. */
+void hard_large_begin_in_child(void);
+
 /* The locks, at a fork. */
 INTERNAL_DATA(hard_lock) hard_slabs_lock, hard_large_lock;
 
