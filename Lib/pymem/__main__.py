@@ -95,7 +95,7 @@ def write_heapmap(frames, form, output, facts):
         return
     output = running.result_file(output or f"heapmap.{form}")
     heapmap.write(frames, output, form, facts)
-    print(f"{output}: {len(frames)} moments", file=sys.stderr)
+    print(f"{output}: {len(frames)} moment{'s' * (len(frames) > 1)}", file=sys.stderr)
 
 
 def heapmap(options):

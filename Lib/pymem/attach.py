@@ -546,9 +546,9 @@ def command(options):
     facts = {**about.of_process(target.pid), "python": target.version}
     lines = reported(target, options)
     snapshot = snapshot_of(lines, options.frames)
+    what = write(options, facts, lines, snapshot) if options.output else None
     print("\n".join(table(snapshot, functions_of(lines), options)))
-    if options.output:
-        what = write(options, facts, lines, snapshot)
+    if what:
         print(f"{options.output}: {what}; pymem flame {options.output} draws it",
               file=sys.stderr)
     return 0

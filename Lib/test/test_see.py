@@ -521,6 +521,11 @@ def test_explain_an_address_of_another_process(tmp_path):
         assert found["address"] == address
         stats = lines_of(see("stats", "--pid", process.pid))
         assert any(line.startswith("arenas: ") for line in stats)
+        out = tmp_path / "map.html"
+        lines_of(see("heapmap", "-o", out, "--pid", process.pid))
+        assert [name for name, _ in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>",
+                                               out.read_text())] == [
+            "Command", "PID", "Date", "Total"]
         text = lines_of(see("heapmap", "--pid", process.pid))
         assert text[0].startswith(f"process {process.pid}: ")
         result = see("explain", "--pid", process.pid, "x + 1")
