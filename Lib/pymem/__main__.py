@@ -97,7 +97,7 @@ def write_heapmap(frames, form, output, facts):
         return
     path = running.write_result(output or f"heapmap.{form}",
                                 lambda path: heapmap.write(frames, path, form, facts))
-    print(f"{path}: {len(frames)} moments", file=sys.stderr)
+    print(f"{path}: {len(frames)} moment{'s' * (len(frames) > 1)}", file=sys.stderr)
 
 
 def heapmap(options):

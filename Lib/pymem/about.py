@@ -92,7 +92,10 @@ def rows(facts, earlier=None):
     def text_of(facts, name):
         if facts is None or facts.get(name) is None:
             return None
-        return amount_text(facts) if name == "bytes" else texts[name][1](facts[name])
+        try:
+            return amount_text(facts) if name == "bytes" else texts[name][1](facts[name])
+        except (OverflowError, ValueError, OSError):
+            return None                 # a file of others may have any number
     found = []
     for name, (title, _) in texts.items():
         text, before = text_of(facts, name), text_of(earlier, name)

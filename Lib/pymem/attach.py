@@ -557,9 +557,10 @@ def command(options):
     facts = {**about.of_process(target.pid), "python": target.version}
     lines = reported(target, options)
     snapshot = snapshot_of(lines, options.frames)
-    print("\n".join(table(lines, snapshot, options)))
-    if options.output:
-        path, what = write(options, facts, lines, snapshot)
+    path, what = write(options, facts, lines, snapshot) if options.output else (None, None)
+    print("
+".join(table(lines, snapshot, options)))
+    if path:
         print(f"{path}: {what}; pymem flame {path} draws it",
               file=sys.stderr)
     return 0

@@ -191,10 +191,14 @@ def page_data(frames):
 
 
 def facts_of(frames):
+    """Of a process that goes on, only what it has now."""
     end = next((frame for frame in frames if frame.label == "at the end"), frames[-1])
-    return {"started": frames[0].heap.time, "seconds": frames[-1].heap.time - frames[0].heap.time,
-            "bytes": end.heap.used_bytes, "blocks": end.heap.used_blocks, "moment": end.label,
-            "peak_bytes": max(frame.heap.used_bytes for frame in frames)}
+    facts = {"started": frames[0].heap.time, "bytes": end.heap.used_bytes,
+             "blocks": end.heap.used_blocks}
+    if len(frames) > 1:
+        facts.update(seconds=frames[-1].heap.time - frames[0].heap.time, moment=end.label,
+                     peak_bytes=max(frame.heap.used_bytes for frame in frames))
+    return facts
 
 
 def write(frames, path, form, facts=()):

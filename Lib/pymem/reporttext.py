@@ -160,8 +160,17 @@ def table(program, part, options):
 class Change:
     """Of a site; another program's is a function, as its lines may have moved."""
 
-    def __init__(self):
-        self.now, self.before, self.frames = Level(), Level(), {}
+    def __init__(self, is_program):
+        self.is_program = is_program            # another one's samples are others
+        self.now, self.before, self.lines = Level(), Level(), {}
+
+    def add(self, is_now, frame, level):
+        if is_now:
+            self.now += level
+        else:
+            self.before += level
+        _, held = self.lines.get(frame, (False, 0))
+        self.lines[frame] = max(self.lines.get(frame, (False, 0)), (is_now, held + level.nbytes))
 
     @property
     def more(self):
@@ -169,26 +178,23 @@ class Change:
 
     @property
     def error(self):
-        """A standard error, of samples."""
-        return (self.now.variance + self.before.variance) ** 0.5
+        """A standard error, of samples; blocks that are still there are in both."""
+        return abs(self.now.variance + (1 if self.is_program else -1)
+                   * self.before.variance) ** 0.5
 
     @property
     def frame(self):
         """With the line that holds most, or held."""
-        return max(sorted(self.frames), key=self.frames.get)
+        return max(sorted(self.lines), key=self.lines.get)
 
 
 def change_groups(part):
-    groups = {}
-    for moment, name in (part.moment, "now"), (part.earlier, "before"):
+    groups, is_program = {}, part.other is not None
+    for moment in part.moment, part.earlier:
         for lines, level in moment.levels.items():
             frame = site_frame(lines)
-            key = frame[:2] if part.other and frame.name else frame
-            change = groups.setdefault(key, Change())
-            setattr(change, name, getattr(change, name) + level)
-            # What is there now comes before what was there.
-            weight = name == "now", change.frames.get(frame, (False, 0))[1] + level.nbytes
-            change.frames[frame] = max(change.frames.get(frame, weight), weight)
+            key = frame[:2] if is_program and frame.name else frame
+            groups.setdefault(key, Change(is_program)).add(moment is part.moment, frame, level)
     return {change.frame: change for change in groups.values()
             if change.now[:2] != change.before[:2]}
 

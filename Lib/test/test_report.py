@@ -5,6 +5,7 @@ The programs wait until what they hold is in their file, as nothing else tells t
 
 import gzip
 import json
+import math
 import os
 import pickle
 import re
@@ -448,14 +449,20 @@ def test_flame_compares_all_files_that_have_stacks(versions):
 
 
 def test_samples_have_an_error(tmp_path):
-    """Of a hundred blocks of which one in about 1,600 is a sample."""
-    for name, count in ("before", 1), ("after", 2):
-        writer = new_history(tmp_path / name, sample_bytes=16384)
-        writer.add(1, [([("app.py", 3, "f")], {(0, 16389): count})])
+    """A block of 400 bytes is in the sample with a chance of 2.4 %, and stands for 16,584
+    bytes.  In one program a block that is still there is the same sample."""
+    size, chance = 16_584, 1 - math.exp(-400 / 16_384)
+    for name, more in ("before", [1]), ("after", [2]), ("both", [1, 1]):
+        writer = new_history(tmp_path / name, sample_bytes=16_384)
+        for moment, count in enumerate(more):
+            writer.add(moment, [([("app.py", 3, "f")], {(0, size): count})])
         writer.close()
-    row = cells(report("--compare", "before", "after", cwd=tmp_path).splitlines()[-1])
-    assert row[0] == "+16.0 KiB" and row[-1] == "app.py:3 f"
-    assert re.fullmatch(r"±2[678]\.\d KiB", row[1])
+
+    def error(variances):
+        return f"±{size_text(size * math.sqrt(variances * (1 - chance)))}"
+    for words, variances in ((["--compare", "before", "after"], 3), (["--from", "0", "both"], 1)):
+        row = cells(report(*words, cwd=tmp_path).splitlines()[-1])
+        assert (row[0], row[1], row[-1]) == ("+16.2 KiB", error(variances), "app.py:3 f")
 
 
 def test_leaks_of_a_file(tmp_path):

@@ -584,6 +584,11 @@ def test_explain_an_address_of_another_process(tmp_path):
         assert found["address"] == address
         stats = lines_of(see("stats", "--pid", process.pid))
         assert any(line.startswith("arenas: ") for line in stats)
+        out = tmp_path / "map.html"
+        lines_of(see("heapmap", "-o", out, "--pid", process.pid))
+        assert [name for name, _ in re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>",
+                                               out.read_text())] == [
+            "Command", "PID", "Date", "Total"]
         text = lines_of(see("heapmap", "--pid", process.pid))
         assert text[0].startswith(f"process {process.pid}: ")
         result = see("explain", "--pid", process.pid, "x + 1")
@@ -825,6 +830,34 @@ def test_flame_of_a_snapshot(tmp_path):
         f"pymem: {tmp_path / 'app.py'} has no stacks; --compare takes a file of track, ")
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
+
+
+@pytest.mark.once
+def test_what_a_file_knows_of_a_program(tmp_path):
+    """What it does not know, or no person can read, is left out."""
+    frames = [{"function": "f", "file": "<x>&y.py", "line": 3}]
+    facts = {"frames": frames, "stacks": [{"frames": [0], "bytes": 3 << 20, "blocks": 7}],
+             "command": ["a b.py", "<i>"], "pid": 12, "started": 1e300, "seconds": 7384.2,
+             "sample_bytes": 65536, "peak_bytes": 5 << 20}
+    file, out = tmp_path / "found.json", tmp_path / "found.html"
+
+    def header(**changes):
+        file.write_text(json.dumps({**facts, **changes}))
+        assert lines_of(see("flame", "-o", out, file)) == []
+        return dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", out.read_text()))
+    assert header() == {
+        "Command": "&#x27;a b.py&#x27; &#x27;&lt;i&gt;&#x27;", "PID": "12",
+        "Duration": "2 h 3 min", "Peak": "5.0 MiB", "Total": "3.0 MiB in about 7 blocks",
+        "Traced": "one sample in about 64.0 KiB; sizes and blocks are estimates"}
+    assert header(seconds=125)["Duration"] == "2 min 5 s"
+    assert header(command=None, pid=None, started=0.0, seconds=float("inf"), peak_bytes=None,
+                  sample_bytes=0, python="3.9.1") == {
+        "Python": "CPython 3.9.1", "Date": time.strftime("%Y-%m-%d %H:%M:%S %z",
+                                                         time.localtime(0)),
+        "Total": "3.0 MiB in 7 blocks", "Traced": "every allocation"}
+    file.write_text(json.dumps({**facts, "command": 5}))
+    assert see("flame", file).stderr == (
+        f"pymem: {file} is no JSON that attach, leaks or report wrote\n")
 
 
 # Errors: one line each, and a status.
