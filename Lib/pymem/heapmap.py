@@ -9,7 +9,7 @@ returned to the system.
 import base64
 import struct
 
-from pymem.heap import arena_order
+from pymem.heap import WAITS, arena_order
 from pymem.page import write_page
 from pymem.picture import GRAY, Picture, class_color, class_number
 
@@ -163,9 +163,9 @@ def terminal_lines(frames, colored=True):
 # A page to step through time with.
 
 def pool_record(pool):
-    """[address, bytes in a block, blocks, cut, used, free list as base64]"""
-    free = "" if not pool.free else base64.b64encode(
-        struct.pack(f"<{len(pool.free)}H", *pool.free)).decode()
+    """[address, bytes in a block, blocks, cut, used, free list as base64, first block]"""
+    numbers = [number | (WAITS if number in pool.waiting else 0) for number in pool.free or ()]
+    free = base64.b64encode(struct.pack(f"<{len(numbers)}H", *numbers)).decode()
     return (hex(pool.address), pool.blocksize, pool.nblocks, pool.ncut, pool.nused,
             "broken" if pool.free is None else free, hex(pool.first_block))
 
