@@ -67,7 +67,7 @@ def find_scudo():
 
 def find_ours(run):
     """Of pymem-run, with the options that it has."""
-    names = {"pymem": ("--raw",), "pymem, debug hooks": ("--raw", "--debug"),
+    names = {"pymem": ("--raw",), "pymem debug": ("--raw", "--debug"),
              "hardened": ("--hardened",)}
     if not os.path.exists(run):
         return []
