@@ -105,10 +105,10 @@ def arena():
         if not pool.blocksize:
             picture.rectangle(x, y, side - 3, 32, "#ffffff", GRAY, str(pool))
             continue
-        picture.rectangle(x, y, side - 3, 32, class_color(pool.blocksize, 90),
+        picture.rectangle(x, y, side - 3, 32, class_color(pool.blocksize, 0.8),
                           class_color(pool.blocksize), str(pool))
         picture.rectangle(x, y + 32 - 32 * pool.fill, side - 3, 32 * pool.fill,
-                          class_color(pool.blocksize, 72), title=str(pool))
+                          class_color(pool.blocksize, 0.45), title=str(pool))
         picture.text(x + 3, y + 13, pool.blocksize, 10)
         picture.text(x + 3, y + 26, f"{pool.nused}/{pool.nblocks}", 9)
     return picture
@@ -127,7 +127,7 @@ def pool():
     columns, width, height = 9, 73, 30
     for i, state in enumerate(shown.block_states()):
         x, y = 8 + i % columns * width, 28 + i // columns * (height + 4)
-        color = {"u": class_color(shown.blocksize, 72), "f": "#ffffff", "n": "#eeeeee"}[state]
+        color = {"u": class_color(shown.blocksize, 0.45), "f": "#ffffff", "n": "#eeeeee"}[state]
         picture.rectangle(x, y, width - 4, height, color, "#88939e",
                           f"block {i} at {shown.block_address(i):#x}", state == "n")
         words = {"u": "used", "n": "never used"}.get(state) or f"free, {order[i] + 1}."
@@ -151,7 +151,7 @@ def classes():
         row = rows.get(size, {"blocks": 0, "free_blocks": 0})
         x, y = 62 + 20 * i, 240
         for count, color in ((row["blocks"], class_color(size)),
-                             (row["free_blocks"], class_color(size, 85))):
+                             (row["free_blocks"], class_color(size, 0.7))):
             height = 200 * size * count / 1024 / most
             y -= height
             picture.rectangle(x, y, 16, height, color,

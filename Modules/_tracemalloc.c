@@ -19,6 +19,7 @@
  * _tracerbeside.h. */
 
 #include "../Objects/abi/abi.h"
+#include "../Include/internal/pycore_keepsize.h"
 
 #include <stdlib.h>
 

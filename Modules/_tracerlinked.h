@@ -53,15 +53,13 @@ sample_bytes_of_environment(size_t *sample_bytes)
     if (text == NULL || *text == '\0') {
         return 0;
     }
-    char *end;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    if (*end != '\0' || *text == '-' || errno != 0 || n > PY_SSIZE_T_MAX) {
-        PyErr_Format(PyExc_ValueError, "PYTHONTRACEMALLOC_SAMPLE takes a "
-                     "number of bytes, not \"%s\"", text);
+    size_t n = keepsize_parse(text);
+    if (n == SIZE_MAX) {
+        PyErr_Format(PyExc_ValueError, "PYTHONTRACEMALLOC_SAMPLE takes "
+                     KEEPSIZE_IS ", not \"%s\"", text);
         return -1;
     }
-    *sample_bytes = (size_t)n;
+    *sample_bytes = n;
     return 0;
 }
 

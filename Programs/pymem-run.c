@@ -43,7 +43,7 @@ static const char usage[] =
     "                        sandbox that ends programs at others\n"
     "  --medium=WHO          who serves requests of 513 bytes to 32 KiB: pools, or malloc\n"
     "  --keep=SIZE           so much that is free may stay: 16M; 0: as CPython keeps it\n"
-    "  --trim-interval=SECS  give unused memory back so often\n"
+    "  --trim-interval=TIME  give unused memory back so often: 0.5, 90s, 5m, 1h\n"
     "  --stats               at the end statistics on stderr\n"
     "  --stats-json=FILE     the same into a file, as JSON\n"
     "  --no-children         child processes run without\n"
@@ -254,7 +254,7 @@ program_of_env(char *arguments)
     return NULL;
 }
 
-static void check_program(const char *name, int depth);
+static int check_program(const char *name, int depth);
 
 /* What the first line of a script leads to.  Where a shell's script leads only it
  * knows. */
@@ -282,8 +282,8 @@ check_script(const char *path, struct file file, int depth)
     }
 }
 
-/* A program, or a script that leads to one. */
-static void
+/* A program, or a script that leads to one; whether it is the program itself. */
+static int
 check_program(const char *name, int depth)
 {
     char path[PATH_MAX];
@@ -291,13 +291,14 @@ check_program(const char *name, int depth)
     struct file file = map_file(path);
     if (file.size >= 2 && memcmp(file.bytes, "#!", 2) == 0) {
         check_script(path, file, depth);
-        return;
+        return 0;
     }
     if (file.size < SELFMAG || memcmp(file.bytes, ELFMAG, SELFMAG) != 0) {
         fail(CANNOT_RUN, "%s is not a CPython: it is neither a program nor a "
              "script with a first line #!", path);
     }
     check_elf(path, file);
+    return 1;
 }
 
 /* Beside this program in a build, or where it was installed; PYTHON_VERSION: by pip, into
@@ -369,6 +370,59 @@ preload_library(void)
     add_to_list("LD_LIBRARY_PATH", path);
 }
 
+/* Where "-m pymem" or "-mpymem" stands in the arguments of an interpreter; NULL: nowhere. */
+static char **
+find_pymem_module(char **argument)
+{
+    for (; *argument != NULL && **argument == '-'; argument++) {
+        if (strcmp(*argument, "-mpymem") == 0
+            || (strcmp(*argument, "-m") == 0 && argument[1] != NULL
+                && strcmp(argument[1], "pymem") == 0))
+        {
+            return argument;
+        }
+        if (strncmp(*argument, "-m", 2) == 0 || strncmp(*argument, "-c", 2) == 0
+            || strcmp(*argument, "-") == 0 || strcmp(*argument, "--") == 0)
+        {
+            return NULL;
+        }
+        int has_value = strcmp(*argument, "-X") == 0 || strcmp(*argument, "-W") == 0
+            || strcmp(*argument, "--check-hash-based-pycs") == 0;
+        argument += has_value && argument[1] != NULL;
+    }
+    return NULL;
+}
+
+/* In place of "-m pymem" a file of the package, which finds it: this interpreter need not. */
+static void
+lend_package(char **arguments)
+{
+    static const char *const places[] = {
+        "%s/runchild.py",                       /* by pip */
+        "%s/../pymem/runchild.py",              /* in a build */
+        "%s/python/pymem/runchild.py"};         /* by make install */
+    static char path[2 * PATH_MAX];
+    char folder[PATH_MAX];
+    char **at = find_pymem_module(arguments);
+    find_preload(folder);
+    *strrchr(folder, '/') = '\0';
+    for (size_t i = 0; at != NULL && i < sizeof(places) / sizeof(places[0]); i++) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+        snprintf(path, sizeof(path), places[i], folder);
+#pragma GCC diagnostic pop
+        if (access(path, R_OK) == 0) {
+            if (strcmp(*at, "-m") == 0) {       /* two words */
+                for (char **word = at; *word != NULL; word++) {
+                    word[0] = word[1];
+                }
+            }
+            *at = path;
+            return;
+        }
+    }
+}
+
 /* The program may go elsewhere before it writes. */
 static void
 set_json_path(const char *name)
@@ -432,9 +486,14 @@ read_seconds(const char *text)
 {
     char *end;
     double seconds = strtod(text, &end);
-    if (*end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
-        fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to 1000000, not \"%s\"",
-             text);
+    switch (*end) {
+    case 's': end++; break;
+    case 'm': end++; seconds *= 60; break;
+    case 'h': end++; seconds *= 3600; break;
+    }
+    if (end == text || *end != '\0' || !(seconds >= 0.001 && seconds <= 1e6)) {
+        fail(BAD_OPTIONS, "--trim-interval takes seconds, 0.001 to 1000000, or 90s, 5m, 1h, "
+             "not \"%s\"", text);
     }
     return seconds;
 }
@@ -512,7 +571,9 @@ main(int argc, char **argv)
     if (find_in_own_environment(argv[optind], path)) {
         argv[optind] = path;
     }
-    check_program(argv[optind], 0);
+    if (check_program(argv[optind], 0)) {
+        lend_package(argv + optind + 1);
+    }
     preload_library();
     char text[100];
     snprintf(text, sizeof(text), "%d -%s %ld", (int)getpid(), told.flags,

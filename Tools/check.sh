@@ -34,7 +34,7 @@ esac
 . "$(dirname "$0")/setup.sh"
 
 need_packages $build_packages check python3-pytest python3-pytest-xdist g++ \
-    cmake gdb git python3-hypothesis
+    cmake gdb git python3-hypothesis tmux python3-rich
 need_python
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $(readlink -f "$(command -v "$python")") in
@@ -44,7 +44,7 @@ if [ -z "$quick" ]; then
     multilib=
     case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
     need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
-        python3-pytest-asyncio python3-exceptiongroup python3-sphinx python3-rich \
+        python3-pytest-asyncio python3-exceptiongroup python3-sphinx \
         python3-matplotlib python3-selenium python3-pil \
         chromium chromium-driver $multilib \
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3

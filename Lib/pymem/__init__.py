@@ -17,10 +17,15 @@ def beside(name):
 
 
 def check_writable(*paths):
-    """Before minutes of work whose results go there; None: that one is not wanted."""
+    """Before minutes of work whose results go there, and which may be refused: no file is
+    left.  None: that one is not wanted."""
+    import os
     for path in filter(None, paths):
+        is_new = not os.path.exists(path)
         with open(path, "a", encoding="utf-8"):
             pass
+        if is_new:
+            os.unlink(path)
 
 
 def file_name(pattern):

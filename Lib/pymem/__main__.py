@@ -7,11 +7,11 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
-from threading import TIMEOUT_MAX
 from typing import NamedTuple
 
-from pymem import running
+from pymem import quantities, running
 from pymem.attached import traces_of
 from pymem.heap import NO_MODULE, Heap, HeapError
 
@@ -56,19 +56,21 @@ def statistics_text(statistics):
 def stats(options):
     if options.pid is not None and options.program:
         raise HeapError("stats takes a script or --pid, not both")
-    results, status = [], 0
+    results = []
+
+    def write():
+        statistics = results[0].statistics()
+        text = (json.dumps(statistics, indent=1) if options.json
+                else "\n".join(statistics_text(statistics)))
+        if options.output:
+            running.write_result(options.output, lambda path: Path(path).write_text(text + "\n"))
+        else:
+            print(text)
+
     if options.program:
-        status = running.run_program(options.program, lambda: results.append(Heap.take()))
-    else:
-        results.append(take_heap(options.pid))
-    statistics = results[0].statistics()
-    text = (json.dumps(statistics, indent=1) if options.json
-            else "\n".join(statistics_text(statistics)))
-    if options.output:
-        Path(running.result_file(options.output)).write_text(text + "\n")
-    else:
-        print(text)
-    return status
+        return running.run_program(options.program, lambda: results.append(Heap.take()), write)
+    results.append(take_heap(options.pid))
+    return write()
 
 
 # heapmap
@@ -82,29 +84,31 @@ def format_of(options, default):
     return FORMATS.get(Path(options.output).suffix, default) if options.output else default
 
 
-def write_heapmap(frames, form, output):
+def write_heapmap(frames, form, output, facts):
     from pymem import heapmap
     if form == "term":
         lines = heapmap.terminal_lines(frames, sys.stdout.isatty() and not output)
         text = "\n".join(lines) + "\n"
         if output:
-            Path(running.result_file(output)).write_text(text, encoding="utf-8")
+            running.write_result(
+                output, lambda path: Path(path).write_text(text, encoding="utf-8"))
         else:
             sys.stdout.write(text)
         return
-    output = running.result_file(output or f"heapmap.{form}")
-    heapmap.write(frames, output, form)
-    print(f"{output}: {len(frames)} moments", file=sys.stderr)
+    path = running.write_result(output or f"heapmap.{form}",
+                                lambda path: heapmap.write(frames, path, form, facts))
+    print(f"{path}: {len(frames)} moments", file=sys.stderr)
 
 
 def heapmap(options):
+    from pymem import about
     from pymem.heapmap import Frame
     form = format_of(options, "term")
     if options.pid is not None:
         if options.program:
             raise HeapError("heapmap takes a script or --pid, not both")
         frames = [Frame(f"process {options.pid}", take_heap(options.pid))]
-        write_heapmap(frames, form, options.output)
+        write_heapmap(frames, form, options.output, about.of_process(options.pid))
         return 0
     if not options.program:
         raise HeapError("heapmap takes a script or --pid PID")
@@ -118,11 +122,16 @@ def heapmap(options):
         if ticker:
             ticker.stop()
         frames.append(Frame("at the end", Heap.take()))
-    status = running.run_program(options.program, at_end)
-    gc.collect()
-    frames.append(Frame("after, all dropped", Heap.take()))
-    write_heapmap(frames, form, options.output)
-    return status
+
+    def dropped():
+        gc.collect()
+        frames.append(Frame("after, all dropped", Heap.take()))
+
+    def write():
+        write_heapmap(frames, form, options.output,
+                      about.of_run(options.program, frames[0].heap.time))
+
+    return running.run_program(options.program, at_end, write, dropped)
 
 
 # watch
@@ -203,57 +212,34 @@ def replay(options):
 NATIVE_SAMPLES = 16 << 10       # bytes: a stack of C functions takes microseconds
 
 
-def load_snapshot(path):
-    import pickle
-    import tracemalloc
-    try:
-        snapshot = tracemalloc.Snapshot.load(path)
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError,
-            ValueError):
-        snapshot = None
-    if not isinstance(snapshot, tracemalloc.Snapshot):
-        raise HeapError(f"{path} is no snapshot of tracemalloc")
-    return snapshot
-
-
-def load_stacks(path):
-    """Of a file that attach, leaks or Snapshot.dump() wrote; None: it is none of these."""
-    from pymem import flame as flaming
-    with open(path, "rb") as file:
-        start = file.read(1)
-    if start == b"\x80":
-        return flaming.of_snapshot(load_snapshot(path))
-    if start != b"{" and not path.endswith(".json"):
-        return None
-    try:
-        return flaming.of_record(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, IndexError):
-        if path.endswith(".json"):
-            raise HeapError(f"{path} is no JSON that attach or leaks wrote") from None
-    return None
-
-
 def flame(options):
     from pymem import flame as flaming
+    from pymem import stackfile
     form = options.format or flaming.SUFFIXES.get(Path(options.output or "").suffix, "svg")
     output = options.output or {"svg": "flame.svg", "html": "flame.html",
                                 "pprof": "flame.pb.gz", "collapsed": "flame.txt"}[form]
     program = options.program
     if program is None:
         raise HeapError("flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "
-                        "attach, leaks or Snapshot.dump()")
-    stacks, status = load_stacks(program.what) if program.kind == "script" else None, 0
+                        "track, attach, leaks or Snapshot.dump()")
+    before = stackfile.load_earlier(options.compare) if options.compare else None
+    stacks = stackfile.load(program.what) if program.kind == "script" else None
     if stacks is not None and options.native:
         raise HeapError("a file has no native stacks; --native takes a program")
+    if stacks is not None and program.arguments:
+        raise HeapError(f"a file takes no arguments ({program.arguments[0]}): options come "
+                        "before its name")
+
+    def write(stacks, write_file):
+        told = []
+        write_file(output, lambda path: told.append(
+            flaming.write_compared(stacks, before, True, path, form)))
+        print(told[0], end="", file=sys.stderr)
+
     if stacks is None:
-        found = []
-        status = flame_traced(options, found)
-        stacks = found[0]
-    output = running.result_file(output)
-    flaming.write(stacks, output, form)
-    print(f"{output}: {stacks.total:,} bytes in {len(stacks.counts):,} stacks",
-          file=sys.stderr)
-    return status
+        return flame_traced(options, lambda stacks: write(stacks, running.write_result))
+    write(stacks, running.write_over)
+    return 0
 
 
 class Peak:
@@ -273,17 +259,22 @@ class Peak:
             self.own = tracemalloc.get_traced_memory()[0] - before
 
 
-def flame_traced(options, found):
+def flame_traced(options, write):
+    from pymem import about
     from pymem import flame as flaming
     samples = options.samples
     if samples is None:
         samples = NATIVE_SAMPLES if options.native else 0
+    if options.native and not samples:
+        print("pymem: --native --samples 0 follows the C stack of each block, which takes 60 to "
+              "120 times as long; without --samples 0 it takes 2.4 to 3.6 times as long",
+              file=sys.stderr)
     if samples or options.native:
         tracemalloc = running.start_tracer(options.frames, samples, options.native)
     else:
         tracemalloc = running.tracer()
         tracemalloc.start(options.frames)
-    peak = Peak()
+    peak, found, started = Peak(), [], time.time()
     ticker = running.Ticker(peak.look, 0.01) if options.peak else None
     if ticker:
         ticker.start()
@@ -292,11 +283,16 @@ def flame_traced(options, found):
         if ticker:
             ticker.stop()
             peak.look()
+        highest = tracemalloc.get_traced_memory()[1]
         traces = peak.traces or traces_of(tracemalloc)
         sample_bytes = getattr(tracemalloc, "get_sample_bytes", int)()
         tracemalloc.stop()
-        found.append(flaming.of_traces(traces, sample_bytes))
-    return running.run_program(options.program, at_end)
+        stacks = flaming.of_traces(traces, sample_bytes)
+        stacks.facts.update(
+            about.of_run(options.program, started), peak_bytes=highest,
+            sample_bytes=sample_bytes, moment="near the peak" if options.peak else "at the end")
+        found.append(stacks)
+    return running.run_program(options.program, at_end, lambda: write(found[0]))
 
 
 # attach
@@ -347,20 +343,18 @@ def positive(convert, what, most=sys.maxsize):
     return parse
 
 
-def bytes_of(text):
-    """512K as a number."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    scale = 1024 ** "_KMG".index(unit or "_") if unit in ("", "K", "M", "G") else 0
-    if not number.isdigit() or scale == 0 or int(number) * scale > sys.maxsize:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, as 512K or 0")
-    return int(number) * scale
+def argument(convert):
+    """Of argparse, which tells nothing of a ValueError."""
+    def parse(text):
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return parse
 
 
-def seconds_of(text):
-    """60, 60s, 5m and 1h as seconds."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in ("s", "m", "h") else (text, "s")
-    scale = {"s": 1, "m": 60, "h": 3600}[unit]
-    return positive(float, "time, as 60s, 5m or 1h", TIMEOUT_MAX / scale)(number) * scale
+bytes_of = argument(quantities.size_of)
+seconds_of = argument(quantities.seconds_of)
 
 
 def since_start(text):
@@ -377,10 +371,9 @@ class Limit(NamedTuple):
 def limit_of(text):
     """10M/h, 512K/m, 100/s."""
     amount, slash, unit = text.rpartition("/")
-    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit)
     try:
-        return Limit(text, bytes_of(amount) / seconds)
-    except (argparse.ArgumentTypeError, TypeError):
+        return Limit(text, bytes_of(amount) / quantities.TIMES[unit or "-"])
+    except (argparse.ArgumentTypeError, KeyError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no growth, as 10M/h, 512K/m or 0/s") from None
 
@@ -453,9 +446,12 @@ def parser():
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--native", action="store_true", help="C functions, too")
     made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="one block in so many "
-                      "bytes (with --native 16K, else 0); 0: every block")
+                      "bytes (with --native 16K, else 0); 0: every block, which with "
+                      "--native takes 60 to 120 times as long")
     made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
+    made.add_argument("--compare", metavar="EARLIER", help="what grew (red) and shrank (blue) "
+                      "since this file was written")
     add_program(made, "SCRIPT|FILE")
     made = command(attach, "Trace a process that runs already for a while, and say which "
                    "lines allocated what is still there.")
@@ -512,6 +508,9 @@ def parser():
                       help="what was added since then: 0, 90s, 5m, 1h")
     made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
                       help="not at the end: so long after the start")
+    made.add_argument("--compare", action="append", metavar="EARLIER",
+                      help="what grew and what shrank since this file of track; again for each "
+                      "of several processes")
     made.add_argument("--top", type=number, default=10, metavar="N",
                       help="rows of table and summary (10)")
     made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")

@@ -26,7 +26,7 @@ import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymem import beside, check_writable, size_text
+from pymem import about, beside, check_writable, running, size_text
 from pymem.elf import symbols
 from pymem.heap import HeapError
 from pymem.remote import Debuggee
@@ -488,22 +488,33 @@ def functions_of(lines):
     return {line: " or ".join(names) for line, names in found.items()}
 
 
-def table(snapshot, functions, options):
-    total = sum(trace.size for trace in snapshot.traces)
-    blocks = f"{len(snapshot.traces):,} samples" if options.samples \
-        else f"in {len(snapshot.traces):,} blocks"
-    yield f"{size_text(total)} allocated meanwhile and still there, {blocks}"
+def levels_of(lines, sample_bytes):
+    """{(file, line): pymem.growth.Level}, of the innermost lines."""
+    from pymem.growth import Level
+    levels = {}
+    for (stack, *_), blocks in lines[1:]:
+        line = stack[0][:2]
+        levels[line] = levels.get(line, Level()) + Level.of(blocks, sample_bytes)
+    return levels
+
+
+def table(lines, snapshot, options):
+    levels, functions = levels_of(lines, options.samples), functions_of(lines)
+    total, blocks = (sum(level[i] for level in levels.values()) for i in (0, 1))
+    about = "about " if options.samples else ""
+    yield f"{size_text(total)} allocated meanwhile and still there, in {about}" \
+          f"{blocks:,.0f} blocks"
     if not total:
         return
     yield ""
-    yield f"{'size':>12} {'share':>6} {'samples' if options.samples else 'blocks':>9}  where"
-    lines = snapshot.statistics("lineno")
-    for line in lines[:options.top]:
-        where = line.traceback[0]
-        yield f"{size_text(line.size):>12} {line.size / total:6.1%} {line.count:9,}  " \
-              f"{where.filename}:{where.lineno} {functions[where.filename, where.lineno]}"
-    if len(lines) > options.top:
-        yield f"{len(lines) - options.top:29,}  lines more"
+    yield f"{'size':>12} {'share':>6} {'blocks':>9}  where"
+    most_first = sorted(levels, key=lambda line: (-levels[line].nbytes, line))
+    for file, line in most_first[:options.top]:
+        level = levels[file, line]
+        yield f"{size_text(level.nbytes):>12} {level.nbytes / total:6.1%} " \
+              f"{level.blocks:9,.0f}  {file}:{line} {functions[file, line]}"
+    if len(levels) > options.top:
+        yield f"{len(levels) - options.top:29,}  lines more"
     if options.frames > 1:
         biggest = snapshot.statistics("traceback")[0]
         yield ""
@@ -543,26 +554,30 @@ def reported(target, options):
 def command(options):
     target = Target(options.pid)
     check_writable(options.output)
+    facts = {**about.of_process(target.pid), "python": target.version}
     lines = reported(target, options)
     snapshot = snapshot_of(lines, options.frames)
-    print("\n".join(table(snapshot, functions_of(lines), options)))
+    print("\n".join(table(lines, snapshot, options)))
     if options.output:
-        what = write(options, target, lines, snapshot)
-        print(f"{options.output}: {what}; pymem flame {options.output} draws it",
+        path, what = write(options, facts, lines, snapshot)
+        print(f"{path}: {what}; pymem flame {path} draws it",
               file=sys.stderr)
     return 0
 
 
-def write(options, target, lines, snapshot):
-    """What it wrote."""
+def write(options, facts, lines, snapshot):
+    """(Where, what) it wrote."""
     if not options.output.endswith(".json"):
-        snapshot.dump(options.output)
-        return "a snapshot of tracemalloc"
+        return running.write_result(options.output, snapshot.dump), "a snapshot of tracemalloc"
     from pymem import flame
-    data = {"pid": target.pid, "python": target.version, "sample_bytes": options.samples,
-            **flame.record(stacks_of(lines, options.samples))}
-    Path(options.output).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    return f"{len(data['stacks']):,} stacks"
+    stacks, seconds = stacks_of(lines, options.samples), lines[0][1]
+    data = {**facts, "started": time.time() - seconds, "seconds": round(seconds, 3),
+            "sample_bytes": options.samples, "bytes": round(stacks.total),
+            "blocks": round(stacks.blocks), **flame.record(stacks)}
+    text = json.dumps(data, indent=1) + "\n"
+    path = running.write_result(
+        options.output, lambda path: Path(path).write_text(text, encoding="utf-8"))
+    return path, f"{len(data['stacks']):,} stacks"
 
 
 @contextmanager

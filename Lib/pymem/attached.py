@@ -66,12 +66,16 @@ def traces_of(tracer):
 
 
 def stacks_of(traces):
-    """{(stack, its whole depth): {(domain, size): blocks}}, without what this file keeps."""
-    own, stacks = stacks_of.__code__.co_filename, {}
-    for domain, size, stack, *depth in traces:
+    """{(stack, its whole depth): {(domain, size): blocks}}, without what this file keeps.
+    Equal traces are nearly always one object, which is looked at once."""
+    own, objects, counts, stacks = stacks_of.__code__.co_filename, {}, {}, {}
+    for trace in traces:
+        identity = id(trace)
+        objects[identity], counts[identity] = trace, counts.get(identity, 0) + 1
+    for identity, (domain, size, stack, *depth) in objects.items():
         if stack[0][0] != own:
             blocks = stacks.setdefault((stack, *depth), {})
-            blocks[domain, size] = blocks.get((domain, size), 0) + 1
+            blocks[domain, size] = blocks.get((domain, size), 0) + counts[identity]
     return stacks
 
 
@@ -91,13 +95,15 @@ class Moments:
         share = 0.5 + os.urandom(1)[0] / 255
         return self.window * 2 ** (self.nlooks // self.doubled_after) * share
 
-    def look(self):
+    def look(self, traces=None):
         """Seconds since the start, and of each stack that changed its blocks now."""
         self.nlooks += 1
         if self.collect and self.nlooks >= COLLECTED and not self.nlooks & self.nlooks - 1:
             gc.collect()
         seconds = monotonic() - self.started
-        before, self.stacks = self.stacks, stacks_of(traces_of(self.tracer))
+        if traces is None:
+            traces = traces_of(self.tracer)
+        before, self.stacks = self.stacks, stacks_of(traces)
         changed = {key: {} for key in before if key not in self.stacks}
         changed.update((key, blocks) for key, blocks in self.stacks.items()
                        if before.get(key) != blocks)

@@ -2,26 +2,34 @@
 
     stacks = of_snapshot(tracemalloc.take_snapshot())
     write(stacks, "flame.svg", "svg")       also html, pprof, collapsed
+    write(stacks, "changes.html", "html", before=of_snapshot(earlier))
 
 The bottom row is all memory; on it stand the outermost functions that asked for it, as
 wide as their part, on them those that they called.  tracemalloc keeps the innermost
 frames of a stack: start(25) for deep ones.
 """
 
+import re
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+from pymem import about, size_text
+from pymem.attached import stacks_of
 from pymem.functions import functions_at
 from pymem.page import write_page
-from pymem.picture import Picture, hsl
+from pymem.picture import GRAY, Picture, hsl
 from pymem.pprof import Profile
 from pymem.running import begin_of_program
 
 ROW, WIDTH, LETTER = 17, 1200, 6.3
 SUFFIXES = {".svg": "svg", ".html": "html", ".gz": "pprof", ".pb": "pprof",
             ".txt": "collapsed", ".collapsed": "collapsed"}
+# What imports modules: files of Python functions, and names of C functions.
+IMPORT_FILE = re.compile(r"<frozen (importlib|zipimport|runpy)|.*/importlib/")
+IMPORT_FUNCTION = re.compile("_?PyImport_|import_|builtin___import__|_PyEval_ImportName")
+LIBRARY, NATIVE, IMPORT = 1, 2, 4       # kinds of frames, in stackviews.html too
 
 
 class Frame(NamedTuple):
@@ -81,10 +89,10 @@ def frame_at(*line):
 
 
 class Stacks:
-    """{frames from the outermost on: [blocks, bytes]}"""
+    """{frames from the outermost on: [blocks, bytes]}; and what pymem.about says of them."""
 
-    def __init__(self):
-        self.counts = {}
+    def __init__(self, facts=()):
+        self.counts, self.facts = {}, dict(facts)
 
     def add(self, frames, blocks, nbytes):
         counts = self.counts.setdefault(tuple(frames), [0, 0])
@@ -94,6 +102,13 @@ class Stacks:
     @property
     def total(self):
         return sum(nbytes for _, nbytes in self.counts.values())
+
+    @property
+    def blocks(self):
+        return sum(blocks for blocks, _ in self.counts.values())
+
+    def all_facts(self):
+        return {**self.facts, "bytes": self.total, "blocks": self.blocks}
 
 
 def lines_of_program(traceback):
@@ -114,21 +129,17 @@ def python_frames(traceback):
 
 def of_traces(traces, sample_bytes=0):
     """Of what pymem.attached.traces_of() gave."""
-    from pymem.growth import chance
-    found = {}                          # {stack's id: [stack, blocks, bytes]}: equal ones are
-    for _, size, stack, *_ in traces:   # nearly always one object
-        counts = found.setdefault(id(stack), [stack, 0, 0])
-        counts[1] += 1 / chance(size, sample_bytes)
-        counts[2] += size
-    addresses = {line[1] for stack, _, _ in found.values() for line in stack if is_native(line)}
+    from pymem.growth import Level
+    found = stacks_of(traces)
+    addresses = {line[1] for stack, *_ in found for line in stack if is_native(line)}
     if addresses:
         from pymem import native
         native.find(addresses)
     stacks = Stacks()
-    for stack, blocks, nbytes in found.values():
-        frames = python_frames(stack)
+    for (stack, *_), blocks in found.items():
+        frames, level = python_frames(stack), Level.of(blocks, sample_bytes)
         if frames:
-            stacks.add(frames, round(blocks), nbytes)
+            stacks.add(frames, round(level.blocks), level.nbytes)
     return stacks
 
 
@@ -167,23 +178,103 @@ def record(stacks):
 
 
 def of_record(data):
-    """KeyError, TypeError, IndexError: it is none."""
+    """KeyError, TypeError, IndexError, ValueError: it is none."""
     frames = [Frame(str(row["function"]), str(row["file"]), int(row["line"]))
               for row in data["frames"]]
-    stacks = Stacks()
+    stacks = Stacks(about.of_record(data))
     for row in data["stacks"]:
         stacks.add([frames[number] for number in row["frames"]], int(row["blocks"]),
                    int(row["bytes"]))
     return stacks
 
 
-class Node:
-    def __init__(self, frame):
-        self.frame, self.blocks, self.nbytes, self.children = frame, 0, 0, {}
+# Differences.
 
-    def add(self, blocks, nbytes):
+def moved_files(files, before):
+    """{file before: file now} of those that only their folders tell apart: of two versions of
+    a program, or two environments."""
+    def alone(names):
+        found = {}
+        for name in names:
+            found.setdefault(name.rpartition("/")[2], []).append(name)
+        return {last: paths[0] for last, paths in found.items() if len(paths) == 1}
+    now = alone(files - before)
+    return {old: now[last] for last, old in alone(before - files).items() if last in now}
+
+
+def files_of(stacks):
+    return {frame.file for frames in stacks.counts for frame in frames if frame.file}
+
+
+def in_files_of(stacks, before):
+    """before, with the names that its files have now."""
+    moved = moved_files(files_of(stacks), files_of(before))
+    made = Stacks(before.facts)
+    for frames, counts in before.counts.items():
+        made.add([frame._replace(file=moved.get(frame.file, frame.file)) for frame in frames],
+                 *counts)
+    return made
+
+
+def by_function(stacks, before):
+    """Both with the lines of a function as one: when a source was changed, its lines have moved.
+    Each function stands with the line that holds most, or held."""
+    held, lines = {}, {}
+    for of_stacks in (before, stacks):
+        for frames, (_, nbytes) in of_stacks.counts.items():
+            for frame in frames:
+                is_now, most = held.get(frame, (False, 0))
+                held[frame] = of_stacks is stacks, most * (is_now is True) + nbytes
+    for frame in sorted(held, key=held.get):
+        lines[frame.name or frame, frame.file] = frame
+    made = []
+    for of_stacks in (stacks, before):
+        made.append(Stacks(of_stacks.facts))
+        for frames, counts in of_stacks.counts.items():
+            made[-1].add([lines[frame.name or frame, frame.file] for frame in frames], *counts)
+    return made
+
+
+def changes(stacks, before):
+    """{frames: (blocks, bytes, more blocks, more bytes)}"""
+    found = {}
+    for frames in {**stacks.counts, **before.counts}:
+        blocks, nbytes = stacks.counts.get(frames, (0, 0))
+        was = before.counts.get(frames, (0, 0))
+        found[frames] = blocks, nbytes, blocks - was[0], nbytes - was[1]
+    return found
+
+
+def grown(stacks, before):
+    """Stacks of what became more, and how many bytes became less."""
+    more, less = Stacks(stacks.facts), 0
+    for frames, (_, _, blocks, nbytes) in changes(stacks, before).items():
+        if nbytes > 0:
+            more.add(frames, blocks, nbytes)
+        else:
+            less -= nbytes
+    return more, less
+
+
+def grown_functions(stacks, before, functions):
+    """Of two programs by function, as lines and folders may have moved."""
+    return grown(*(by_function(stacks, in_files_of(stacks, before)) if functions
+                   else (stacks, before)))
+
+
+class Node:
+    """wide: bytes; in a tree of differences those that changed, up and down."""
+
+    def __init__(self, frame):
+        self.frame, self.children = frame, {}
+        self.blocks = self.nbytes = self.more_blocks = self.more = self.wide = 0
+
+    def add(self, blocks, nbytes, more_blocks, more, wide):
         self.blocks += blocks
         self.nbytes += nbytes
+        self.more_blocks += more_blocks
+        self.more += more
+        self.wide += wide
 
     def depth(self):
         return 1 + max((child.depth() for child in self.children.values()), default=0)
@@ -192,14 +283,15 @@ class Node:
         return sorted(self.children.values(), key=lambda child: child.frame)
 
 
-def tree(stacks):
+def tree(stacks, before=None):
     root = Node(Frame("all", "", 0))
-    for frames, (blocks, nbytes) in stacks.counts.items():
+    for frames, counts in changes(stacks, before or Stacks()).items():
+        counts = (*counts, counts[1] if before is None else abs(counts[3]))
         node = root
-        node.add(blocks, nbytes)
-        for frame in frames:
+        node.add(*counts)
+        for frame in frames if counts[-1] else ():
             node = node.children.setdefault(frame, Node(frame))
-            node.add(blocks, nbytes)
+            node.add(*counts)
     return root
 
 
@@ -209,38 +301,73 @@ def color(frame):
     return hsl(190 + hue if frame.is_native else 15 + hue, 75, 66)
 
 
-def draw(stacks):
-    root = tree(stacks)
+def change_color(node):
+    """Red grew, blue shrank, which nearly all people tell apart; the paler, the more of both."""
+    return hsl(8 if node.more > 0 else 212, 85, 90 - 26 * abs(node.more) / node.wide) \
+        if node.more else GRAY
+
+
+def words_of(node, root, is_change):
+    if is_change:
+        return f"{node.frame.label}: {node.more:+,} bytes, {node.more_blocks:+,} blocks"
+    return f"{node.frame.label}: {node.nbytes:,} bytes, {node.nbytes / max(root.nbytes, 1):.1%}," \
+           f" {node.blocks:,} blocks"
+
+
+def draw(stacks, before=None):
+    is_change = before is not None
+    root = tree(stacks, before)
     depth = root.depth()
     picture = Picture(WIDTH + 20)
-    picture.text(10, 18, f"{root.nbytes:,} bytes in {root.blocks:,} blocks", 14, bold=True)
+    total = f"{root.nbytes:,} bytes in {root.blocks:,} blocks" if not is_change else \
+        f"{words_of(root, root, True)}; red and + grew, blue and - shrank"
+    picture.text(10, 18, total, 14, bold=True)
     top = 30
 
     def node_at(node, x, level):
-        width = WIDTH * node.nbytes / max(root.nbytes, 1)
+        width = WIDTH * node.wide / max(root.wide, 1)
         if width < 0.3:
             return
         y = top + (depth - 1 - level) * ROW
-        share = node.nbytes / max(root.nbytes, 1)
-        words = f"{node.frame.label}: {node.nbytes:,} bytes, {share:.1%}, " \
-                f"{node.blocks:,} blocks"
-        picture.rectangle(x, y, width, ROW - 1, color(node.frame), "#ffffff", words)
+        picture.rectangle(x, y, width, ROW - 1,
+                          change_color(node) if is_change else color(node.frame), "#ffffff",
+                          words_of(node, root, is_change))
         room = int((width - 6) / LETTER)
         if room >= 3:
-            label = node.frame.label
+            label = f"{'-' if node.more < 0 else '+'} " * is_change + node.frame.label
             picture.text(x + 3, y + 12,
                          label if len(label) <= room else label[:room - 1] + "…", 10.5)
         for child in node.sorted_children():
             node_at(child, x, level + 1)
-            x += WIDTH * child.nbytes / max(root.nbytes, 1)
+            x += WIDTH * child.wide / max(root.wide, 1)
     node_at(root, 10, 0)
     picture.below(top + depth * ROW)
     return picture
 
 
-def page_data(node):
-    return [node.frame.label, node.frame.file, node.nbytes, node.blocks, color(node.frame),
-            [page_data(child) for child in node.sorted_children()]]
+def kind(frame):
+    from pymem.growth import is_library
+    is_import = IMPORT_FUNCTION.match(frame.name) if frame.is_native \
+        else IMPORT_FILE.match(frame.file)
+    return (LIBRARY * is_library(frame.file) + NATIVE * frame.is_native
+            + IMPORT * bool(is_import))
+
+
+def page_frames(frames):
+    return [[frame.name, frame.file, frame.line, kind(frame), color(frame)]
+            for frame in frames]
+
+
+def page_data(stacks, before=None, functions=False):
+    """What stackviews.html draws."""
+    counted = changes(stacks, before or Stacks())
+    frames = sorted({frame for of_stack in counted for frame in of_stack})
+    numbers, rows = {frame: number for number, frame in enumerate(frames)}, []
+    for of_stack, (blocks, nbytes, more_blocks, more) in counted.items():
+        row = [[numbers[frame] for frame in of_stack], nbytes, blocks]
+        rows.append(row if before is None else [*row, nbytes - more, blocks - more_blocks])
+    return {"frames": page_frames(frames), "stacks": rows, "isChange": before is not None,
+            "byFunction": functions and before is not None}
 
 
 def collapsed_lines(stacks):
@@ -249,12 +376,23 @@ def collapsed_lines(stacks):
                   + f" {nbytes}" for frames, (_, nbytes) in stacks.counts.items())
 
 
-def write(stacks, path, form):
+def write(stacks, path, form, before=None, functions=False):
+    """before: what was there earlier, for a picture of the differences; functions: by
+    function, not by line."""
+    if before is not None and functions:
+        before = in_files_of(stacks, before)
+    if form == "html":
+        write_page("flame.html", page_data(stacks, before, functions), path,
+                   stacks.all_facts(), before and before.all_facts())
+        return
+    if before is not None and functions:
+        stacks, before = by_function(stacks, before)
     if form == "svg":
-        draw(stacks).write(path, form, "flame graph of live memory")
-    elif form == "html":
-        write_page("flame.html", page_data(tree(stacks)), path)
-    elif form == "collapsed":
+        draw(stacks, before).write(path, form, "flame graph of live memory")
+        return
+    if before is not None:
+        stacks, _ = grown(stacks, before)
+    if form == "collapsed":
         Path(path).write_text("".join(line + "\n" for line in collapsed_lines(stacks)),
                               encoding="utf-8")
     else:
@@ -262,3 +400,18 @@ def write(stacks, path, form):
         for frames, (blocks, nbytes) in stacks.counts.items():
             profile.add(frames, blocks, nbytes)
         profile.write(path)
+
+
+def less_text(less):
+    return f"pymem: what became less, {round(less):,} bytes, is not shown there; --format html, " \
+           "svg, table and json have it\n" if less else ""
+
+
+def write_compared(stacks, before, functions, path, form):
+    """What was written, in a line; and in another one what was not."""
+    write(stacks, path, form, before, functions)
+    if before is None:
+        return f"{path}: {round(stacks.total):,} bytes in {len(stacks.counts):,} stacks\n"
+    more = round(stacks.total - before.total)
+    less = grown_functions(stacks, before, functions)[1] if form in ("collapsed", "pprof") else 0
+    return f"{path}: {more:+,} bytes since {size_text(before.total)}\n{less_text(less)}"

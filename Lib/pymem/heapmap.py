@@ -11,9 +11,10 @@ import struct
 
 from pymem.heap import arena_order
 from pymem.page import write_page
-from pymem.picture import GRAY, Picture, class_color
+from pymem.picture import GRAY, Picture, class_color, class_number
 
 ROW, CELLS, LEFT = 16, 640, 230     # height of a row, its width, where cells begin
+PALE = 0.77             # so much white is in the colour of blocks that are free
 
 
 class Frame:
@@ -80,7 +81,7 @@ def draw_pool(picture, pool, x, y, width):
     if not pool.blocksize:
         picture.rectangle(x, y, width, ROW - 3, "#ffffff", GRAY, str(pool))
         return
-    picture.rectangle(x, y, width, ROW - 3, class_color(pool.blocksize, 88),
+    picture.rectangle(x, y, width, ROW - 3, class_color(pool.blocksize, PALE),
                       class_color(pool.blocksize), str(pool))
     filled = (ROW - 3) * pool.fill
     if filled:
@@ -186,11 +187,19 @@ def page_data(frames):
                 for arena, was in arenas]})
     sizes = [size for size, _ in legend(frames)]
     return {"frames": result, "pools": list(numbers),
-            "colors": {size: (class_color(size), class_color(size, 88)) for size in sizes}}
+            "colors": {size: (class_color(size), class_number(size)) for size in sizes}}
 
 
-def write(frames, path, form):
+def facts_of(frames):
+    end = next((frame for frame in frames if frame.label == "at the end"), frames[-1])
+    return {"started": frames[0].heap.time, "seconds": frames[-1].heap.time - frames[0].heap.time,
+            "bytes": end.heap.used_bytes, "blocks": end.heap.used_blocks, "moment": end.label,
+            "peak_bytes": max(frame.heap.used_bytes for frame in frames)}
+
+
+def write(frames, path, form, facts=()):
+    """facts: what pymem.about says of the program."""
     if form == "html":
-        write_page("heapmap.html", page_data(frames), path)
+        write_page("heapmap.html", page_data(frames), path, {**dict(facts), **facts_of(frames)})
     else:
         draw(frames).write(path, form, "heap map")

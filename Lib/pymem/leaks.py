@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
 
-from pymem import check_writable, running
+from pymem import about, check_writable, running
 from pymem.attached import Moments
 from pymem.growth import FEWEST, Survey, Timeline
 from pymem.heap import HeapError
@@ -27,6 +28,7 @@ class OwnSampler:
 
     def __init__(self, options):
         self.options, self.kinds = options, {}
+        self.facts = about.of_run(options.program, time.time())
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
         self.tracer = running.start_tracer(options.frames, options.samples)
         self.timeline = Timeline(self.tracer.get_sample_bytes())
@@ -50,12 +52,12 @@ class OwnSampler:
             if self.ended.wait(GRACE):
                 return
         try:
-            status = report(self.options, self.survey, self.kinds)
+            status = report(self.options, self.survey, self.kinds, self.facts)
         except HeapError as error:
             print(f"pymem: {error}", file=sys.stderr)
             status = 1
         sys.stdout.flush()
-        os._exit(status)
+        running.EXIT(status)
 
     def judge(self):
         """While what it made is still there."""
@@ -72,16 +74,21 @@ class OwnSampler:
             self.tracer.stop()
 
     def run(self, program):
-        """Its exit status; 0 where Ctrl-C ended it."""
+        """The exit status; of the program 0 where Ctrl-C ended it."""
         self.look()
         self.ticker.start()
-        return running.run_program(program, self.at_end, ends=KeyboardInterrupt)
+        return running.run_program(program, self.at_end, self.write, ends=KeyboardInterrupt)
+
+    def write(self):
+        return (report(self.options, self.survey, self.kinds, self.facts)
+                if os.getpid() == self.pid else 0)
 
 
 def of_process(options, pid):
-    """(Survey, kinds) of another one."""
+    """(Survey, kinds, what pymem.about says) of another one."""
     from pymem import attach
     target = attach.Target(pid)
+    facts = {**about.of_process(pid), "python": target.version, "started": time.time()}
     timeline, kinds = Timeline(options.samples), {}
     seconds, changed, stacks = None, {}, []
     try:
@@ -98,13 +105,13 @@ def of_process(options, pid):
                 changed[stacks[key] if isinstance(key, int) else key] = value
         if seconds is not None:
             timeline.add(seconds, changed)
-        return Survey(timeline), kinds
+        return Survey(timeline), kinds, facts
     except (TypeError, ValueError, IndexError, AttributeError):
         raise HeapError("what the process wrote can't be read") from None
 
 
 def of_history(path):
-    """Survey of a file of pymem track."""
+    """(Survey, kinds, what pymem.about says) of a file of pymem track."""
     found, held = read(path), {}
     timeline = Timeline(found.sample_bytes)
     for seconds, changes in zip(found.times, found.changes):
@@ -112,16 +119,27 @@ def of_history(path):
         for lines, more in changes:
             changed[lines[::-1],] = add_blocks(held.setdefault(lines, {}), more)
         timeline.add(seconds, changed)
-    return Survey(timeline)
+    facts = {name: found.process[name] for name in about.NAMES if name in found.process}
+    return Survey(timeline), {}, facts
 
 
-def report(options, survey, kinds):
+def report(options, survey, kinds, facts):
     """The exit status."""
     if survey.windows < FEWEST:
         raise HeapError(f"leaks saw {survey.windows} windows of memory, and needs {FEWEST}: "
                         "let it run longer, or set a shorter --window (as 0.1s)")
     from pymem import leaksreport       # what it imports is not the program's
-    return OVER_LIMIT if leaksreport.write(options, survey, kinds) else 0
+    is_over = []
+
+    def write(path):
+        options.output = path
+        is_over.append(leaksreport.write(options, survey, kinds, facts))
+
+    if options.output:
+        running.write_result(options.output, write)
+    else:
+        write(None)
+    return OVER_LIMIT if is_over[0] else 0
 
 
 def command(options):
@@ -138,10 +156,6 @@ def command(options):
             options.seconds = 60.0
         return report(options, *of_process(options, int(program.what)))
     if program.kind == "script" and is_history(program.what):
-        return report(options, of_history(program.what), {})
+        return report(options, *of_history(program.what))
     options.collect = True
-    sampler = OwnSampler(options)
-    status = sampler.run(program)
-    if os.getpid() != sampler.pid:
-        return status
-    return report(options, sampler.survey, sampler.kinds) or status
+    return OwnSampler(options).run(program)

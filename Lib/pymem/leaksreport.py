@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pymem import flame, size_text
-from pymem.flame import color, frame_at, frame_record, frames_of
+from pymem.flame import Frame, frame_at, frame_record, frames_of
 from pymem.growth import is_library, total
 from pymem.page import write_page
 
@@ -32,8 +32,8 @@ def place(frame, room=WIDTH, here=None):
     base, line = os.path.basename(file), f":{frame.line}" if frame.line else ""
     left = room - len(f"{base}{line} ")
     end = f"{line} {shortened(frame.name, max(left, 8))}"
-    left = max(room - len(end), 8)
-    return (base if len(base) == left else shortened(file, left)) + end
+    left = room - len(end)
+    return (shortened(file, left) if left > len(base) + 1 else base) + end
 
 
 def percent(share):
@@ -113,7 +113,7 @@ def level_record(level):
     return [round(level.nbytes), round(level.blocks)]
 
 
-def record(options, survey, kinds):
+def record(options, survey, kinds, facts):
     sites = []
     for finding in survey.findings:
         grown = finding.growth
@@ -128,8 +128,10 @@ def record(options, survey, kinds):
             "types": types, "referrers": referrers,
             "stack": [frame_record(frame) for frame in finding.frames],
             "levels": [level_record(level) for level in finding.levels]})
-    return {"seconds": round(survey.seconds, 3), "windows": survey.windows,
+    return {**facts, "seconds": round(survey.seconds, 3), "windows": survey.windows,
             "sample_bytes": survey.sample_bytes,
+            "bytes": round(survey.total[-1].nbytes), "blocks": round(survey.total[-1].blocks),
+            "peak_bytes": round(max(level.nbytes for level in survey.total)),
             "bytes_per_minute": round(60 * survey.rate),
             "least_bytes_per_minute": round(60 * survey.least_rate),
             "over_limit": is_over(options, survey),
@@ -138,14 +140,14 @@ def record(options, survey, kinds):
             "sites": sites}
 
 
-def full_record(options, survey, kinds):
+def full_record(options, survey, kinds, facts):
     """And what each stack held at the end, for flame."""
     held = flame.of_levels((of_stack, levels[-1]) for of_stack, levels
                            in survey.stacks.values() if levels[-1].blocks)
-    return {**record(options, survey, kinds), **flame.record(held)}
+    return {**record(options, survey, kinds, facts), **flame.record(held)}
 
 
-def page_data(options, survey, kinds):
+def page_data(options, survey, kinds, facts):
     """The record, and stacks with their bytes and blocks at each moment; those that hardly
     change together."""
     def change(number):
@@ -160,24 +162,28 @@ def page_data(options, survey, kinds):
                        "levels": [level_record(level) for level in levels]})
     rest = total([survey.stacks[number][1] for number in numbers[ON_PAGE:]])
     if rest:
-        stacks.append({"frames": [], "levels": [level_record(level) for level in rest]})
-    return {**record(options, survey, kinds), "stacks": stacks,
-            "frames": [[frame.label, frame.file, color(frame)] for frame in frames]}
+        together = Frame("all stacks that hardly change", "", 0)
+        stacks.append({"frames": [frames.setdefault(together, len(frames))],
+                       "levels": [level_record(level) for level in rest]})
+    return {**record(options, survey, kinds, facts), "stacks": stacks,
+            "frames": flame.page_frames(frames)}
 
 
 def is_over(options, survey):
     return options.limit is not None and survey.rate > options.limit.rate
 
 
-def write(options, survey, kinds):
+def write(options, survey, kinds, facts):
     """Whether the limit is passed."""
     if options.output and options.output.endswith(".html"):
-        write_page("leaks.html", page_data(options, survey, kinds), options.output)
+        data = page_data(options, survey, kinds, facts)
+        write_page("leaks.html", data, options.output, {**data, "moment": "at the end"})
     elif options.output:
         Path(options.output).write_text(
-            json.dumps(full_record(options, survey, kinds), indent=1) + "\n", encoding="utf-8")
+            json.dumps(full_record(options, survey, kinds, facts), indent=1) + "\n",
+            encoding="utf-8")
     if options.json:
-        print(json.dumps(full_record(options, survey, kinds), indent=1))
+        print(json.dumps(full_record(options, survey, kinds, facts), indent=1))
     else:
         print("\n".join(lines(options, survey, kinds)))
         if is_over(options, survey):

@@ -128,11 +128,29 @@ def round_up(value):
         step *= 10
 
 
-def class_color(blocksize, lightness=48):
-    """By size: violet for the smallest blocks, over green, to red for the largest."""
-    steps = (blocksize - 1) / 512 if blocksize <= 512 else 1 + (blocksize - 512) / 32384
-    return hsl(270 - 200 * min(steps, 1) ** 0.7 - 60 * max(0, steps - 1) ** 0.5,
-               62, lightness)
+# Of 32 classes, any two at least 12 apart in CIELAB, and neighbours 45, also for eyes that don't
+# tell red from green (protanopia, deuteranopia): chosen by a search for the largest distances.
+CLASSES = """
+    c3a587 5a4b87 f02d00 5ae1c3 4b4ba5 c3873c 69a5b4 780fc3 f0c396 961e5a ff870f 2da5d2 962d3c
+    e1b45a 69a5ff 69a596 ffc300 87c3ff a53c2d 2d4bff 78c3e1 d2a569 4b78e1 69d2d2 c30000 3c69ff
+    a56969 f0c34b 2d78b4 a5875a 3c00ff 5a7896""".split()
+
+
+def class_number(blocksize):
+    """Small classes are 16 bytes apart; of medium ones eight come to a doubling."""
+    if blocksize <= 512:
+        return (blocksize - 1) // 16
+    doublings = max((blocksize - 64) // 512, 1).bit_length() - 1
+    return 32 + max((blocksize - 512) // 64 if blocksize < 1088 else
+                    8 * doublings + (blocksize - 64 - (512 << doublings)) // (64 << doublings)
+                    + 1, 0)
+
+
+def class_color(blocksize, white=0.0):
+    """white: so much of it is mixed in."""
+    color = CLASSES[class_number(blocksize) % len(CLASSES)]
+    parts = (int(color[i:i + 2], 16) for i in (0, 2, 4))
+    return "#" + "".join(f"{round(part + (255 - part) * white):02x}" for part in parts)
 
 
 def hsl(hue, saturation, lightness):

@@ -3,8 +3,8 @@
     demand = Demand.of(marks)           what @pytest.mark.pymem(...) asks for
     tracing = Tracing()                 the tracer is on
     tracing.begin_call(from_bytes)      from here on the peak counts
-    peak, sums = tracing.end_call()
-    sites_of(sums, test_file)           the lines that had it
+    peak, held = tracing.end_call()
+    sites_of(held, test_file)           the lines that had it
     level = tracing.level(test_file)    what lines of the test hold, after a garbage collection
     growth_of(before, level)            of two levels
     tracing.close()
@@ -24,17 +24,15 @@ import os
 import re
 import sys
 import tracemalloc as standard
-from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple, Optional
 
+from pymem import quantities
+from pymem.attached import stacks_of
 from pymem.growth import is_library, site_of
 
 FRAMES = 25             # innermost ones of a stack; pytest's own below a test are about forty
 SITES = 5               # that are told of a test
-UNITS = {"": 1, "B": 1, **{f"{letter}{end}": (1000 if end == "B" else 1024) ** power
-                           for power, letter in enumerate("KMGT", 1)
-                           for end in ("", "B", "iB")}}
 RUNNERS = re.compile(r"_?pytest|pytest_\w+|pluggy|xdist|execnet|anyio")    # modules
 PLUGIN = os.path.join(os.path.dirname(__file__), "pytest")     # begins the names of its files
 
@@ -57,11 +55,12 @@ def size_of(value):
     """Bytes: of 24 MiB, 24M, 24 MB or a number."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-z]*)\s*", value) \
-        if isinstance(value, str) else None
-    if match is None or match[2] not in UNITS:
-        raise BadMark(f"{value!r} is no size, as \"24 MiB\", \"100 KiB\" or 4096")
-    return int(float(match[1]) * UNITS[match[2]])
+    if not isinstance(value, str):
+        raise BadMark(f"{value!r} is no size, as \"24 MiB\", 512K or 4096")
+    try:
+        return quantities.size_of(value)
+    except ValueError as error:
+        raise BadMark(str(error)) from None
 
 
 class Demand(NamedTuple):
@@ -121,17 +120,6 @@ class Stacks:
         return tuple(line for line, before in zip(lines, ((), *lines)) if line[:2] != before[:2])
 
 
-def sums_by_stack(traces):
-    """{stack: (bytes, blocks)}.  Equal traces are nearly always one object."""
-    objects = {id(trace): trace for trace in traces}
-    sums = {}
-    for identity, count in Counter(map(id, traces)).items():
-        _, size, stack = objects[identity][:3]
-        nbytes, blocks = sums.get(stack, (0, 0))
-        sums[stack] = nbytes + count * size, blocks + count
-    return sums
-
-
 class Site(NamedTuple):
     """A line of the person's own code, with what it asked libraries for."""
     nbytes: int
@@ -140,10 +128,11 @@ class Site(NamedTuple):
     depth: int              # of these, those down to the line
 
 
-def sites_of(sums, test_file, with_others=True):
+def sites_of(held, test_file, with_others=True):
     """{line: Site}.  with_others: with pytest's, too, by their innermost lines."""
     sites, most, stacks = {}, {}, Stacks(test_file)
-    for stack, (nbytes, blocks) in sums.items():
+    for (stack, *_), counts in held.items():
+        nbytes, blocks = sum(size * n for (_, size), n in counts.items()), sum(counts.values())
         lines = stacks.lines_of_test(stack)
         if not lines and not with_others:
             continue
@@ -233,16 +222,16 @@ class Tracing:
         self.tracer.keep_peak(self.before + from_bytes)
 
     def end_call(self):
-        """Bytes at the peak, and sums_by_stack() of that moment, {} below from_bytes."""
+        """Bytes at the peak, and stacks_of() that moment, {} below from_bytes."""
         self.check()
         peak = self.tracer.get_traced_memory()[1] - self.before
-        sums = sums_by_stack(self.tracer._get_named_peak_traces())
+        held = stacks_of(self.tracer._get_named_peak_traces())
         self.tracer.keep_peak(sys.maxsize)
-        return max(peak, 0), sums
+        return max(peak, 0), held
 
     def level(self, test_file):
         """{line: Site} of what is alive."""
         self.check()
         gc.collect()
-        return sites_of(sums_by_stack(self.tracer._get_named_traces()), test_file,
+        return sites_of(stacks_of(self.tracer._get_named_traces()), test_file,
                         with_others=False)

@@ -154,11 +154,11 @@ class Measurement:
 
     def end(self, test_file):
         try:
-            peak, sums = self.tracing.end_call()
+            peak, held = self.tracing.end_call()
         except self.memory.Unmeasurable as reason:
             self.give_up(reason)
             return
-        sites = self.memory.sites_of(sums, test_file)
+        sites = self.memory.sites_of(held, test_file)
         limit = self.demand.limit if self.demand else None
         self.record = {"peak": peak, "limit": limit,
                        "sites": self.report.site_records(sites)}

@@ -20,6 +20,7 @@ LEAST = 0.01            # of the total: a smaller part is not in a tree
 CHAIN = 0.99            # of its caller: both are in one entry
 WIDTH = 80              # where there is no terminal
 NARROWEST = 20          # place for a name
+SIGNS = {"+": "red", "-": "bright_blue"}
 
 
 class Table(NamedTuple):
@@ -50,7 +51,8 @@ class Table(NamedTuple):
             made.add_column(title, justify="right", no_wrap=True)
         made.add_column(self.titles[-1], no_wrap=True)
         for *cells, last in self.placed(width):
-            made.add_row(*map(Text, cells), Text(last, "cyan"))
+            made.add_row(*(Text(cell, SIGNS.get(cell[:1], "")) for cell in cells),
+                         Text(last, "cyan"))
         return made
 
 
@@ -87,32 +89,42 @@ class Branch(NamedTuple):
             child._add_to(made.add(child._rich_text()))
 
 
-def part_text(program, part):
-    end = "the end" if len(program.histories) == 1 else "the end of each process"
-    if part.end is not None:
-        end = f"the peak, {part.end:.2f} s" if part.is_peak else f"{part.end:g} s"
-    return f"At {end}" if part.start is None else f"From {part.start:g} s to {end}"
+def command_line(text):
+    text = text.replace("\n", " ")
+    return text if len(text) <= WIDTH else text[:WIDTH - 1] + "…"
 
 
-def heading(program, part):
-    first, count = program.histories[0], len(program.histories)
-    facts, total, (seconds, nbytes) = first.process, part.total(), program.peak()
-    name = " ".join(facts["command"]).replace("\n", " ")
-    yield name if len(name) <= WIDTH else name[:WIDTH - 1] + "…"
+def process_line(program):
+    first, count = program.histories[0].process, len(program.histories)
     more = f" and {count - 1} more" if count > 1 else ""
     left = sum(not history.is_ended for history in program.histories)
     of_them = f"{left} " if count > 1 else ""
     ended = f", {of_them}killed or running" if left else ""
-    yield f"Process {facts['pid']}{more}, CPython {facts['python']}, " \
-          f"{program.seconds:.1f} s{ended}"
-    size = size_text if part.start is None else signed_size
+    return f"Process {first['pid']}{more}, CPython {first['python']}, " \
+           f"{program.seconds:.1f} s{ended}"
+
+
+def heading(program, part):
+    first, total, (seconds, nbytes) = program.histories[0], part.total(), program.peak()
+    yield command_line(" ".join(first.process["command"]))
+    yield process_line(program)
+    if part.other:
+        earlier = part.other.histories[0].process
+        yield command_line(f"Compared with: {' '.join(earlier['command'])}")
+        yield process_line(part.other)
     about = "about " if first.sample_bytes else ""
-    yield f"{part_text(program, part)}: {size(total.nbytes)} in {about}" \
-          f"{total.blocks:,.0f} blocks"
+    if part.is_change:
+        now, before = (sum(moment.levels.values(), Level()).nbytes
+                       for moment in (part.moment, part.earlier))
+        amount = f"{signed_size(total.nbytes)} in {about}{total.blocks:+,.0f} blocks, " \
+                 f"from {size_text(before)} to {size_text(now)}"
+    else:
+        amount = f"{size_text(total.nbytes)} in {about}{total.blocks:,.0f} blocks"
+    yield f"{part.text[0].upper()}{part.text[1:]}: {amount}"
     traced = f"a sample in about {size_text(first.sample_bytes)}" if first.sample_bytes \
         else "every block"
     yield f"Peak: {size_text(nbytes)} at {seconds:.2f} s; traced: {traced}, " \
-          f"{facts['frames']} frames"
+          f"{first.process['frames']} frames"
     yield ""
 
 
@@ -126,21 +138,74 @@ def left_out(count):
     return [f"{count:,} more (--top)"] if count > 0 else []
 
 
+def site_frame(lines):
+    return frames_of(site_of(lines))[-1]
+
+
 def table(program, part, options):
     """By the line of own code that asked for it, itself or by a library."""
+    if part.is_change:
+        return change_table(program, part, options)
     groups, total = {}, part.total().nbytes or 1
     for lines, level in part.levels.items():
-        frame = frames_of(site_of(lines))[-1]
+        frame = site_frame(lines)
         groups[frame] = groups.get(frame, Level()) + level
     rows, count = most(groups, lambda level: level.nbytes, options)
-    if part.start is None:
-        made = Table(["size", "share", "blocks", "where"], [
-            [size_text(level.nbytes), f"{level.nbytes / total:.1%}",
-             f"{level.blocks:,.0f}", frame] for frame, level in rows])
-    else:
-        made = Table(["change", "blocks", "where"], [
-            [signed_size(level.nbytes), f"{level.blocks:+,.0f}", frame]
-            for frame, level in rows])
+    made = Table(["size", "share", "blocks", "where"], [
+        [size_text(level.nbytes), f"{level.nbytes / total:.1%}", f"{level.blocks:,.0f}", frame]
+        for frame, level in rows])
+    return [*heading(program, part), made, *left_out(count)]
+
+
+class Change:
+    """Of a site; another program's is a function, as its lines may have moved."""
+
+    def __init__(self):
+        self.now, self.before, self.frames = Level(), Level(), {}
+
+    @property
+    def more(self):
+        return self.now.nbytes - self.before.nbytes
+
+    @property
+    def error(self):
+        """A standard error, of samples."""
+        return (self.now.variance + self.before.variance) ** 0.5
+
+    @property
+    def frame(self):
+        """With the line that holds most, or held."""
+        return max(sorted(self.frames), key=self.frames.get)
+
+
+def change_groups(part):
+    groups = {}
+    for moment, name in (part.moment, "now"), (part.earlier, "before"):
+        for lines, level in moment.levels.items():
+            frame = site_frame(lines)
+            key = frame[:2] if part.other and frame.name else frame
+            change = groups.setdefault(key, Change())
+            setattr(change, name, getattr(change, name) + level)
+            # What is there now comes before what was there.
+            weight = name == "now", change.frames.get(frame, (False, 0))[1] + level.nbytes
+            change.frames[frame] = max(change.frames.get(frame, weight), weight)
+    return {change.frame: change for change in groups.values()
+            if change.now[:2] != change.before[:2]}
+
+
+def error_text(error):
+    return f"±{size_text(error)}" if error else ""
+
+
+def change_table(program, part, options):
+    rows, count = most(change_groups(part), lambda change: change.more, options)
+    is_sampled = any(history.sample_bytes for of_one in (program, part.other or program)
+                     for history in of_one.histories)
+    titles = ["change", *["error"] * is_sampled, "blocks", "before", "now", "where"]
+    made = Table(titles, [
+        [signed_size(change.more), *[error_text(change.error)] * is_sampled,
+         f"{change.now.blocks - change.before.blocks:+,.0f}", size_text(change.before.nbytes),
+         size_text(change.now.nbytes), frame] for frame, change in rows])
     return [*heading(program, part), made, *left_out(count)]
 
 
@@ -152,11 +217,14 @@ def summary(program, part, options):
         for function in set(functions):
             totals[function] = totals.get(function, Level()) + level
         own[functions[-1]] = own.get(functions[-1], Level()) + level
+    if part.is_change:      # another program's stacks may have other lines, and as much
+        totals = {function: level for function, level in totals.items() if any(level[:2])}
     rows, count = most(totals, lambda level: level.nbytes, options)
-    size = size_text if part.start is None else signed_size
+    size = signed_size if part.is_change else size_text
     made = Table(["with callees", "alone", "blocks", "function"], [
         [size(level.nbytes), size(own.get(function, Level()).nbytes),
-         f"{level.blocks:,.0f}", flame.Frame(*function, 0)] for function, level in rows])
+         f"{level.blocks:{'+' * part.is_change},.0f}", flame.Frame(*function, 0)]
+        for function, level in rows])
     return [*heading(program, part), made, *left_out(count)]
 
 

@@ -12,6 +12,7 @@ import traceback
 import types
 import warnings
 from _thread import allocate_lock, start_new_thread
+from contextlib import contextmanager, redirect_stdout
 from typing import NamedTuple
 
 from pymem import file_name, new_file
@@ -20,7 +21,7 @@ from pymem.heap import HeapError
 OWN_FOLDER = os.path.dirname(__file__) + "/"
 IMPORT_FOLDER = os.path.dirname(importlib.__file__) + "/"
 CODE_FILE = "<string>"      # as the interpreter's -c
-FIRST_PID = os.getpid()
+FIRST_PID, EXIT = os.getpid(), os._exit
 RUNPY = {runpy.__file__, "<frozen runpy>"}
 RUNNERS = {*RUNPY, pkgutil.__file__, "<frozen zipimport>"}
 
@@ -35,12 +36,34 @@ def tracer():
 
 
 def result_file(pattern):
-    """Where a result goes: a child that the program forked writes over no other's, and leaves
-    the name without a number to the first process."""
-    if os.getpid() == FIRST_PID:
-        return file_name(pattern)
-    path, descriptor = new_file(pattern, 0 if "%p" in pattern else 1)
+    """(path, whether it is new): a result goes over no other one.  A child that the program
+    forked leaves the name without a number to the first process."""
+    wanted, is_first = file_name(pattern), os.getpid() == FIRST_PID
+    if os.path.exists(wanted) and not os.path.isfile(wanted) or wanted.startswith("/dev/"):
+        return wanted, False            # a device, a pipe, and /dev/stdout
+    path, descriptor = new_file(pattern, 0 if is_first or "%p" in pattern else 1)
     os.close(descriptor)
+    if is_first and path != wanted:
+        print(f"pymem: {wanted} is there already; the result goes to {path}", file=sys.stderr)
+    return path, True
+
+
+def write_result(pattern, write):
+    """write(path); the path.  Where that fails no part of a file is left."""
+    path, is_new = result_file(pattern)
+    try:
+        write(path)
+    except BaseException:
+        if is_new:
+            os.unlink(path)
+        raise
+    return path
+
+
+def write_over(pattern, write):
+    """The same of what can be made again."""
+    path = file_name(pattern)
+    write(path)
     return path
 
 
@@ -169,9 +192,98 @@ def frames_of_program(names):
     return names
 
 
-def run_program(program, at_end=lambda: None, ends=()):
+@contextmanager
+def own_output():
+    """What is printed goes there at once, past what the program has not flushed: of a child
+    that is its parent's, and a signal may come in the middle of a print()."""
+    try:
+        stream = open(1, "w", encoding=getattr(sys.stdout, "encoding", None),
+                      errors="backslashreplace", closefd=False)
+    except OSError:
+        stream = open(os.devnull, "w")          # the program has closed it
+    with stream, redirect_stdout(stream):
+        yield
+
+
+class Endings:
+    """Ends that a program comes to at once: os._exit(), by which many children of a fork end,
+    and SIGTERM, where the program has left that as it was.  Before such an end comes finish(),
+    once a process."""
+
+    def __init__(self, finish):
+        self.finish, self.exit, self.is_finishing, self.number = finish, os._exit, False, None
+
+    def begin(self):
+        os._exit = self.exit_at_once
+
+    def begin_signals(self):
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self.terminate)
+
+    def finish_now(self):
+        if not self.is_finishing:
+            self.is_finishing = True
+            try:
+                with own_output():
+                    self.finish()
+            except (HeapError, OSError, RuntimeError) as error:
+                print(f"pymem: {error}", file=sys.stderr, flush=True)
+
+    def exit_at_once(self, status):
+        try:
+            if isinstance(status, int):
+                self.finish_now()
+        finally:
+            self.exit(status)
+
+    def terminate(self, number, frame):
+        """While a result is made, when that is done."""
+        self.number = number
+        if not self.is_finishing:
+            self.finish_now()
+            self.end()
+
+    def end(self):
+        os._exit = self.exit
+        if signal.getsignal(signal.SIGTERM) == self.terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self.number is not None:
+            signal.signal(self.number, signal.SIG_DFL)
+            os.kill(os.getpid(), self.number)
+
+
+def nothing():
+    pass
+
+
+def run_program(program, at_end=nothing, write=nothing, dropped=nothing, ends=()):
     """Its exit status.  What it prints goes where it would go; at_end() is called while
-    what it made is still there.  ends: exceptions that are no error of it, but its end."""
+    what it made is still there, then dropped() when that is gone, and at last write(), which
+    may give another status.  Where the program ends at once, at_end() and write() are called.
+    ends: exceptions that are no error of it, but its end."""
+    def at_once():
+        at_end()
+        write()
+
+    def at_last():
+        endings.is_finishing = True
+        at_end()
+
+    endings = Endings(at_once)
+    endings.begin()
+    endings.begin_signals()
+    try:
+        status = run_to_end(program, at_last, ends)
+        dropped()
+        status = write() or status
+        sys.stdout.flush()
+        return status
+    finally:
+        endings.end()
+
+
+def run_to_end(program, at_end, ends=()):
+    """Its exit status, where it ends by itself; without Endings."""
     own_main, refusal = sys.modules["__main__"], None
     try:
         names = program.run()
@@ -193,7 +305,7 @@ def run_program(program, at_end=lambda: None, ends=()):
             refusal = HeapError(str(error))
         else:
             traceback.print_exception(type(error), error, shown)
-        status = 1
+        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     at_end()
     sys.modules["__main__"] = own_main
     del names

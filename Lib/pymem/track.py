@@ -20,15 +20,16 @@ import time
 from _thread import RLock
 
 from pymem import new_file, running
-from pymem.attached import Moments
+from pymem.attached import Moments, traces_of
 from pymem.flame import lines_of_program
 from pymem.heap import HeapError
 from pymem.history import Writer
 
 KINDS = {"script": [], "module": ["-m"], "code": ["-c"]}     # of a program, in a command line
 TICK = 0.05             # seconds between looks at how much is traced
-HIGHER = 1.1            # times what was traced at any look, and it is looked at at once:
-LEAST = 1 << 20         # the peak is found within a tenth, or so many bytes
+HIGHER = 1.1            # times what was traced at any look, and it is looked at at once;
+LEAST = 1 << 20         # or so many bytes more.  The tracer keeps what there was at a peak
+FALLEN = 17 / 16        # from which it has fallen meanwhile: how exact the tracer is
 PATIENCE = 2.0          # seconds that a fork and an end wait for a look
 REST = 9                # times the processor time of a look comes before the next one
 
@@ -50,6 +51,7 @@ class Process:
         self.moments = Moments(self.tracer, tracker.options.every, False)
         self.moments.doubled_after = math.inf
         self.highest, self.due, self.rested = 0, 0.0, 0.0
+        self.tracer.keep_peak(LEAST)
         self.ticker = running.Ticker(self.tick, TICK)
 
     def open(self):
@@ -62,12 +64,15 @@ class Process:
         now = time.monotonic()
         if now < self.rested:
             return
-        current = self.tracer.get_traced_memory()[0]
-        if now >= self.due or current > HIGHER * self.highest + LEAST:
-            self.highest, before = max(self.highest, current), time.thread_time()
+        if now >= self.due or self.is_higher(self.tracer.get_traced_memory()[1]):
+            before = time.thread_time()
             self.look()
             now, spent = time.monotonic(), time.thread_time() - before
             self.rested, self.due = now + REST * spent, now + self.moments.pause()
+
+    def is_higher(self, peak):
+        """Than at any look."""
+        return peak > HIGHER * self.highest + LEAST
 
     def changes(self, before, changed):
         for key, blocks in changed.items():
@@ -100,11 +105,24 @@ class Process:
             self.lock.release()
 
     def look_and_write(self):
+        """First of a peak since the last look, if it was higher and is over.  The next one
+        may come while this look goes on."""
+        if self.writer is None:
+            self.open()
+        current, peak = self.tracer.get_traced_memory()
+        is_over = self.is_higher(peak) and peak > FALLEN * current
+        of_peak = self.tracer._get_named_peak_traces() if is_over else []
+        traces = traces_of(self.tracer)
+        self.highest = max(self.highest, peak)
+        self.tracer.keep_peak(int(HIGHER * self.highest) + LEAST)
+        if of_peak:
+            self.write_moment(of_peak)
+        self.write_moment(traces)
+
+    def write_moment(self, traces):
         before = self.moments.stacks
         try:
-            if self.writer is None:
-                self.open()
-            seconds, changed = self.moments.look()
+            seconds, changed = self.moments.look(traces)
             self.writer.add(seconds, self.changes(before, changed))
         except MemoryError:
             self.moments.stacks = before        # the next look tells it
@@ -143,8 +161,8 @@ class Tracker:
         self.process = self.first = Process(self, None)
         self.first.open()
         self.is_tracking = True
-        self.exit = os._exit
-        os._exit = self.exit_at_once
+        self.endings = running.Endings(self.look_and_end)
+        self.endings.begin()
         os.register_at_fork(before=self.before_fork, after_in_parent=self.after_in_parent,
                             after_in_child=self.after_in_child)
         self.first.ticker.start()
@@ -152,13 +170,9 @@ class Tracker:
     def shown(self, path):
         return path[len(self.folder) + 1:] if path.startswith(self.folder + os.sep) else path
 
-    def exit_at_once(self, status):
-        try:
-            self.process.look()
-            if isinstance(status, int):
-                self.process.end()
-        finally:
-            self.exit(status)
+    def look_and_end(self):
+        self.process.look()
+        self.process.end()
 
     def before_fork(self):
         if self.is_tracking:
@@ -200,7 +214,7 @@ class Tracker:
         self.process.ticker.stop()
         self.process.end()
         self.is_tracking = False
-        os._exit = self.exit
+        self.endings.end()
         self.tracer.stop()
         if self.process is self.first:
             name, count = self.shown(self.first.path), self.first.writer.nmoments
@@ -218,4 +232,4 @@ def default_output(program):
 def command(options):
     if options.program is None:
         raise HeapError("track takes a program: SCRIPT, -m MODULE, -c CODE")
-    return running.run_program(options.program, Tracker(options).at_end)
+    return running.run_to_end(options.program, Tracker(options).at_end)

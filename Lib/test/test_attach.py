@@ -165,8 +165,8 @@ def test_busy_programs_go_on(package, native, name):
             status, output, error = package.attached(process, "--samples", samples,
                                                      "--frames", "3", "--timeout", "60")
             assert status == 0, error
-            assert re.search(r"allocated meanwhile and still there, (in )?[\d,]+ (samples|"
-                             "blocks)\n", output)
+            assert re.search(r"allocated meanwhile and still there, in (about )?[\d,]+ "
+                             "blocks\n", output)
 
 
 LEAK = """
@@ -200,11 +200,17 @@ def test_the_line_that_leaks(package, tmp_path):
 
 
 def test_samples_are_estimates(package):
-    with script(package.python, LEAK.replace("5000", "50_000")) as process:
+    """Of bytes and of blocks, whose number is not that of samples."""
+    leak = LEAK.replace("kept.append(bytearray(5000))",
+                        "kept.extend(bytes(500) for _ in range(100))")
+    with script(package.python, leak) as process:
         status, output, error = package.attached(process, "--samples", "10k", "--frames", "1",
                                                  seconds="1")
         assert status == 0, error
-    assert re.search(r"MiB +\d+\.\d% +\d+  <string>:7", output)
+    assert re.match(r".* allocated meanwhile and still there, in about [\d,]+ blocks\n", output)
+    size, blocks = re.search(r" ([\d.,]+) MiB +\d+\.\d% +([\d,]+)  <string>:7", output).groups()
+    nbytes, blocks = float(size.replace(",", "")) * (1 << 20), int(blocks.replace(",", ""))
+    assert 0.8 < blocks * (500 + bytes.__basicsize__) / nbytes < 1.2, output
 
 
 def test_the_build_needs_no_package(tmp_path):
@@ -222,6 +228,9 @@ def test_the_build_needs_no_package(tmp_path):
                          re.M)
     found = json.loads(out.read_text())
     assert int(nbytes) > 100_000 and found["pid"] == process.pid
+    assert found["command"][0] == str(BUILD / "python") and found["sample_bytes"] == 0
+    assert found["bytes"] == sum(stack["bytes"] for stack in found["stacks"])
+    assert found["seconds"] >= 1 and time.time() - 600 < found["started"] < time.time()
     assert any(frame["function"] == "Thread.run" for frame in found["frames"])
 
 
@@ -329,6 +338,18 @@ def test_an_output_that_cannot_be_written_is_told_before_the_wait(own_package, t
     with program(own_package.python) as process:
         error = refused(own_package, process, "-o", tmp_path / "none" / "found")
     assert error == f"{tmp_path}/none/found: No such file or directory"
+
+
+def test_a_refusal_leaves_no_file_and_takes_none_away(own_package, tmp_path):
+    found = tmp_path / "found.json"
+    with program(own_package.python) as process:
+        process.send_signal(signal.SIGSTOP)
+        for text in None, "from before":
+            if text:
+                found.write_text(text)
+            refused(own_package, process, "-o", found)
+            assert (found.read_text() if found.exists() else None) == text
+        process.send_signal(signal.SIGCONT)
 
 
 def test_a_process_that_is_stopped(own_package):

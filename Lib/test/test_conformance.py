@@ -175,7 +175,7 @@ def test_a_hang_and_a_crash_break_one_promise_each(tmp_path):
     (["nosuchpython"], "nosuchpython is neither a shared object nor a program that can be run"),
     (["-k", "nosuchpromise"], "no promise has 'nosuchpromise' in its name (see --list)"),
     (["--json", "/nowhere/x.json"], "/nowhere/x.json: No such file or directory"),
-    (["--timeout", "x"], "argument --timeout: 'x' is no time, as 60s, 5m or 1h (see --help)"),
+    (["--timeout", "x"], "argument --timeout: 'x' is no time over 0, as 60s, 5m, 1h or 200ms (see --help)"),
 ])
 def test_what_cannot_be_tested_is_told_in_a_line(arguments, reason):
     done = conformance(*arguments)

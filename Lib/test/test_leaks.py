@@ -131,6 +131,21 @@ def test_ctrl_c_gives_the_report():
     assert " <string>:5 " in output.splitlines()[1]
 
 
+def test_sigterm_has_a_report_and_stays_the_end(tmp_path):
+    result = leaks("--window", "0.05s", "-o", tmp_path / "found.json", "-c", """
+import os, signal, time
+kept = []
+for i in range(200):
+    kept.append(bytes(50_000))
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGTERM)
+print("not here")
+""")
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
+    assert " <string>:5" in result.stdout.splitlines()[1] and "not here" not in result.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["sites"][0]["line"] == 5
+
+
 def test_what_a_child_of_a_fork_does_is_its_own():
     # The thread that looks is one, so that 3.12 and later warn of a fork.
     result = leaks("--window", "0.05s", "-c", """
@@ -218,6 +233,8 @@ def test_a_limit_is_kept_where_nothing_grows():
     assert (result.returncode, result.stderr) == (0, "")
     found = json.loads(result.stdout)
     assert found["sites"] == [] and not found["over_limit"]
+    assert found["command"] == ["-c", "import time; time.sleep(2)"]
+    assert found["seconds"] > 1.5 and found["bytes"] <= found["peak_bytes"]
 
 
 @pytest.mark.once

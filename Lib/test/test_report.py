@@ -183,18 +183,17 @@ def test_pprof_is_the_snapshot(folder, snapshot):
         "app.pymem", cwd=folder)["bytes"]
 
 
-def nodes(data):
-    yield data
-    for child in data[5]:
-        yield from nodes(child)
+def label_of(frame):
+    return flame.Frame(*frame[:3]).label
 
 
 def test_pages_and_pictures_are_the_snapshot(folder, snapshot):
     wanted = {labels[-1]: counts for labels, counts in snapshot.items()}
     page = reported(folder, "html").read_text()
     data = json.loads(re.search(r'json">(.*)</script>', page)[1])
-    found = {node[0]: (node[3], node[2]) for node in nodes(data) if node[0] in wanted}
-    assert found == wanted
+    found = {tuple(label_of(data["frames"][number]) for number in numbers): (blocks, nbytes)
+             for numbers, nbytes, blocks in data["stacks"]}
+    assert {labels: found[labels] for labels in snapshot} == snapshot
     titles = [title.text for title in ElementTree.parse(reported(folder, "svg")).iter(
         "{http://www.w3.org/2000/svg}title")]
     for label, (blocks, nbytes) in wanted.items():
@@ -305,6 +304,19 @@ def phases(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("samples", ["0", "8K"])
+def test_a_peak_between_two_looks(tmp_path, samples):
+    """That is over before anyone looks: the tracer keeps it."""
+    tracked(tmp_path, """
+kept = [bytes(1000) for _ in range(1000)]
+def take(): return [bytes(1000) for _ in range(20_000)]
+for _ in range(3): len(take())
+""", options=["--samples", samples, "--every", "1h"])
+    peak = report_json("--peak", "app.pymem", cwd=tmp_path)
+    assert 19e6 < peak["bytes"] < 25e6 and peak["bytes"] == peak["highest"]["bytes"]
+    assert report_json("app.pymem", cwd=tmp_path)["bytes"] < 5e6
+
+
 def test_the_peak_and_two_moments(phases):
     first, both = (line_of(PHASES, f"{name} = take(") for name in ("first", "second, junk"))
     take = line_of(PHASES, "return bytes(size)")
@@ -338,8 +350,112 @@ def test_what_became_less_is_told(phases):
     assert re.search(r"^pymem: what became less, 4,\d{3},\d{3} bytes, is not shown there; ",
                      result.stderr, re.M)
     table = report("--from", f"{loud + 1e-5}s", "app.pymem", cwd=phases)
-    assert re.search(rf"-4\.1 MiB +-2  app\.py:{line_of(PHASES, 'return bytes(size)')} take",
-                     table)
+    assert re.search(r"-4\.1 MiB +-2 +4\.6 MiB +488\.3 KiB  "
+                     rf"app\.py:{line_of(PHASES, 'return bytes(size)')} take", table)
+    assert re.search(r"^From \d\.\d+ s to the end: -4\.\d MiB in -\d+ blocks, "
+                     r"from 4\.\d MiB to \d+\.\d KiB$", table, re.M)
+
+
+# Two files.
+
+def write_versions(folder):
+    """Of a program before and after its source was changed: lines and folders have moved."""
+    for name, line, sizes in (("before", 7, {"kept": 1000, "gone": 700, "alike": 30}),
+                              ("after", 9, {"kept": 3000, "new": 500, "alike": 30})):
+        writer = new_history(folder / f"{name}.pymem", pid=line, started=1e9 + line)
+        writer.add(1, [(((f"/{name}/app.py", 1, "<module>"),
+                         (f"/{name}/app.py", line + number, function)), {(0, 10): size // 10})
+                       for number, (function, size) in enumerate(sizes.items())])
+        writer.end()
+        writer.close()
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("versions")
+    write_versions(folder)
+    return folder
+
+
+COMPARED = ["--compare", "before.pymem", "after.pymem"]
+
+
+def test_files_are_compared_by_function(versions):
+    lines = report(*COMPARED, cwd=versions).splitlines()
+    assert lines[:5] == [
+        "app.py", "Process 9, CPython 3.11.2, 1.0 s", "Compared with: app.py",
+        "Process 7, CPython 3.11.2, 1.0 s",
+        "At the end: +1.8 KiB in +180 blocks, from 1.7 KiB to 3.4 KiB"]
+    assert [cells(line) for line in lines[7:]] == [
+        ["change", "blocks", "before", "now", "where"],
+        ["+2.0 KiB", "+200", "1,000 B", "2.9 KiB", "/after/app.py:9 kept"],
+        ["-700 B", "-70", "700 B", "0 B", "/after/app.py:8 gone"],
+        ["+500 B", "+50", "0 B", "500 B", "/after/app.py:10 new"]]
+    summary = report("--format", "summary", *COMPARED, cwd=versions).splitlines()
+    assert [cells(line) for line in summary[8:]] == [
+        ["+2.0 KiB", "+2.0 KiB", "+200", "/after/app.py kept"],
+        ["+1.8 KiB", "+0 B", "+180", "/after/app.py <module>"],
+        ["-700 B", "-700 B", "-70", "/after/app.py gone"],
+        ["+500 B", "+500 B", "+50", "/after/app.py new"]]
+
+
+def test_a_picture_of_differences_has_signs(versions):
+    result = pymem("report", "-o", "out.svg", *COMPARED, cwd=versions)
+    assert result.stderr == "out.svg: +1,800 bytes since 1.7 KiB\n"
+    boxes = {box[0].text: box.get("fill") for box in ElementTree.parse(
+        versions / "out.svg").iter("{http://www.w3.org/2000/svg}rect") if len(box)}
+    assert list(boxes) == ["all: +1,800 bytes, +180 blocks",
+                           "<module> (app.py:1): +1,800 bytes, +180 blocks",
+                           "gone (app.py:8): -700 bytes, -70 blocks",
+                           "kept (app.py:9): +2,000 bytes, +200 blocks",
+                           "new (app.py:10): +500 bytes, +50 blocks"]
+    mixed, _, shrank, grew, other = boxes.values()
+    assert grew == other == flame.hsl(8, 85, 64) and shrank == flame.hsl(212, 85, 64)
+    assert mixed == flame.hsl(8, 85, 90 - 26 * 1800 / 3200)
+    text = (versions / "out.svg").read_text()
+    assert ">+ kept (app.py:9)<" in text and ">- gone (app.py:8)<" in text
+
+
+def test_other_formats_tell_what_grew(versions):
+    result = pymem("report", "--format", "collapsed", *COMPARED, cwd=versions)
+    assert result.stdout.splitlines() == ["<module> (app.py:1);kept (app.py:9) 2000",
+                                          "<module> (app.py:1);new (app.py:10) 500"]
+    assert result.stderr == ("pymem: what became less, 700 bytes, is not shown there; --format "
+                             "html, svg, table and json have it\n")
+    record = report_json(*COMPARED, cwd=versions)
+    assert record["bytes"] == 1800 and record["compared_with"][0]["pid"] == 7
+    assert "  500 B 20.0% new (app.py:10)" in report(
+        "--format", "tree", *COMPARED, cwd=versions).splitlines()
+
+
+def test_flame_compares_all_files_that_have_stacks(versions):
+    """A history, JSON and a snapshot of tracemalloc, each with each."""
+    for name in "before", "after":
+        report("--format", "json", "-o", f"{name}.json", f"{name}.pymem", cwd=versions)
+    for before in "before.pymem", "before.json":
+        for after in "after.pymem", "after.json":
+            result = pymem("flame", "--compare", before, "-o", "out.txt", after, cwd=versions)
+            assert result.stderr.splitlines()[0] == "out.txt: +1,800 bytes since 1.7 KiB"
+            assert (versions / "out.txt").read_text().splitlines() == [
+                "<module> (app.py:1);kept (app.py:9) 2000",
+                "<module> (app.py:1);new (app.py:10) 500"]
+    (versions / "app.py").write_text("import os, tracemalloc\ntracemalloc.start(5)\n"
+                                     "kept = bytes(9000)\ntracemalloc.take_snapshot().dump("
+                                     "'snapshot')\n")
+    assert run(BUILD / "python", "app.py", cwd=versions).returncode == 0
+    assert pymem("flame", "--compare", "snapshot", "-o", "out.txt", "snapshot",
+                 cwd=versions).stderr.startswith("out.txt: +0 bytes since ")
+
+
+def test_samples_have_an_error(tmp_path):
+    """Of a hundred blocks of which one in about 1,600 is a sample."""
+    for name, count in ("before", 1), ("after", 2):
+        writer = new_history(tmp_path / name, sample_bytes=16384)
+        writer.add(1, [([("app.py", 3, "f")], {(0, 16389): count})])
+        writer.close()
+    row = cells(report("--compare", "before", "after", cwd=tmp_path).splitlines()[-1])
+    assert row[0] == "+16.0 KiB" and row[-1] == "app.py:3 f"
+    assert re.fullmatch(r"±2[678]\.\d KiB", row[1])
 
 
 def test_leaks_of_a_file(tmp_path):
@@ -356,7 +472,7 @@ def test_leaks_of_a_file(tmp_path):
     first, second, *_ = result.stdout.splitlines()
     assert first.startswith("Memory grows by 351.6 KiB/min at one site (")
     assert " app.py:7 " in second
-    assert "app.py:7" in (tmp_path / "found.html").read_text()
+    assert '"app.py","line":7' in (tmp_path / "found.html").read_text()
     result = written("short", 5)
     assert result.returncode == 1
     assert result.stderr.startswith("pymem: leaks saw 4 windows of memory, and needs 12: ")
@@ -704,6 +820,9 @@ def bad_files(folder):
     (["--peak", "--to", "1s", "good.pymem"], 1, "pymem: report takes --peak or --to, not "),
     (["--format", "png", "good.pymem"], 2, "pymem report: argument --format: invalid choice"),
     (["-o", "/no/folder/x.svg", "good.pymem"], 1, "pymem: /no/folder/x.svg: No such file"),
+    (["--compare", "good.pymem", "--from", "0", "good.pymem"], 1, "pymem: report takes --compare "
+                                                                   "or --from, not both"),
+    (["--compare", "text", "good.pymem"], 1, "pymem: text is no history of a program"),
     ([], 2, "pymem report: the following arguments are required: FILE"),
 ], ids=str)
 def test_errors_of_report_are_one_line(tmp_path, arguments, status, said):

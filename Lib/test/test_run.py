@@ -315,10 +315,27 @@ int main(void) {{ return 0; }}
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["-m", "pymem"], ["-X", "utf8", "-I", "-mpymem"]], ids=" ".join)
+def test_the_tools_are_there_for_a_python_without_pymem(words, tmp_path):
+    """Which finds nothing else for it; what is a script's own -m is left alone."""
+    for python in pythons(3, 8):
+        result = pymem_run(python, *words, "stats", "--json", "-c", "import sys\n"
+                           f"print({str(BUILD)!r} in sys.path, {str(TOP / 'Lib')!r} in sys.path, "
+                           "sys.argv)", "-m", "pymem")
+        assert result.returncode == 0, result.stderr
+        first, rest = result.stdout.split("\n", 1)
+        assert first == "False False ['-c', '-m', 'pymem']"
+        assert json.loads(rest)["arenas"]["current"] > 0
+    script = tmp_path / "tool"
+    script.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\n")
+    script.chmod(0o755)
+    assert pymem_run(script, "-m", "pymem").stdout == "['-m', 'pymem']\n"
+
+
 @pytest.mark.parametrize("options, reason", [
     ([], "usage: pymem-run"), (["--frobnicate"], "unrecognized option"),
     (["--trim-interval=soon"], '--trim-interval takes seconds, 0.001 to 1000000, '
-     'not "soon"'), (["--trim-interval=0"], "--trim-interval takes seconds")])
+     'or 90s, 5m, 1h, not "soon"'), (["--trim-interval=0"], "--trim-interval takes seconds")])
 def test_bad_options(options, reason):
     result = pymem_run(*options)
     assert result.returncode == 125

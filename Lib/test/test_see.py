@@ -1,7 +1,9 @@
 """python -m pymem: stats, heapmap, watch, explain, replay, flame."""
 
 import gzip
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from conftest import BUILD, TOP, clean_environment, need_module, pythons, run
 from test_heap import BUSY, RUNNERS, Running, compile_program
 
 sys.path.insert(0, str(TOP / "Lib"))
+from pymem.picture import class_color, class_number     # noqa: E402
 
 BUILD_PYTHON = RUNNERS["build"]
 # The linked Python, this one, the oldest and the newest of the others.
@@ -82,17 +85,17 @@ def test_stats_as_text_and_into_a_file(script, tmp_path):
 def test_a_scripts_exit_and_errors_are_its_own(tmp_path):
     path = tmp_path / "app.py"
     path.write_text("import sys\nprint(__name__, __file__ == sys.argv[0])\nsys.exit(7)\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert (result.returncode, result.stdout) == (7, "__main__ True\n")
     path.write_text("def f():\n    raise ValueError('this one')\nf()\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[0] == "Traceback (most recent call last):"
     assert [line for line in result.stderr.splitlines() if "File" in line] == [
         f'  File "{path}", line 3, in <module>', f'  File "{path}", line 2, in f']
     assert result.stderr.endswith("ValueError: this one\n")
     path.write_text("import sys\nsys.exit('a reason')\n")
-    result = see("stats", "-o", tmp_path / "out", path)
+    result = see("stats", "-o", os.devnull, path)
     assert (result.returncode, result.stderr) == (1, "a reason\n")
 
 
@@ -144,7 +147,7 @@ def test_what_code_made_is_dropped_before_the_last_map():
 
 def test_errors_of_modules_and_code_are_theirs(package):
     def errors(*words):
-        result = see("stats", "-o", package / "out", *words, cwd=package)
+        result = see("stats", "-o", os.devnull, *words, cwd=package)
         assert result.returncode == 1 and result.stdout == ""
         return result.stderr.splitlines()
     lines = errors("-m", "app_of_test.fails")
@@ -156,7 +159,70 @@ def test_errors_of_modules_and_code_are_theirs(package):
     assert errors("-c", "x y")[-1] == "SyntaxError: invalid syntax"
     lines = errors("-c", "from pymem import watch\nwatch.size_text('x')")
     assert [line.split(",")[1] for line in lines if "File" in line][0] == " line 2"
-    assert see("stats", "-o", package / "out", "-c", "raise SystemExit(7)").returncode == 7
+    assert see("stats", "-o", os.devnull, "-c", "raise SystemExit(7)").returncode == 7
+
+
+# Processes that fork, and ends that come at once.
+
+FORKS = """
+import os, signal, sys, time
+kept = []
+def keep(n): kept.append(bytes(n))
+print("from the parent alone")          # not flushed before the forks
+for sign in "ab":
+    if os.fork() == 0:
+        keep(3_000_000)
+        if sign == "b":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.parametrize("command", [["stats"], ["heapmap", "--format", "html"],
+                                     ["flame", "--format", "collapsed"]], ids=lambda words: words[0])
+def test_children_that_end_at_once_have_a_result(command, tmp_path):
+    """And what their parent printed is not printed again, nor their status another one."""
+    (tmp_path / "app.py").write_text(FORKS)
+    result = see(*command, "-o", tmp_path / "found", tmp_path / "app.py")
+    assert lines_of(result) == ["from the parent alone", "7", "-15"]
+    texts = [(tmp_path / name).read_text() for name in ("found", "found.1", "found.2")]
+    assert len(set(texts)) == len(texts) and all(texts)
+    if command[0] == "flame":
+        assert ["keep" in text for text in texts] == [False, True, True]
+    result = see(*command, "-o", tmp_path / "of.%p", tmp_path / "app.py")
+    assert lines_of(result) == ["from the parent alone", "7", "-15"]
+    assert len(list(tmp_path.glob("of.[0-9]*"))) == 3
+
+
+def test_children_that_end_at_once_are_told_on_stdout(tmp_path):
+    (tmp_path / "app.py").write_text(FORKS)
+    lines = lines_of(see("stats", tmp_path / "app.py"))
+    assert sum(line.startswith("arenas: ") for line in lines) == 3
+    assert lines.count("from the parent alone") == 1
+
+
+def test_sigterm_comes_after_the_result(tmp_path):
+    """Also a second one, and it stays the program's end; one that handles it goes on."""
+    (tmp_path / "app.py").write_text("import os, signal\nkept = bytes(3_000_000)\n"
+                                     "os.kill(os.getpid(), signal.SIGTERM)\nprint('not here')\n")
+    for name in "flame.txt", "flame.1.txt":
+        result = see("flame", "-o", tmp_path / "flame.txt", tmp_path / "app.py")
+        assert (result.returncode, result.stdout) == (-15, ""), result.stderr
+        assert "app.py:2" in (tmp_path / name).read_text()
+    assert result.stderr.startswith(f"pymem: {tmp_path}/flame.txt is there already; the result "
+                                    f"goes to {tmp_path}/flame.1.txt\n")
+    result = see("flame", "-o", tmp_path / "handled.txt", "-c", "import os, signal\n"
+                 "signal.signal(signal.SIGTERM, lambda *arguments: print('handled'))\n"
+                 "os.kill(os.getpid(), signal.SIGTERM)\nprint('goes on')")
+    assert lines_of(result) == ["handled", "goes on"]
+
+
+def test_what_is_no_file_is_written_to():
+    result = see("flame", "-o", "/dev/stdout", "--format", "collapsed", "-c",
+                 "kept = bytes(5000)")
+    assert re.search(r"<string>:1\S* 5033$", "\n".join(lines_of(result)), re.M)
 
 
 # heapmap
@@ -217,6 +283,47 @@ assert len(data["pools"]) == sum(len(arena.pools) for arena in heap.arenas)
 """
     result = run(python, "-c", code, environment=clean_environment(PYTHONPATH=str(BUILD)))
     assert result.returncode == 0, result.stderr
+
+
+# Of linear RGB, as those see it who have no cones for long waves, or for middle ones: Machado,
+# Oliveira and Fernandes (2009), severity 1.
+EYES = {"all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        "protanopia": ((.152286, 1.052583, -.204868), (.114503, .786281, .099216),
+                       (-.003882, -.048116, 1.051998)),
+        "deuteranopia": ((.367322, .860646, -.227968), (.280085, .672501, .047413),
+                         (-.011820, .042940, .968881))}
+
+
+def lab(color, eyes):
+    """CIELAB of #rrggbb."""
+    parts = [int(color[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+              for part in parts]
+    seen = [min(max(sum(a * b for a, b in zip(row, linear)), 0), 1) for row in eyes]
+    x, y, z = (sum(a * b for a, b in zip(row, seen)) for row in (
+        (.4339, .3762, .1899), (.2126, .7152, .0722), (.0177, .1095, .8728)))
+    x, y, z = (part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116
+               for part in (x, y, z))
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("eyes", EYES)
+def test_32_classes_can_be_told_apart(eyes):
+    """A difference of 2.3 is just seen; neighbours have larger ones."""
+    colors = [lab(class_color(16 * number), EYES[eyes]) for number in range(1, 33)]
+    assert min(math.dist(a, b) for a, b in itertools.combinations(colors, 2)) > 12
+    assert min(map(math.dist, colors, colors[1:])) > 40
+    # On white, and on the dark paper of the pages.
+    assert all(20 < lightness < 85 for lightness, _, _ in colors)
+
+
+@pytest.mark.once
+def test_medium_classes_have_numbers_of_their_own():
+    """Some that occur, and the largest one."""
+    sizes = [512, 544, 576, 640, 704, 1024, 1088, 1216, 2112, 2368, 4160, 4672, 8256, 32832]
+    numbers = list(map(class_number, sizes))
+    assert numbers == sorted(set(numbers)) and numbers[0] == 31
 
 
 def test_heapmap_as_png(script, tmp_path):
@@ -637,8 +744,11 @@ def test_flame_as_svg_and_html(script, tmp_path):
                for title in titles)
     lines_of(see("flame", "-o", html, script))
     data = json.loads(re.search(r'json">(.*)</script>', html.read_text())[1])
-    label, _, nbytes, blocks, _, children = data
-    assert label == "all" and nbytes == sum(child[2] for child in children)
+    names = [[data["frames"][number][0] for number in numbers]
+             for numbers, _, _ in data["stacks"]]
+    asked = max(stack[1:] for stack, of_stack in zip(data["stacks"], names)
+                if of_stack[-1] == "Node.__init__")
+    assert 20_000 * 70 < asked[0] < 20_000 * 200 and 20_000 <= asked[1] <= 60_000
 
 
 def varint(message, at):
@@ -709,6 +819,10 @@ def test_flame_of_a_snapshot(tmp_path):
     lines_of(see("flame", "-o", out, dump))
     assert "<module> (app.py:5);f (app.py:4) 10066" in out.read_text().splitlines()
     assert "a file has no native stacks" in see("flame", "--native", dump).stderr
+    assert see("flame", dump, "--native").stderr == (
+        "pymem: a file takes no arguments (--native): options come before its name\n")
+    assert see("flame", "--compare", tmp_path / "app.py", dump).stderr.startswith(
+        f"pymem: {tmp_path / 'app.py'} has no stacks; --compare takes a file of track, ")
     dump.write_bytes(b"\x80nothing")
     assert see("flame", dump).stderr == f"pymem: {dump} is no snapshot of tracemalloc\n"
 
@@ -734,8 +848,8 @@ def test_a_png_without_matplotlib(trace, script, tmp_path):
     (["stats", "--pid", "1", __file__], 1, "pymem: stats takes a script or --pid, not both"),
     (["heapmap"], 1, "pymem: heapmap takes a script or --pid PID"),
     (["heapmap", "--every", "0", __file__], 2, "pymem heapmap: argument --every: '0' is no "
-                                               "time, as 60s, 5m or 1h"),
-    (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'inf' is"),
+                                               "time over 0, as 60s, 5m, 1h or 200ms"),
+    (["heapmap", "--every", "infm", __file__], 2, "pymem heapmap: argument --every: 'infm' is"),
     (["watch"], 1, "pymem: watch takes a PID or a program: SCRIPT, -m MODULE, -c CODE"),
     (["flame"], 1, "pymem: flame takes a program or a file: SCRIPT, -m MODULE, -c CODE, FILE of "),
     (["flame", "--frames", "65536", __file__], 2, "pymem flame: argument --frames: '65536' is no "

@@ -63,12 +63,13 @@ print(tracemalloc.is_tracing(), _tracemalloc.get_sample_bytes())
         assert (result.stdout, result.stderr) == (expected, "")
 
 
-@pytest.mark.parametrize("value", ["x", "-1", "1k", "99999999999999999999999"])
+@pytest.mark.parametrize("value", ["x", "-1", "1q", "K", "99999999999999999999999"])
 def test_a_bad_sample_size_is_named(python, value):
     result = run(python, "-c", "pass", environment=clean_environment(
         PYTHONTRACEMALLOC="1", PYTHONTRACEMALLOC_SAMPLE=value))
     assert result.returncode != 0
-    assert (f'PYTHONTRACEMALLOC_SAMPLE takes a number of bytes, not "{value}"'
+    assert (f'PYTHONTRACEMALLOC_SAMPLE takes a number of bytes, perhaps with K, M or G '
+            f'behind it, not "{value}"'
             in result.stderr) or "failed to initialize tracemalloc" in result.stderr
 
 
