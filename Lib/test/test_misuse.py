@@ -127,6 +127,7 @@ def test_each_attack_gets_what_it_wants_elsewhere(module):
 @pytest.mark.parametrize("end, status, written, judged", [
     ("freed twice", -6, "x\nFatal Python error: _PyMem_Hardened: freed twice\n", "stopped"),
     ("freed twice", -6, "free(): double free detected in tcache 2\n", "stopped"),
+    ("freed twice", -11, "Debug memory block at address p=0x1: API 'o'\n", "stopped"),
     ("freed twice", -11, "", "crashed"), ("SIGSEGV", -11, "", "stopped"),
     ("freed twice", 0, "", "unnoticed"), ("goes on", 0, "", "as it should"),
     ("goes on", -11, "", "unnoticed"), ("goes on", 0, "==1== Invalid read", "unnoticed"),

@@ -371,15 +371,17 @@ masked_overflow_into_freed(const struct domain *d, size_t size, unsigned seed)
 #define POOL_HEADER 48
 #define POOL_FREEBLOCK 8                /* in the header: the first free block */
 
-/* Where regions of this size begin below one of many blocks, and no block lies: there are
- * the records, if the allocator has them there.  NULL: blocks lie at all of them. */
+/* Where regions of this size begin below one of very many blocks, and no block lies: there
+ * are the records, if the allocator has them there.  NULL: blocks lie at all of them.  With
+ * fewer blocks a place could be one that is not handed out yet. */
 static void *
 boundary_without_block(const struct domain *d, size_t size, uintptr_t region)
 {
-    static uintptr_t blocks[MOST];
-    take_all(d, size, (void **)blocks, MOST);
-    qsort(blocks, MOST, sizeof(blocks[0]), by_address);
-    for (int i = MOST - 1; i > 0; i--) {
+    enum { COUNT = 5 * MOST };
+    static uintptr_t blocks[COUNT];
+    take_all(d, size, (void **)blocks, COUNT);
+    qsort(blocks, COUNT, sizeof(blocks[0]), by_address);
+    for (int i = 1; i < COUNT; i++) {
         uintptr_t boundary = blocks[i] & ~(region - 1);
         int k = i;
         while (k >= 0 && blocks[k] > boundary) {

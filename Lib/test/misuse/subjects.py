@@ -67,7 +67,7 @@ def find_scudo():
 
 def find_ours(run):
     """Of pymem-run, with the options that it has."""
-    names = {"pymem": ("--raw",), "pymem, debug hooks": ("--raw", "--debug"),
+    names = {"pymem": ("--raw",), "pymem debug": ("--raw", "--debug"),
              "hardened": ("--hardened",)}
     if not os.path.exists(run):
         return []
@@ -189,5 +189,7 @@ def judge(program, status, written):
     if program.end in ("goes on", "reads nothing old"):
         return "unnoticed"
     if end == program.end or (status == -6 and written):
+        return "stopped"
+    if "Debug memory block at" in written:      # CPython's hooks may crash as they print it
         return "stopped"
     return "crashed" if status < 0 else "unnoticed"
