@@ -17,7 +17,6 @@
 
 #include "pycore_hardened.h"
 #include "pycore_geometry.h"
-#include "pycore_host.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -108,28 +107,13 @@ static struct heap_of_blocks {
 };
 enum { OF_GIL, OF_ALL };
 
-static COLD void
-more_bits(struct heap_of_blocks *heap)
-{
-    if (heap->random.used > sizeof(heap->random.bytes) - sizeof(heap->bits)) {
-        hard_random_refill(&heap->random);
-    }
-    memcpy(&heap->bits, heap->random.bytes + heap->random.used, sizeof(heap->bits));
-    heap->random.used += (unsigned)sizeof(heap->bits);
-    heap->nbits = 64;
-}
-
-static inline unsigned
-random_lane(struct heap_of_blocks *heap)
-{
-    if (UNLIKELY(heap->nbits == 0)) {
-        more_bits(heap);
-    }
-    unsigned lane = heap->bits % NLANES;
-    heap->bits /= NLANES;
-    heap->nbits -= 2;
-    return lane;
-}
+/* Blocks of the first one that others freed, who may have no GIL. */
+enum { NGIVEN_BACK = 4096 };
+static struct {
+    hard_lock lock;
+    atomic_uint n;
+    handle blocks[NGIVEN_BACK];
+} given_back;
 
 static inline struct heap_of_blocks *
 heap_of_request(const char *domain, size_t size)
@@ -291,6 +275,7 @@ take_all(void)
 {
     hard_lock_take(&heaps[OF_ALL].lock);
     heap_take(&heaps[OF_GIL]);
+    hard_lock_take(&given_back.lock);
     hard_lock_take(&hard_large_lock);
     hard_lock_take(&hard_slabs_lock);
 }
@@ -300,6 +285,7 @@ release_all(void)
 {
     hard_lock_release(&hard_slabs_lock);
     hard_lock_release(&hard_large_lock);
+    hard_lock_release(&given_back.lock);
     heap_release(&heaps[OF_GIL]);
     hard_lock_release(&heaps[OF_ALL].lock);
 }
@@ -468,6 +454,69 @@ lane_empty(struct ready *class, unsigned lane, unsigned nleft)
 
 /* Handing out. */
 
+/* The one that has waited longest makes room. */
+static void
+quarantine(struct ready *class, handle block)
+{
+    if (UNLIKELY(class->nwaiting < class->longest)) {
+        class->waiting[class->nwaiting++] = block;
+        return;
+    }
+    unsigned next = class->next, lane = next % NLANES;
+    if (LIKELY(class->longest != 0)) {
+        handle goes = class->waiting[next];
+        class->waiting[next] = block;
+        block = goes;
+    }
+    next++;
+    class->next = (uint16_t)(next < class->longest ? next : 0);
+    if (UNLIKELY(class->n[lane] >= class->most)) {
+        lane_empty(class, lane, class->most / 2u);
+    }
+    put_into_lane(class, lane, block);
+}
+
+/* What others gave back comes to its heap every 32 requests. */
+static COLD void
+take_in_given_back(struct heap_of_blocks *heap)
+{
+    hard_lock_take(&given_back.lock);
+    for (unsigned i = 0; i < given_back.n; i++) {
+        const struct hard_slab *slab = &hard_slab_records[handle_slab(given_back.blocks[i])];
+        quarantine(&heap->classes[slab->class], given_back.blocks[i]);
+    }
+    given_back.n = 0;
+    hard_lock_release(&given_back.lock);
+}
+
+static COLD void
+more_bits(struct heap_of_blocks *heap)
+{
+    if (heap->random.used > sizeof(heap->random.bytes) - sizeof(heap->bits)) {
+        hard_random_refill(&heap->random);
+    }
+    memcpy(&heap->bits, heap->random.bytes + heap->random.used, sizeof(heap->bits));
+    heap->random.used += (unsigned)sizeof(heap->bits);
+    heap->nbits = 64;
+    if (heap == &heaps[OF_GIL]
+        && atomic_load_explicit(&given_back.n, memory_order_relaxed) != 0)
+    {
+        take_in_given_back(heap);
+    }
+}
+
+static inline unsigned
+random_lane(struct heap_of_blocks *heap)
+{
+    if (UNLIKELY(heap->nbits == 0)) {
+        more_bits(heap);
+    }
+    unsigned lane = heap->bits % NLANES;
+    heap->bits /= NLANES;
+    heap->nbits -= 2;
+    return lane;
+}
+
 /* The next request of this lane finds it in the cache: most of the time of a request is to
  * wait for the block.  Behind the last one of a lane is another lane's, or none. */
 static inline void
@@ -597,28 +646,6 @@ check_block(struct heap_of_blocks *heap, const char *domain, const struct place 
     return slack;
 }
 
-/* The one that has waited longest makes room. */
-static inline void
-quarantine(struct ready *class, handle block)
-{
-    if (UNLIKELY(class->nwaiting < class->longest)) {
-        class->waiting[class->nwaiting++] = block;
-        return;
-    }
-    unsigned next = class->next, lane = next % NLANES;
-    if (LIKELY(class->longest != 0)) {
-        handle goes = class->waiting[next];
-        class->waiting[next] = block;
-        block = goes;
-    }
-    next++;
-    class->next = (uint16_t)(next < class->longest ? next : 0);
-    if (UNLIKELY(class->n[lane] >= class->most)) {
-        lane_empty(class, lane, class->most / 2u);
-    }
-    put_into_lane(class, lane, block);
-}
-
 static inline void
 heap_free(struct heap_of_blocks *heap, const char *domain, const struct place *place,
           void *ptr)
@@ -631,17 +658,29 @@ heap_free(struct heap_of_blocks *heap, const char *domain, const struct place *p
     quarantine(&heap->classes[place->slab->class], place->handle);
 }
 
-/* The heap of a block; a block that only the GIL guards is nobody's without. */
 static inline struct heap_of_blocks *
-heap_of_block(const char *domain, const struct place *place)
+heap_of_block(const struct place *place)
 {
-    if (UNLIKELY(*domain == 'r') && place->slab->heap == OF_GIL && !_PyMem_HoldsGIL()) {
-        const struct hard_fault fault = {
-            FREED_WITHOUT_GIL, place->block, place->block, place->slab->blocksize,
-            SIZE_MAX, NULL, 0};
-        hard_fatal(*domain, &fault);
-    }
     return place->slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
+}
+
+/* A block that the GIL guards, given back through the raw domain, which has no GIL: all that
+ * is the block's own is done at once, and the heap takes it in later. */
+static COLD void
+free_for_gil(const char *domain, const struct place *place, void *ptr)
+{
+    check_block(&heaps[OF_GIL], domain, place, ptr);
+    if (hard_options.fill) {
+        make_dead(ptr, place->slab->blocksize);
+    }
+    *place->state = WAITS_DEAD;
+    hard_lock_take(&given_back.lock);
+    unsigned n = given_back.n;
+    if (n < NGIVEN_BACK) {      /* more than that are lost */
+        given_back.blocks[n] = place->handle;
+        atomic_store_explicit(&given_back.n, n + 1, memory_order_relaxed);
+    }
+    hard_lock_release(&given_back.lock);
 }
 
 /* A slab that nobody has is as it was when the last block of it was freed. */
@@ -718,8 +757,11 @@ static void *
 resize_in_place(const char *domain, const struct place *place, void *ptr, size_t size,
                 size_t *old_size)
 {
-    struct heap_of_blocks *heap = heap_of_block(domain, place);
-    heap_take(heap);
+    struct heap_of_blocks *heap = heap_of_block(place);
+    int is_of_all = heap == &heaps[OF_ALL];     /* else all of it is the block's own */
+    if (is_of_all) {
+        heap_take(heap);
+    }
     unsigned slack = check_block(heap, domain, place, ptr);
     size_t blocksize = place->slab->blocksize;
     *old_size = blocksize - slack;
@@ -729,7 +771,9 @@ resize_in_place(const char *domain, const struct place *place, void *ptr, size_t
         *place->state = (uint16_t)slack;
         mark_end(place->block + size, slack);
     }
-    heap_release(heap);
+    if (is_of_all) {
+        heap_release(heap);
+    }
     return is_there ? ptr : NULL;
 }
 
@@ -760,7 +804,11 @@ _PyMem_HardenedFree(void *ctx, void *ptr)
         }
         return;
     }
-    struct heap_of_blocks *heap = heap_of_block(domain, &place);
+    struct heap_of_blocks *heap = heap_of_block(&place);
+    if (UNLIKELY(*domain == 'r') && heap == &heaps[OF_GIL]) {
+        free_for_gil(domain, &place, ptr);
+        return;
+    }
     heap_take(heap);
     heap_free(heap, domain, &place, ptr);
     heap_release(heap);

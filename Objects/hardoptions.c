@@ -83,9 +83,6 @@ static const struct { const char *name, *sentence; } findings[] = {
     [NOT_A_BLOCK] = {"not a block", "No block was ever handed out there."},
     [WRITTEN_BEHIND_ITS_END] = {"written behind its end", NULL},
     [WRITTEN_AFTER_FREE] = {"written after free", NULL},
-    [FREED_WITHOUT_GIL] = {"freed without the GIL",
-                           "It belongs to a domain that needs the GIL, which the thread does "
-                           "not hold."},
 };
 
 void

@@ -88,8 +88,7 @@ hard_random_below(struct hard_random *random, unsigned n)
 
 /* What is wrong with a block. */
 enum hard_finding {
-    FREED_TWICE, INSIDE_A_BLOCK, NOT_A_BLOCK, WRITTEN_BEHIND_ITS_END, WRITTEN_AFTER_FREE,
-    FREED_WITHOUT_GIL
+    FREED_TWICE, INSIDE_A_BLOCK, NOT_A_BLOCK, WRITTEN_BEHIND_ITS_END, WRITTEN_AFTER_FREE
 };
 struct hard_fault {
     enum hard_finding finding;

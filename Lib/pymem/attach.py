@@ -558,8 +558,7 @@ def command(options):
     lines = reported(target, options)
     snapshot = snapshot_of(lines, options.frames)
     path, what = write(options, facts, lines, snapshot) if options.output else (None, None)
-    print("
-".join(table(lines, snapshot, options)))
+    print("\n".join(table(lines, snapshot, options)))
     if path:
         print(f"{path}: {what}; pymem flame {path} draws it",
               file=sys.stderr)

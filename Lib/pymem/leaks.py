@@ -27,7 +27,7 @@ class OwnSampler:
     """Of a program that runs in this process, by a thread."""
 
     def __init__(self, options):
-        self.options, self.kinds = options, {}
+        self.options, self.kinds, self.has_forked = options, {}, False
         self.facts = about.of_run(options.program, time.time())
         self.pid, self.ended, self.survey = os.getpid(), threading.Event(), None
         self.tracer = running.start_tracer(options.frames, options.samples)
@@ -77,11 +77,20 @@ class OwnSampler:
         """The exit status; of the program 0 where Ctrl-C ended it."""
         self.look()
         self.ticker.start()
+        os.register_at_fork(after_in_parent=self.after_fork)
         return running.run_program(program, self.at_end, self.write, ends=KeyboardInterrupt)
 
+    def after_fork(self):
+        self.has_forked = True
+
     def write(self):
-        return (report(self.options, self.survey, self.kinds, self.facts)
-                if os.getpid() == self.pid else 0)
+        if os.getpid() != self.pid:
+            return 0
+        if self.has_forked:
+            print(f"pymem: this is of process {self.pid} alone, and not of the children that it "
+                  "forked: pymem leaks PID looks at one, pymem leaks FILE at what pymem track "
+                  "wrote of one", file=sys.stderr)
+        return report(self.options, self.survey, self.kinds, self.facts)
 
 
 def of_process(options, pid):

@@ -6,8 +6,8 @@ after the last look.
 
 A child of a fork goes on with a file of its own, which has what the child itself asks for.
 A fork waits for the end of a look, if it can be had: a child shares nothing with the thread
-that looks but the tracer, whose own lock is safe.  os._exit(), by which many children end,
-first looks once more.
+that looks but the tracer, whose own lock is safe.  os._exit(), by which many children end, and
+SIGTERM, which the program leaves alone, first look once more.
 """
 
 import atexit
@@ -163,6 +163,7 @@ class Tracker:
         self.is_tracking = True
         self.endings = running.Endings(self.look_and_end)
         self.endings.begin()
+        self.endings.begin_signals()
         os.register_at_fork(before=self.before_fork, after_in_parent=self.after_in_parent,
                             after_in_child=self.after_in_child)
         self.first.ticker.start()

@@ -340,6 +340,82 @@ def test_a_program_that_forks_is_tracked(environment, tmp_path):
     assert re.search(r"^ *9\d\.\d KiB .*script.py:3 keep$", report, re.M), report
 
 
+LEAKING = """
+import os, sys, time
+kept = []
+def remember(n): kept.append(bytes(n))
+def main():
+    for i in range(100):
+        remember(20_000)
+        time.sleep(0.02)
+main()
+if os.fork() == 0:
+    remember(3_000_000)
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.fixture
+def leaking(tmp_path):
+    """A folder with a module and a script of that name."""
+    (tmp_path / "leaking.py").write_text(LEAKING)
+    return tmp_path
+
+
+def in_folder(environment, folder, program, *words, status=0):
+    result = call(environment.bin(program), *words, cwd=folder)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_from_growth_to_the_line(environment, leaking):
+    """By leaks, of a script, a module and a file; a limit, a page, and its picture."""
+    for words in ["leaking.py"], ["-m", "leaking"]:
+        found = in_folder(environment, leaking, "pymem", "leaks", "--window", "0.05s",
+                          "--samples", "1K", "--limit", "1K/h", "-o", "found.json", *words,
+                          status=3)
+        assert re.match(r"\+[\d.]+ MiB/min .* +leaking\.py:4 remember$", found.splitlines()[1])
+        assert "called by leaking.py:7 main" in found and "over the limit of 1K/h" in found
+    assert len(list(leaking.glob("found*.json"))) == 2
+    in_folder(environment, leaking, "pymem", "flame", "-o", "found.txt", "found.json")
+    assert "remember (leaking.py:4)" in (leaking / "found.txt").read_text()
+
+
+def test_from_a_file_of_evidence_to_each_format(environment, leaking):
+    in_folder(environment, leaking, "pymem", "track", "--samples", "0", "-o", "app.%p.pymem",
+              "leaking.py")
+    files = sorted(leaking.glob("app.*.pymem"))
+    assert len(files) == 2
+    for form in "table", "summary", "tree", "json", "collapsed":
+        assert "remember" in in_folder(environment, leaking, "pymem", "report", "--format", form,
+                                       *files)
+    for name in "app.html", "app.svg", "app.pb.gz":
+        in_folder(environment, leaking, "pymem", "report", "-o", name, *files)
+        assert (leaking / name).stat().st_size > 200
+    text = in_folder(environment, leaking, "pymem", "report", *files)
+    assert re.search(r"^ *4\.8 MiB +\d+\.\d% +10\d  leaking.py:4 remember$", text, re.M), text
+
+
+def test_each_process_has_a_flame_and_a_map(environment, leaking):
+    for command, words in ("flame", []), ("heapmap", ["pymem-run"]), ("stats", ["pymem-run"]):
+        in_folder(environment, leaking, *words, "python", "-m", "pymem", command, "-o",
+                  f"{command}.%p.html", "leaking.py")
+        assert len(list(leaking.glob(f"{command}.*.html"))) == 2
+    screen = call(environment.bin("pymem-run"), "python", "-m", "pymem", "watch", "--samples",
+                  "1K", "leaking.py", cwd=leaking)
+    assert screen.returncode == 0 and "leaking.py:4 remember" in screen.stderr, screen.stderr
+
+
+def test_other_pythons_get_the_tools_from_pymem_run(environment):
+    for version, python in chosen().items():
+        found = environment.run("pymem-run", python, "-IB", "-m", "pymem", "stats", "--json", "-c",
+                                "import sys; print(any('site-packages' in folder and sys.prefix "
+                                "not in folder for folder in sys.path))")
+        first, rest = found.split("\n", 1)
+        assert first == "False" and json.loads(rest)["arenas"]["current"] > 0
+
+
 def test_page_of_who_allocates(environment):
     """Its programs run, and the first line is the one that leaks."""
     page = (TOP / "Doc" / "who-allocates.rst").read_text()

@@ -305,6 +305,23 @@ def phases(tmp_path_factory):
     return folder
 
 
+def test_workers_that_are_terminated_keep_what_they_had(tmp_path):
+    """As those of a pool, before anyone has looked at them."""
+    tracked(tmp_path, """
+import os, signal, time
+kept = []
+for n in 1, 2:
+    if os.fork() == 0:
+        kept.append(bytes(n * 1_000_000))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    assert os.wait()[1] == signal.SIGTERM
+""", output="app.%p.pymem", options=["--samples", "0", "--every", "1h"])
+    totals = sorted(history.read(path).totals[-1] for path in tmp_path.glob("app.*.pymem"))
+    assert len(totals) == 3 and totals[0] < 200_000
+    assert 1_000_000 < totals[1] < 1_200_000 and 2_000_000 < totals[2] < 2_200_000
+
+
 @pytest.mark.parametrize("samples", ["0", "8K"])
 def test_a_peak_between_two_looks(tmp_path, samples):
     """That is over before anyone looks: the tracer keeps it."""

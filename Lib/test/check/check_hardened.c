@@ -383,36 +383,58 @@ START_TEST(without_quarantine_a_second_free_is_found)
 }
 END_TEST
 
-/* The raw domain has no GIL, so it may not give back what only the GIL guards. */
-static void
-free_without_gil(void *given)
-{
-    PyMem_RawFree(given);
-}
+/* The raw domain has no GIL, and gives back what the GIL guards all the same. */
+enum { NGIVEN = 1000 };
+static unsigned char *given_to_thread[NGIVEN];
 
 static void *
-free_in_thread(void *given)
+free_without_gil(void *unused)
 {
-    free_without_gil(given);
-    return NULL;
+    for (int i = 0; i < NGIVEN; i++) {
+        PyMem_RawFree(PyMem_RawRealloc(given_to_thread[i], 300));
+    }
+    return unused;
 }
 
-static void
-free_object_in_thread(void *unused)
+START_TEST(small_blocks_freed_without_the_gil_come_again)
 {
-    (void)unused;
     pthread_t thread;
     PyGILState_STATE state = PyGILState_Ensure();
-    void *given = PyObject_Malloc(24);
-    pthread_create(&thread, NULL, free_in_thread, given);
+    Py_ssize_t before = _PyMem_CountHardened();
+    for (int i = 0; i < NGIVEN; i++) {
+        given_to_thread[i] = PyObject_Malloc(290);
+    }
+    pthread_create(&thread, NULL, free_without_gil, NULL);
+    for (int i = 0; i < 100000; i++) {
+        PyObject_Free(PyObject_Malloc(290));
+    }
     pthread_join(thread, NULL);
+    ck_assert_int_eq(_PyMem_CountHardened(), before);
+    int ncame_again = 0;
+    for (int i = 0; i < 2 * NGIVEN; i++) {
+        unsigned char *given = PyObject_Malloc(290);
+        for (int j = 0; j < NGIVEN; j++) {
+            ncame_again += given == given_to_thread[j];
+        }
+    }
+    ck_assert_int_gt(ncame_again, NGIVEN / 10);
     PyGILState_Release(state);
 }
+END_TEST
 
-START_TEST(small_blocks_need_the_gil)
+static void
+free_in_both_domains(void *unused)
 {
-    struct child child = run_child(free_object_in_thread, NULL);
-    assert_fatal(child, "Fatal Python error: _PyMem_Hardened: freed without the GIL");
+    (void)unused;
+    void *volatile given = PyObject_Malloc(24);
+    PyMem_RawFree(given);
+    PyObject_Free(given);
+}
+
+START_TEST(a_second_free_in_another_domain_is_found)
+{
+    struct child child = run_child(free_in_both_domains, NULL);
+    assert_fatal(child, "Fatal Python error: _PyMem_Hardened: freed twice");
 }
 END_TEST
 
@@ -436,7 +458,8 @@ hardened_suite(void)
     tcase_add_native_test(tc, forks_while_other_threads_have_the_locks, FORKS_IN_THREADS);
     tcase_add_native_test(tc, what_is_freed_goes_back, MEASURES_MEMORY);
     tcase_add_native_test(tc, large_blocks_go_back_at_once, MEASURES_MEMORY);
-    tcase_add_test(tc, small_blocks_need_the_gil);
+    tcase_add_test(tc, small_blocks_freed_without_the_gil_come_again);
+    tcase_add_test(tc, a_second_free_in_another_domain_is_found);
     suite_add_tcase(s, tc);
     tc = tcase_create("options");
     tcase_add_test(tc, options_switch_parts_off);
