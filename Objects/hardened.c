@@ -103,7 +103,8 @@ static struct heap_of_blocks {
     unsigned nbits;
     struct hard_random random;
 } heaps[2] = {
-    {.classes = no_classes}, {.classes = no_classes, .is_shared = 1},
+    {.classes = no_classes, .random = HARD_RANDOM},
+    {.classes = no_classes, .random = HARD_RANDOM, .is_shared = 1},
 };
 enum { OF_GIL, OF_ALL };
 
@@ -326,7 +327,6 @@ static COLD int
 heap_begin(struct heap_of_blocks *heap)
 {
     _PyMem_BeginHardened();     /* where it was set as any other allocator */
-    heap->random.used = sizeof(heap->random.bytes);
     struct ready *classes = hard_metadata(NCLASSES * sizeof(struct ready));
     if (classes == NULL) {
         return -1;

@@ -31,7 +31,7 @@ hard_lock hard_large_lock;
 static struct large *table;
 static size_t table_size, nlarge, nguarded;
 
-static struct hard_random gaps = {.used = sizeof(gaps.bytes)};
+static struct hard_random gaps = HARD_RANDOM;
 
 /* Freed ones whose addresses nobody gets yet: so many, and of so many bytes. */
 static struct large waiting[NWAITING];

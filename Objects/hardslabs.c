@@ -32,7 +32,7 @@ atomic_size_t hard_slabs_size;
 
 static uint32_t nslabs;             /* that there may be */
 static uint32_t first_arena, next_arena;    /* the first slab of an arena */
-static struct hard_random order;
+static struct hard_random order = HARD_RANDOM;
 
 /* A part of what is reserved is opened from its low end on. */
 struct part {
@@ -87,7 +87,6 @@ reserve(void)
         unsigned char *start = virtual_claim(lay_out(size, NULL));
         if (start != NULL) {
             lay_out(size, start);
-            order.used = sizeof(order.bytes);
             first_arena = 1 + hard_random_below(&order, nslabs / 64 < 256 ? nslabs / 64 : 256);
             next_arena = first_arena;
             return 0;

@@ -78,6 +78,7 @@ struct hard_random {
     unsigned char bytes[1024];
     unsigned used;              /* sizeof(bytes): all */
 };
+#define HARD_RANDOM {.used = sizeof(((struct hard_random *)0)->bytes)}
 void hard_random_refill(struct hard_random *random);
 
 static inline unsigned

@@ -422,6 +422,55 @@ START_TEST(small_blocks_freed_without_the_gil_come_again)
 }
 END_TEST
 
+/* One byte behind an end is enough, wherever in its block the end is. */
+static void
+write_behind(void *size)
+{
+    unsigned char *volatile given = PyObject_Malloc(*(size_t *)size);
+    given[*(size_t *)size] ^= 0x40;
+    PyObject_Free(given);
+}
+
+START_TEST(one_byte_behind_an_end_is_found)
+{
+    for (size_t size = _i; size <= (size_t)_i + 16; size++) {
+        struct child child = run_child(write_behind, &size);
+        assert_fatal(child, "Fatal Python error: _PyMem_Hardened: written behind its end");
+    }
+}
+END_TEST
+
+static size_t offset_of_write;
+
+static void
+write_after_free(void *size)
+{
+    unsigned char *volatile given = PyObject_Malloc(*(size_t *)size);
+    PyObject_Free(given);
+    given[offset_of_write] ^= 0x40;
+    for (int i = 0; i < 2000; i++) {
+        PyObject_Free(PyObject_Malloc(*(size_t *)size));
+    }
+    for (int i = 0; i < 2000; i++) {
+        PyObject_Malloc(*(size_t *)size);
+    }
+}
+
+START_TEST(one_byte_of_a_free_block_is_found)
+{
+    const size_t blocks[] = {15, 100, 500, 4000, 32000};
+    for (int i = 0; i < 5; i++) {
+        size_t size = blocks[i];
+        const size_t offsets[] = {0, size / 2, size};
+        for (int j = 0; j < 3; j++) {
+            offset_of_write = offsets[j];
+            struct child child = run_child(write_after_free, &size);
+            assert_fatal(child, "Fatal Python error: _PyMem_Hardened: written after free");
+        }
+    }
+}
+END_TEST
+
 static void
 free_in_both_domains(void *unused)
 {
@@ -457,6 +506,9 @@ hardened_suite(void)
     tcase_add_native_test(tc, what_is_freed_goes_back, MEASURES_MEMORY);
     tcase_add_native_test(tc, large_blocks_go_back_at_once, MEASURES_MEMORY);
     tcase_add_test(tc, small_blocks_freed_without_the_gil_come_again);
+    tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 0, 1);
+    tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 512, 513);
+    tcase_add_test(tc, one_byte_of_a_free_block_is_found);
     tcase_add_test(tc, a_second_free_in_another_domain_is_found);
     suite_add_tcase(s, tc);
     tc = tcase_create("forks");
