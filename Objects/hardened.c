@@ -310,11 +310,22 @@ begin_once(void)
     pthread_atfork(take_all, release_all, begin_in_child);
 }
 
-static COLD int
-heap_begin(struct heap_of_blocks *heap)
+/* Not by the first request: another thread may fork meanwhile, and its child would find a
+ * lock that nobody releases. */
+#ifdef WITH_HARDENED
+__attribute__((constructor))
+#endif
+void
+_PyMem_BeginHardened(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, begin_once);
+}
+
+static COLD int
+heap_begin(struct heap_of_blocks *heap)
+{
+    _PyMem_BeginHardened();     /* where it was set as any other allocator */
     heap->random.used = sizeof(heap->random.bytes);
     struct ready *classes = hard_metadata(NCLASSES * sizeof(struct ready));
     if (classes == NULL) {

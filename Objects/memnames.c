@@ -145,6 +145,9 @@ _PyMem_SetupAllocators(PyMemAllocatorName name)
         return -1;
     }
 #endif
+    if (allocs == hardened_allocs) {
+        _PyMem_BeginHardened();
+    }
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         PyMemAllocatorEx alloc = allocs[domain];
         PyMem_SetAllocator((PyMemAllocatorDomain)domain, &alloc);

@@ -29,6 +29,9 @@ extern const char _PyMem_HardenedDomains[3];
     {HARDENED_ALLOC(PYMEM_DOMAIN_RAW), HARDENED_ALLOC(PYMEM_DOMAIN_MEM), \
      HARDENED_ALLOC(PYMEM_DOMAIN_OBJ)}
 
+/* Read the options, and make forks safe: while there is one thread. */
+void _PyMem_BeginHardened(void);
+
 /* From now on there is a GIL for each interpreter: see _PyMem_AskForHeap(). */
 void _PyMem_ShareHardened(void);
 

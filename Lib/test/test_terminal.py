@@ -19,9 +19,10 @@ FOLDER = "a_folder_with_a_long_name_as_people_have_them"
 APP = """
 import time
 class Repository:
-    def remember_what_was_asked_for_under_its_name(self, n):
+    def remember_what_was_asked_for_and_by_whom_and_when_under_its_name(self, n):
         return [bytes(1000) for _ in range(n)]
-def handle_request(repository): return repository.remember_what_was_asked_for_under_its_name(2000)
+def handle_request(repository):
+    return repository.remember_what_was_asked_for_and_by_whom_and_when_under_its_name(2000)
 def other(): return bytearray(300_000)
 kept = [handle_request(Repository()), other()]
 """
@@ -54,9 +55,13 @@ class Terminal:
         self.socket = Path(tempfile.mkdtemp(prefix="tmux-", dir=folder)) / "socket"
 
     def tmux(self, *words):
+        """COLUMNS and LINES would be those of whoever runs the tests."""
+        environment = clean_environment(PYTHONPATH=str(BUILD), LANG="C.UTF-8",
+                                        TERM="xterm-256color")
+        for name in "COLUMNS", "LINES":
+            environment.pop(name, None)
         return run("tmux", "-S", self.socket, "-f", os.devnull, *words, cwd=self.folder,
-                   environment=clean_environment(PYTHONPATH=str(BUILD), LANG="C.UTF-8",
-                                                 TERM="xterm-256color"))
+                   environment=environment)
 
     def __enter__(self):
         return self
@@ -103,8 +108,8 @@ def test_tables_fit(terminal, form, heading):
     rows = rows_of(lines, heading)
     assert len(rows) >= 3
     assert all(re.match(r" *[\d.,]+ (B|KiB|MiB) ", row) for row in rows), rows
-    whole = "remember_what_was_asked_for_under_its_name"
-    first = next(row for row in rows if "asked_for_under_its_n" in row)
+    whole = "remember_what_was_asked_for_and_by_whom_and_when_under_its_name"
+    first = next(row for row in rows if "under_its_n" in row)
     assert "app.py" in first and (whole in first) == (terminal.width == 200), first
     shares = [row.split()[2] for row in rows if form == "table"]
     assert all(re.fullmatch(r"[\d.]+%", share) for share in shares), rows

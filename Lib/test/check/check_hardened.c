@@ -454,12 +454,16 @@ hardened_suite(void)
     tcase_add_test(tc, nobody_foresees_the_next_block);
     tcase_add_test(tc, random_requests);
     tcase_add_test(tc, threads_that_free_the_blocks_of_others);
-    tcase_add_test(tc, the_order_of_a_forked_child_is_its_own);
-    tcase_add_native_test(tc, forks_while_other_threads_have_the_locks, FORKS_IN_THREADS);
     tcase_add_native_test(tc, what_is_freed_goes_back, MEASURES_MEMORY);
     tcase_add_native_test(tc, large_blocks_go_back_at_once, MEASURES_MEMORY);
     tcase_add_test(tc, small_blocks_freed_without_the_gil_come_again);
     tcase_add_test(tc, a_second_free_in_another_domain_is_found);
+    suite_add_tcase(s, tc);
+    tc = tcase_create("forks");
+    tcase_set_timeout(tc, 120);
+    tcase_add_checked_fixture(tc, use_hardened, NULL);
+    tcase_add_test(tc, the_order_of_a_forked_child_is_its_own);
+    tcase_add_native_test(tc, forks_while_other_threads_have_the_locks, FORKS_IN_THREADS);
     suite_add_tcase(s, tc);
     tc = tcase_create("options");
     tcase_add_test(tc, options_switch_parts_off);
