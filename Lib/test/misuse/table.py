@@ -169,11 +169,6 @@ WRITTEN_BEHIND = [Program(name, does, BEHIND, *variants) for name, does, *varian
      LARGE),
 ]]
 
-WITHOUT_THE_GIL = [
-    Program("free_without_the_gil", "has the raw domain free a small block of another one, in "
-            "a thread that does not hold the GIL", GOES_ON, ALSO_SERVED, (1, 16, 512)),
-]
-
 OFF_THE_PAGES = [Program(name, does, FAULT, EACH, (*LARGE, 1024 * KiB), ELSEWHERE) for name, does in [
     ("write_past_pages", "changes the byte behind a large block's pages"),
     ("read_past_pages", "reads the byte behind a large block's pages"),
@@ -245,6 +240,8 @@ LEGAL = [Program(name, does, GOES_ON, *variants) for name, does, *variants in [
 LET_PASS = [
     Program("write_back_what_is_behind", "reads the byte behind a block, and writes it as it "
             "is", GOES_ON, EACH, (15, 17, 100, 511, 4000, 100_000)),
+    Program("free_without_the_gil", "has the raw domain free a small block of another one, in "
+            "a thread without the GIL", GOES_ON, ALSO_SERVED, (1, 16, 512)),
     Program("pass_to_raw", "has the raw domain free a block of another one", GOES_ON,
             ALSO_SERVED, SIZES, ELSEWHERE),
     Program("free_what_malloc_gave", "frees a block of the C library's malloc, with "
@@ -255,7 +252,6 @@ GROUPS = {
     "freed twice": FREED_TWICE,
     "freed inside a block": INSIDE_A_BLOCK,
     "freed, but no block": NOT_A_BLOCK,
-    "freed without the GIL": WITHOUT_THE_GIL,
     "written behind the end": WRITTEN_BEHIND,
     "off a large block's pages": OFF_THE_PAGES,
     "written after free": WRITTEN_AFTER_FREE,
