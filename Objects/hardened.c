@@ -291,6 +291,25 @@ release_all(void)
     hard_lock_release(&heaps[OF_ALL].lock);
 }
 
+/* Of large blocks a few are ready, and the same ones in each child of a process. */
+static void
+mix_lanes(struct heap_of_blocks *heap, struct ready *class)
+{
+    for (unsigned lane = 0; lane < NLANES; lane++) {
+        for (unsigned i = 0; i < class->n[lane]; i++) {
+            unsigned other_lane = hard_random_below(&heap->random, NLANES);
+            if (class->n[other_lane] != 0) {
+                unsigned other = hard_random_below(&heap->random, class->n[other_lane]);
+                handle *a = &class->blocks[lane * LANE_MAX + i];
+                handle *b = &class->blocks[other_lane * LANE_MAX + other];
+                handle kept = *a;
+                *a = *b;
+                *b = kept;
+            }
+        }
+    }
+}
+
 /* The child's order is its own. */
 static void
 begin_in_child(void)
@@ -300,6 +319,9 @@ begin_in_child(void)
         heaps[i].nbits = 0;
     }
     hard_large_begin_in_child();
+    for (unsigned number = NSMALL; number < NCLASSES; number++) {
+        mix_lanes(&heaps[OF_ALL], &heaps[OF_ALL].classes[number]);
+    }
     release_all();
 }
 

@@ -1,6 +1,7 @@
-/* Statistics of pymalloc: counted from its structures, never kept beside them.
+/* Statistics of pymalloc and of the hardened allocator: counted from their structures,
+ * never kept beside them.
  *
- * Reads arenas, pools and the counts of raw blocks; changes nothing.  The text is
+ * Reads arenas, pools, slabs and the counts of raw blocks; changes nothing.  The text is
  * CPython's, to the column. */
 
 #include "cpython/objimpl.h"
@@ -32,8 +33,6 @@ print_number(FILE *out, size_t value, int width)
     fprintf(out, "%*s\n", width, text);
 }
 
-#ifdef WITH_PYMALLOC
-
 static size_t
 print_line(FILE *out, const char *label, size_t value)
 {
@@ -41,6 +40,80 @@ print_line(FILE *out, const char *label, size_t value)
     print_number(out, value, 21);
     return value;
 }
+
+/* The hardened allocator. */
+
+enum { NB_HARDENED_CLASSES = 128 };     /* as many as a slab can name, and more */
+struct hardened_usage {
+    size_t narenas, nslabs, nfree_slabs;
+    struct {
+        size_t blocksize, slabs, blocks, waiting, free_blocks;
+    } classes[NB_HARDENED_CLASSES];
+};
+
+static int
+hardened_add_arena(void *arg, uint32_t first, unsigned nslabs)
+{
+    struct hardened_usage *usage = arg;
+    usage->narenas++;
+    usage->nslabs += nslabs;
+    for (uint32_t number = first; number < first + nslabs; number++) {
+        const struct hard_slab *slab = &hard_slab_records[number];
+        if (slab->states == NULL) {
+            usage->nfree_slabs++;
+            continue;
+        }
+        unsigned class = slab->class, nused = 0, nwaiting = 0;
+        for (unsigned i = 0; i < slab->ncut; i++) {
+            nused += (unsigned)hard_is_in_use(slab->states[i]);
+            nwaiting += slab->states[i] >= WAITS_FRESH;
+        }
+        usage->classes[class].blocksize = slab->blocksize;
+        usage->classes[class].slabs++;
+        usage->classes[class].blocks += nused;
+        usage->classes[class].waiting += nwaiting;
+        usage->classes[class].free_blocks += hard_slab_nblocks(slab) - nused - nwaiting;
+    }
+    return 0;
+}
+
+static int
+print_hardened(FILE *out)
+{
+    static struct hardened_usage usage;
+    memset(&usage, 0, sizeof(usage));
+    hard_arenas_visit(hardened_add_arena, &usage);
+    fprintf(out, "Small block threshold = %u, hardened.\n\n"
+            "class   size   num slabs   blocks in use  waiting blocks  avail blocks\n"
+            "-----   ----   ---------   -------------  --------------  ------------\n",
+            SMALL_REQUEST_THRESHOLD);
+    for (unsigned i = 0; i < NB_HARDENED_CLASSES; i++) {
+        if (usage.classes[i].slabs != 0) {
+            fprintf(out, "%5u %6zu %11zu %15zu %15zu %13zu\n", i, usage.classes[i].blocksize,
+                    usage.classes[i].slabs, usage.classes[i].blocks, usage.classes[i].waiting,
+                    usage.classes[i].free_blocks);
+        }
+    }
+    fputc('\n', out);
+    print_line(out, "# arenas allocated current", usage.narenas);
+    print_line(out, "# unused slabs", usage.nfree_slabs);
+    print_line(out, "# large blocks", hard_large_count());
+    print_line(out, "# bytes in arenas", usage.nslabs * HARD_SLAB_SIZE);
+    return 1;
+}
+
+/* Does an allocator serve the object domain, perhaps below debug hooks? */
+static int
+objects_are_served_by(void *(*served_by)(void *ctx, size_t size))
+{
+    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[PYMEM_DOMAIN_OBJ];
+    if (_PyMem_HasDebugHooks(PYMEM_DOMAIN_OBJ)) {
+        alloc = &_PyMem_Debug[PYMEM_DOMAIN_OBJ].alloc;
+    }
+    return alloc->malloc == served_by;
+}
+
+#ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
 #include "pycore_pools.h"
@@ -252,20 +325,13 @@ print_map(FILE *out, const struct usage *usage)
     print_line(out, "Total", total);
 }
 
-static int
-pymalloc_serves_objects(void)
-{
-    const PyMemAllocatorEx *alloc = &_PyMem_Allocators[PYMEM_DOMAIN_OBJ];
-    if (_PyMem_HasDebugHooks(PYMEM_DOMAIN_OBJ)) {
-        alloc = &_PyMem_Debug[PYMEM_DOMAIN_OBJ].alloc;
-    }
-    return alloc->malloc == _PyObject_Malloc;
-}
-
 int
 _PyObject_DebugMallocStats(FILE *out)
 {
-    if (!pymalloc_serves_objects()) {
+    if (objects_are_served_by(_PyMem_HardenedMalloc)) {
+        return print_hardened(out);
+    }
+    if (!objects_are_served_by(_PyObject_Malloc)) {
         return 0;
     }
     struct heap *heap = heap_current();     /* without an interpreter, as in the end: */
@@ -320,8 +386,7 @@ _Py_GetAllocatedBlocks(void)
 int
 _PyObject_DebugMallocStats(FILE *out)
 {
-    (void)out;
-    return 0;
+    return objects_are_served_by(_PyMem_HardenedMalloc) ? print_hardened(out) : 0;
 }
 
 #endif

@@ -172,7 +172,7 @@ set_allocators(unsigned flags)
     PyMemAllocatorEx allocs[NB_DOMAINS] = {RAW_ALLOC, PYMALLOC_ALLOC, PYMALLOC_ALLOC};
     if (HARDENED_BY_DEFAULT || flags & PYMEM_INSTALL_HARDENED) {
         const PyMemAllocatorEx hardened[NB_DOMAINS] = HARDENED_ALLOCS;
-        _PyMem_BeginHardened();
+        _PyMem_SetupAllocators(PYMEM_ALLOCATOR_HARDENED);   /* for the statistics */
         memcpy(allocs, hardened, sizeof(allocs));
     }
     else if (!(flags & PYMEM_INSTALL_RAW)) {

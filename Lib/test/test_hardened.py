@@ -105,6 +105,18 @@ def test_blocks_are_counted():
     assert hardened("linked", code).stdout == "True True\n"
 
 
+def test_statistics():
+    form = (r"Small block threshold = 512, hardened\.\n\n"
+            r"class   size   num slabs   blocks in use  waiting blocks  avail blocks\n"
+            r"-----   ----   ---------   -------------  --------------  ------------\n"
+            r"( +\d+ +\d+ +\d+ +\d+ +\d+ +\d+\n)+\n"
+            r"# arenas allocated current         = +[1-9]\d*\n# unused slabs +=.*\n"
+            r"# large blocks +=.*\n# bytes in arenas +=.*\n")
+    assert re.match(form, hardened("linked", "pass", PYTHONMALLOCSTATS="1").stderr)
+    result = run(*RUN, "--stats", sys.executable, "-c", "pass", environment=clean_environment())
+    assert re.match(form, result.stderr)
+
+
 EXPLAIN = """
 from pymem.explain import explain, explain_address
 from pymem.heap import Heap
