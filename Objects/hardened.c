@@ -16,6 +16,7 @@
  * is no block, where that was asked for. */
 
 #include "pycore_hardened.h"
+#include "pycore_hardblocks.h"
 #include "pycore_geometry.h"
 
 #include <pthread.h>
@@ -146,96 +147,6 @@ heap_fault(struct heap_of_blocks *heap, char api_id, const struct hard_fault *fa
     hard_fatal(api_id, fault);
 }
 
-/* What is in a block, and behind its end. */
-
-#define CANARY_SIZE 8u
-
-/* All blocks are whole vectors. */
-#if defined(__GNUC__)
-typedef uint64_t vector __attribute__((vector_size(16)));
-#  define VECTOR(word) {word, word}
-#  define IS_ZERO(v) ((v[0] | v[1]) == 0)
-#else
-typedef uint64_t vector;
-#  define VECTOR(word) word
-#  define IS_ZERO(v) (v == 0)
-#endif
-static const vector dead = VECTOR(UINT64_MAX / 0xff * DEADBYTE);
-
-/* No byte of it is 0, so that the zero behind a string is no part of it. */
-static uint64_t canary;
-
-static COLD const unsigned char *
-first_not_dead(const unsigned char *block, size_t size)
-{
-    const unsigned char *at = block;
-    while (at < block + size && *at == DEADBYTE) {
-        at++;
-    }
-    return at;
-}
-
-/* From here on the C library is faster. */
-enum { LONG = 256 };
-
-static inline int
-is_dead(const unsigned char *start, size_t size)
-{
-    size_t n = size <= LONG ? size : sizeof(vector);
-    vector wrong = VECTOR(0);
-    for (size_t i = 0; i < n; i += sizeof(vector)) {
-        vector there;
-        memcpy(&there, start + i, sizeof(there));
-        wrong |= there ^ dead;
-    }
-    return IS_ZERO(wrong) && (n == size || memcmp(start, start + n, size - n) == 0);
-}
-
-static inline void
-make_dead(unsigned char *start, size_t size)
-{
-    if (UNLIKELY(size > LONG)) {
-        memset(start, DEADBYTE, size);
-        return;
-    }
-    for (size_t i = 0; i < size; i += sizeof(vector)) {
-        memcpy(start + i, &dead, sizeof(dead));
-    }
-}
-
-static inline void
-mark_end(unsigned char *end, unsigned slack)
-{
-    if (LIKELY(slack >= CANARY_SIZE)) {
-        memcpy(end, &canary, CANARY_SIZE);
-    }
-    else {
-        memcpy(end, &canary, slack);
-    }
-}
-
-static inline int
-end_is_marked(const unsigned char *end, unsigned slack)
-{
-    if (LIKELY(slack >= CANARY_SIZE)) {
-        uint64_t there;
-        memcpy(&there, end, CANARY_SIZE);
-        return there == canary;
-    }
-    return memcmp(end, &canary, slack) == 0;
-}
-
-static void
-make_canary(void)
-{
-    unsigned char bytes[CANARY_SIZE];
-    virtual_random(bytes, sizeof(bytes));
-    for (unsigned i = 0; i < CANARY_SIZE; i++) {
-        bytes[i] |= bytes[i] == 0;
-    }
-    memcpy(&canary, bytes, sizeof(canary));
-}
-
 static COLD void _Py_NO_RETURN
 fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned char *block,
                     size_t size)
@@ -323,6 +234,19 @@ begin_in_child(void)
         mix_lanes(&heaps[OF_ALL], &heaps[OF_ALL].classes[number]);
     }
     release_all();
+}
+
+uint64_t hard_canary;
+
+static void
+make_canary(void)
+{
+    unsigned char bytes[CANARY_SIZE];
+    virtual_random(bytes, sizeof(bytes));
+    for (unsigned i = 0; i < CANARY_SIZE; i++) {
+        bytes[i] |= bytes[i] == 0;
+    }
+    memcpy(&hard_canary, bytes, sizeof(hard_canary));
 }
 
 static void
@@ -650,7 +574,7 @@ fault_of_end(const struct place *place, unsigned slack)
     size_t size = place->slab->blocksize;
     const unsigned char *end = place->block + size - slack;
     unsigned char right[CANARY_SIZE];
-    memcpy(right, &canary, CANARY_SIZE);
+    memcpy(right, &hard_canary, CANARY_SIZE);
     unsigned i = 0;
     while (i < CANARY_SIZE - 1 && end[i] == right[i]) {
         i++;
