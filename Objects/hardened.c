@@ -12,10 +12,10 @@
  * Requests of the mem and object domains of up to 512 bytes have a heap that the GIL
  * guards, as in CPython.  All others have one with a lock, as they never need the GIL.
  *
- * Owns the two heaps.  Calls hardslabs.c, hardlarge.c and hardoptions.c; malloc for what
- * is no block, where that was asked for. */
+ * Owns the two heaps.  Calls hardlanes.c, hardlarge.c and hardoptions.c; malloc for what is
+ * no block, where that was asked for. */
 
-#include "pycore_hardened.h"
+#include "pycore_hardlanes.h"
 #include "pycore_hardblocks.h"
 #include "pycore_geometry.h"
 
@@ -23,75 +23,6 @@
 #include <stdlib.h>
 
 const char _PyMem_HardenedDomains[3] = {'r', 'm', 'o'};
-
-/* Classes: multiples of 16 up to 528 bytes, then eight for each doubling. */
-enum { NSMALL = 33, NCLASSES = NSMALL + 49 };
-#define SMALL_MAX ((size_t)NSMALL * 16)
-
-static inline unsigned
-class_of(size_t size)
-{
-    if (LIKELY(size < SMALL_MAX)) {
-        return (unsigned)size >> 4;
-    }
-    unsigned highest = highest_bit(size);
-    return NSMALL + (highest - 9) * 8 + (unsigned)(size >> (highest - 3)) - 8;
-}
-
-static unsigned
-class_size(unsigned class)
-{
-    if (class < NSMALL) {
-        return (class + 1) * 16;
-    }
-    unsigned doubling = (class - NSMALL) / 8, eighth = (class - NSMALL) % 8;
-    return (9 + eighth) << (6 + doubling);
-}
-
-/* A block: where it is from the first slab on, and in the lowest 16 bits its number. */
-typedef uint64_t handle;
-
-static inline handle
-handle_of(size_t offset, unsigned number)
-{
-    return (uint64_t)offset << 16 | number;
-}
-
-static inline unsigned
-handle_number(handle block)
-{
-    return block & 0xffff;
-}
-
-static inline unsigned char *
-handle_address(handle block)
-{
-    return hard_slabs_start + (size_t)(block >> 16);
-}
-
-static inline uint32_t
-handle_slab(handle block)
-{
-    return (uint32_t)(block >> (16 + HARD_SLAB_BITS));
-}
-
-/* What is ready is in lanes of blocks in a row.  Each request has the next block of a random
- * lane: nobody foresees which, and what was asked for in a row is in a few rows, as the
- * processor expects it.  (A random one of all would be as hard to foresee, and programs twice
- * as slow.) */
-enum { NLANES = 4, LANE_MAX = 64 };
-
-struct ready {
-    _Alignas(64) handle *blocks;        /* of all lanes; the last of a lane is the next */
-    handle *waiting;            /* in quarantine */
-    uint8_t n[NLANES];
-    uint16_t nwaiting, next;    /* as many; the one that has waited longest */
-    uint16_t longest;           /* as many may be there */
-    uint16_t blocksize;
-    uint8_t nrow, most;         /* as many are put into an empty lane; and may be there */
-    uint32_t slabs;             /* with free blocks; 0: none */
-    uint32_t uncut;             /* with blocks that were never in use; 0: none */
-};
 
 /* Of a heap that has none yet. */
 static struct ready no_classes[NCLASSES];
@@ -157,30 +88,7 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
     heap_fault(heap, *domain, &fault);
 }
 
-/* The first request of a heap. */
-
-/* Rows are short as long as a program needs few blocks of a class. */
-enum { PAGE = 4096, NROW_FIRST = PAGE / NLANES };
-
-static COLD int
-class_begin(struct ready *class, unsigned blocksize)
-{
-    size_t longest = hard_options.quarantine / NCLASSES / blocksize;
-    longest = longest == 0 && hard_options.quarantine != 0 ? 1 : longest;
-    class->longest = (uint16_t)(longest < PAGE ? longest : PAGE);
-    class->blocksize = (uint16_t)blocksize;
-    class->nrow = (uint8_t)(blocksize < NROW_FIRST ? NROW_FIRST / blocksize : 1);
-    class->most = (uint8_t)(2 * PAGE / blocksize > LANE_MAX ? LANE_MAX
-                            : blocksize < PAGE ? 2 * PAGE / blocksize : 2);
-    handle *blocks = hard_metadata(
-        (1 + NLANES * LANE_MAX + (size_t)class->longest) * sizeof(handle));
-    if (blocks == NULL) {
-        return -1;
-    }
-    class->blocks = blocks + 1;
-    class->waiting = class->blocks + NLANES * LANE_MAX;
-    return 0;
-}
+/* Forks, and the first request. */
 
 static void
 take_all(void)
@@ -202,25 +110,6 @@ release_all(void)
     hard_lock_release(&heaps[OF_ALL].lock);
 }
 
-/* Of large blocks a few are ready, and the same ones in each child of a process. */
-static void
-mix_lanes(struct heap_of_blocks *heap, struct ready *class)
-{
-    for (unsigned lane = 0; lane < NLANES; lane++) {
-        for (unsigned i = 0; i < class->n[lane]; i++) {
-            unsigned other_lane = hard_random_below(&heap->random, NLANES);
-            if (class->n[other_lane] != 0) {
-                unsigned other = hard_random_below(&heap->random, class->n[other_lane]);
-                handle *a = &class->blocks[lane * LANE_MAX + i];
-                handle *b = &class->blocks[other_lane * LANE_MAX + other];
-                handle kept = *a;
-                *a = *b;
-                *b = kept;
-            }
-        }
-    }
-}
-
 /* The child's order is its own. */
 static void
 begin_in_child(void)
@@ -231,7 +120,7 @@ begin_in_child(void)
     }
     hard_large_begin_in_child();
     for (unsigned number = NSMALL; number < NCLASSES; number++) {
-        mix_lanes(&heaps[OF_ALL], &heaps[OF_ALL].classes[number]);
+        hard_lanes_mix(&heaps[OF_ALL].classes[number], &heaps[OF_ALL].random);
     }
     release_all();
 }
@@ -281,157 +170,16 @@ heap_begin(struct heap_of_blocks *heap)
     return 0;
 }
 
-/* Free slots. */
-
-static void
-slab_link(struct ready *class, uint32_t number, struct hard_slab *slab)
-{
-    slab->next = class->slabs;
-    slab->previous = 0;
-    if (slab->next != 0) {
-        hard_slab_records[slab->next].previous = number;
-    }
-    class->slabs = number;
-}
-
-static void
-slab_unlink(struct ready *class, const struct hard_slab *slab)
-{
-    if (slab->previous != 0) {
-        hard_slab_records[slab->previous].next = slab->next;
-    }
-    else {
-        class->slabs = slab->next;
-    }
-    if (slab->next != 0) {
-        hard_slab_records[slab->next].previous = slab->previous;
-    }
-}
-
-/* A slab that nothing is in goes, but for the one that is being cut.  What was never in use
- * is to be found as any other. */
-static void
-slot_free(struct ready *class, handle block)
-{
-    uint32_t number = handle_slab(block);
-    struct hard_slab *slab = &hard_slab_records[number];
-    uint16_t *state = &slab->states[handle_number(block)];
-    if (*state == WAITS_FRESH && hard_options.fill) {
-        make_dead(handle_address(block), slab->blocksize);
-    }
-    *state = slab->free;
-    slab->free = (uint16_t)(FREE_NEXT + handle_number(block));
-    if (slab->nfree++ == 0) {
-        slab_link(class, number, slab);
-    }
-    if (slab->nfree == slab->ncut && number != class->uncut) {
-        slab_unlink(class, slab);
-        hard_slab_free(number);
-    }
-}
-
-static inline void
-put_into_lane(struct ready *class, unsigned lane, handle block)
-{
-    class->blocks[lane * LANE_MAX + class->n[lane]++] = block;
-}
-
-static void
-take_slots(struct ready *class, unsigned lane)
-{
-    uint32_t number = class->slabs;
-    struct hard_slab *slab = &hard_slab_records[number];
-    size_t first = ((size_t)number << HARD_SLAB_BITS) + slab->first;
-    for (; class->n[lane] < class->nrow && slab->nfree > 0; slab->nfree--) {
-        unsigned block = slab->free - (unsigned)FREE_NEXT;
-        slab->free = slab->states[block];
-        slab->states[block] = WAITS_DEAD;
-        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
-    }
-    if (slab->nfree == 0) {
-        slab_unlink(class, slab);
-    }
-}
-
-/* The first one is the next. */
-static int
-cut_slots(struct heap_of_blocks *heap, unsigned number, unsigned lane)
-{
-    struct ready *class = &heap->classes[number];
-    if (class->uncut == 0) {
-        class->uncut = hard_slab_new(number, class_size(number), (unsigned)(heap - heaps));
-        if (class->uncut == 0) {
-            return -1;
-        }
-    }
-    struct hard_slab *slab = &hard_slab_records[class->uncut];
-    size_t first = ((size_t)class->uncut << HARD_SLAB_BITS) + slab->first;
-    unsigned left = hard_slab_nblocks(slab) - slab->ncut;
-    unsigned n = left < class->nrow ? left : class->nrow;
-    slab->ncut = (uint16_t)(slab->ncut + n);
-    for (unsigned block = slab->ncut; n-- > 0;) {
-        block--;
-        slab->states[block] = WAITS_FRESH;
-        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
-    }
-    if (slab->ncut == hard_slab_nblocks(slab)) {
-        class->uncut = 0;
-    }
-    unsigned longer = 2u * class->nrow;
-    if (longer <= LANE_MAX && longer * slab->blocksize <= PAGE) {
-        class->nrow = (uint8_t)longer;
-    }
-    return 0;
-}
-
 static COLD int
-lane_fill_up(struct heap_of_blocks *heap, unsigned number, unsigned lane)
+fill_lane(struct heap_of_blocks *heap, unsigned number, unsigned lane)
 {
     if (heap->classes == no_classes && heap_begin(heap) < 0) {
         return -1;
     }
-    struct ready *class = &heap->classes[number];
-    if (class->blocks == NULL && class_begin(class, class_size(number)) < 0) {
-        return -1;
-    }
-    if (class->slabs != 0) {
-        take_slots(class, lane);
-        return 0;
-    }
-    return cut_slots(heap, number, lane);
-}
-
-static NOINLINE void
-lane_empty(struct ready *class, unsigned lane, unsigned nleft)
-{
-    while (class->n[lane] > nleft) {
-        slot_free(class, class->blocks[lane * LANE_MAX + --class->n[lane]]);
-    }
+    return hard_lane_fill(&heap->classes[number], number, (unsigned)(heap - heaps), lane);
 }
 
 /* Handing out. */
-
-/* The one that has waited longest makes room. */
-static void
-quarantine(struct ready *class, handle block)
-{
-    if (UNLIKELY(class->nwaiting < class->longest)) {
-        class->waiting[class->nwaiting++] = block;
-        return;
-    }
-    unsigned next = class->next, lane = next % NLANES;
-    if (LIKELY(class->longest != 0)) {
-        handle goes = class->waiting[next];
-        class->waiting[next] = block;
-        block = goes;
-    }
-    next++;
-    class->next = (uint16_t)(next < class->longest ? next : 0);
-    if (UNLIKELY(class->n[lane] >= class->most)) {
-        lane_empty(class, lane, class->most / 2u);
-    }
-    put_into_lane(class, lane, block);
-}
 
 /* What others gave back comes to its heap every 32 requests. */
 static COLD void
@@ -440,7 +188,7 @@ take_in_given_back(struct heap_of_blocks *heap)
     hard_lock_take(&given_back.lock);
     for (unsigned i = 0; i < given_back.n; i++) {
         const struct hard_slab *slab = &hard_slab_records[handle_slab(given_back.blocks[i])];
-        quarantine(&heap->classes[slab->class], given_back.blocks[i]);
+        hard_quarantine(&heap->classes[slab->class], given_back.blocks[i]);
     }
     given_back.n = 0;
     hard_lock_release(&given_back.lock);
@@ -489,7 +237,7 @@ heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
     unsigned number = class_of(size), lane = random_lane(heap);
     struct ready *class = &heap->classes[number];
     if (UNLIKELY(class->n[lane] == 0)) {
-        if (lane_fill_up(heap, number, lane) < 0) {
+        if (fill_lane(heap, number, lane) < 0) {
             return NULL;
         }
         class = &heap->classes[number];
@@ -612,7 +360,7 @@ heap_free(struct heap_of_blocks *heap, const char *domain, const struct place *p
         make_dead(ptr, place->slab->blocksize);
     }
     *place->state = WAITS_DEAD;
-    quarantine(&heap->classes[place->slab->class], place->handle);
+    hard_quarantine(&heap->classes[place->slab->class], place->handle);
 }
 
 static inline struct heap_of_blocks *
@@ -803,7 +551,7 @@ _PyMem_TrimHardened(void)
         for (unsigned number = 0; number < NCLASSES; number++) {
             struct ready *class = &heap->classes[number];
             for (unsigned lane = 0; lane < NLANES; lane++) {
-                lane_empty(class, lane, 0);
+                hard_lane_empty(class, lane, 0);
             }
         }
         heap_release(heap);
