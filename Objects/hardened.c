@@ -231,7 +231,7 @@ prefetch_block(handle block)
     PREFETCH(handle_address(block) + 64);
 }
 
-static inline void *
+static ALWAYS_INLINE void *
 heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
 {
     unsigned number = class_of(size), lane = random_lane(heap);
@@ -258,8 +258,8 @@ heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
     return start;
 }
 
-static inline void *
-request(const char *domain, size_t size)
+static NOINLINE void *
+request_with_lock(const char *domain, size_t size)
 {
     if (UNLIKELY(size > HARD_MEDIUM_MAX)) {
         return hard_large_malloc(size);
@@ -269,6 +269,22 @@ request(const char *domain, size_t size)
     void *block = heap_malloc(heap, domain, size);
     heap_release(heap);
     return block;
+}
+
+/* While the GIL is the lock. */
+static inline int
+needs_no_lock(void)
+{
+    return LIKELY(!atomic_load_explicit(&heaps[OF_GIL].is_shared, memory_order_relaxed));
+}
+
+static inline void *
+request(const char *domain, size_t size)
+{
+    if (LIKELY(size <= SMALL_REQUEST_THRESHOLD) && *domain != 'r' && needs_no_lock()) {
+        return heap_malloc(&heaps[OF_GIL], domain, size);
+    }
+    return request_with_lock(domain, size);
 }
 
 /* Taking back. */
@@ -302,48 +318,48 @@ find_place(const void *ptr)
 }
 
 static COLD struct hard_fault
-fault_of_address(const struct place *place, const void *ptr)
+fault_of_address(struct place place, const void *ptr)
 {
-    unsigned state = *place->state;
-    size_t size = place->slab->blocksize;
+    unsigned state = *place.state;
+    size_t size = place.slab->blocksize;
     return (struct hard_fault){
         .finding = state == NEVER_USED || state == WAITS_FRESH ? NOT_A_BLOCK
-            : place->block != ptr ? INSIDE_A_BLOCK : FREED_TWICE,
+            : place.block != ptr ? INSIDE_A_BLOCK : FREED_TWICE,
         .address = ptr,
-        .block = place->block,
+        .block = place.block,
         .size = size,
         .requested = hard_is_in_use(state) ? size - state : SIZE_MAX,
     };
 }
 
 static COLD struct hard_fault
-fault_of_end(const struct place *place, unsigned slack)
+fault_of_end(struct place place, unsigned slack)
 {
-    size_t size = place->slab->blocksize;
-    const unsigned char *end = place->block + size - slack;
+    size_t size = place.slab->blocksize;
+    const unsigned char *end = place.block + size - slack;
     unsigned char right[CANARY_SIZE];
     memcpy(right, &hard_canary, CANARY_SIZE);
     unsigned i = 0;
     while (i < CANARY_SIZE - 1 && end[i] == right[i]) {
         i++;
     }
-    return (struct hard_fault){WRITTEN_BEHIND_ITS_END, place->block, place->block, size,
+    return (struct hard_fault){WRITTEN_BEHIND_ITS_END, place.block, place.block, size,
                                size - slack, end + i, right[i]};
 }
 
 /* The bytes behind the request's end in its block, after all is found to be right; the heap
  * is the caller's. */
 static inline unsigned
-check_block(struct heap_of_blocks *heap, const char *domain, const struct place *place,
+check_block(struct heap_of_blocks *heap, const char *domain, struct place place,
             const void *ptr)
 {
-    unsigned slack = *place->state;
-    if (UNLIKELY(place->block != ptr || !hard_is_in_use(slack))) {
+    unsigned slack = *place.state;
+    if (UNLIKELY(place.block != ptr || !hard_is_in_use(slack))) {
         struct hard_fault fault = fault_of_address(place, ptr);
         heap_fault(heap, *domain, &fault);
     }
     if (hard_options.canary
-        && UNLIKELY(!end_is_marked(place->block + place->slab->blocksize - slack, slack)))
+        && UNLIKELY(!end_is_marked(place.block + place.slab->blocksize - slack, slack)))
     {
         struct hard_fault fault = fault_of_end(place, slack);
         heap_fault(heap, *domain, &fault);
@@ -351,38 +367,38 @@ check_block(struct heap_of_blocks *heap, const char *domain, const struct place 
     return slack;
 }
 
-static inline void
-heap_free(struct heap_of_blocks *heap, const char *domain, const struct place *place,
+static ALWAYS_INLINE void
+heap_free(struct heap_of_blocks *heap, const char *domain, struct place place,
           void *ptr)
 {
     check_block(heap, domain, place, ptr);
     if (hard_options.fill) {
-        make_dead(ptr, place->slab->blocksize);
+        make_dead(ptr, place.slab->blocksize);
     }
-    *place->state = WAITS_DEAD;
-    hard_quarantine(&heap->classes[place->slab->class], place->handle);
+    *place.state = WAITS_DEAD;
+    hard_quarantine(&heap->classes[place.slab->class], place.handle);
 }
 
 static inline struct heap_of_blocks *
-heap_of_block(const struct place *place)
+heap_of_block(struct place place)
 {
-    return place->slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
+    return place.slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
 }
 
 /* A block that the GIL guards, given back through the raw domain, which has no GIL: all that
  * is the block's own is done at once, and the heap takes it in later. */
 static COLD void
-free_for_gil(const char *domain, const struct place *place, void *ptr)
+free_for_gil(const char *domain, struct place place, void *ptr)
 {
     check_block(&heaps[OF_GIL], domain, place, ptr);
     if (hard_options.fill) {
-        make_dead(ptr, place->slab->blocksize);
+        make_dead(ptr, place.slab->blocksize);
     }
-    *place->state = WAITS_DEAD;
+    *place.state = WAITS_DEAD;
     hard_lock_take(&given_back.lock);
     unsigned n = given_back.n;
     if (n < NGIVEN_BACK) {      /* more than that are lost */
-        given_back.blocks[n] = place->handle;
+        given_back.blocks[n] = place.handle;
         atomic_store_explicit(&given_back.n, n + 1, memory_order_relaxed);
     }
     hard_lock_release(&given_back.lock);
@@ -459,7 +475,7 @@ resize_elsewhere(const char *domain, void *ptr, size_t size)
 
 /* In its block where that is of the right class; else NULL, and how much of it is data. */
 static void *
-resize_in_place(const char *domain, const struct place *place, void *ptr, size_t size,
+resize_in_place(const char *domain, struct place place, void *ptr, size_t size,
                 size_t *old_size)
 {
     struct heap_of_blocks *heap = heap_of_block(place);
@@ -468,18 +484,31 @@ resize_in_place(const char *domain, const struct place *place, void *ptr, size_t
         heap_take(heap);
     }
     unsigned slack = check_block(heap, domain, place, ptr);
-    size_t blocksize = place->slab->blocksize;
+    size_t blocksize = place.slab->blocksize;
     *old_size = blocksize - slack;
-    int is_there = size <= HARD_MEDIUM_MAX && class_of(size) == place->slab->class;
+    int is_there = size <= HARD_MEDIUM_MAX && class_of(size) == place.slab->class;
     if (is_there) {
         slack = (unsigned)(blocksize - size);
-        *place->state = (uint16_t)slack;
-        mark_end(place->block + size, slack);
+        *place.state = (uint16_t)slack;
+        mark_end(place.block + size, slack);
     }
     if (is_of_all) {
         heap_release(heap);
     }
     return is_there ? ptr : NULL;
+}
+
+static NOINLINE void
+free_with_lock(const char *domain, struct place place, void *ptr)
+{
+    struct heap_of_blocks *heap = heap_of_block(place);
+    if (heap == &heaps[OF_GIL] && *domain == 'r') {
+        free_for_gil(domain, place, ptr);
+        return;
+    }
+    heap_take(heap);
+    heap_free(heap, domain, place, ptr);
+    heap_release(heap);
 }
 
 /* The allocator. */
@@ -509,14 +538,11 @@ _PyMem_HardenedFree(void *ctx, void *ptr)
         }
         return;
     }
-    struct heap_of_blocks *heap = heap_of_block(&place);
-    if (UNLIKELY(*domain == 'r') && heap == &heaps[OF_GIL]) {
-        free_for_gil(domain, &place, ptr);
+    if (LIKELY(place.slab->heap == OF_GIL) && *domain != 'r' && needs_no_lock()) {
+        heap_free(&heaps[OF_GIL], domain, place, ptr);
         return;
     }
-    heap_take(heap);
-    heap_free(heap, domain, &place, ptr);
-    heap_release(heap);
+    free_with_lock(domain, place, ptr);
 }
 
 void *
@@ -531,7 +557,7 @@ _PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size)
     if (UNLIKELY(place.slab == NULL)) {
         return resize_elsewhere(domain, ptr, size);
     }
-    void *same = resize_in_place(domain, &place, ptr, size, &old_size);
+    void *same = resize_in_place(domain, place, ptr, size, &old_size);
     return same != NULL ? same : move(domain, ptr, old_size, size);
 }
 

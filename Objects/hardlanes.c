@@ -161,28 +161,6 @@ hard_lane_empty(struct ready *class, unsigned lane, unsigned nleft)
     }
 }
 
-/* The one that has waited longest makes room. */
-void
-hard_quarantine(struct ready *class, handle block)
-{
-    if (UNLIKELY(class->nwaiting < class->longest)) {
-        class->waiting[class->nwaiting++] = block;
-        return;
-    }
-    unsigned next = class->next, lane = next % NLANES;
-    if (LIKELY(class->longest != 0)) {
-        handle goes = class->waiting[next];
-        class->waiting[next] = block;
-        block = goes;
-    }
-    next++;
-    class->next = (uint16_t)(next < class->longest ? next : 0);
-    if (UNLIKELY(class->n[lane] >= class->most)) {
-        hard_lane_empty(class, lane, class->most / 2u);
-    }
-    put_into_lane(class, lane, block);
-}
-
 /* Of large blocks a few are ready, and the same ones in each child of a process. */
 void
 hard_lanes_mix(struct ready *class, struct hard_random *random)

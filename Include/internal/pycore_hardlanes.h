@@ -77,7 +77,26 @@ int hard_lane_fill(struct ready *class, unsigned number, unsigned heap, unsigned
 void hard_lane_empty(struct ready *class, unsigned lane, unsigned nleft);
 
 /* A block was freed: it waits, and the one that has waited longest is ready. */
-void hard_quarantine(struct ready *class, handle block);
+static inline void
+hard_quarantine(struct ready *class, handle block)
+{
+    if (UNLIKELY(class->nwaiting < class->longest)) {
+        class->waiting[class->nwaiting++] = block;
+        return;
+    }
+    unsigned next = class->next, lane = next % NLANES;
+    if (LIKELY(class->longest != 0)) {
+        handle goes = class->waiting[next];
+        class->waiting[next] = block;
+        block = goes;
+    }
+    next++;
+    class->next = (uint16_t)(next < class->longest ? next : 0);
+    if (UNLIKELY(class->n[lane] >= class->most)) {
+        hard_lane_empty(class, lane, class->most / 2u);
+    }
+    put_into_lane(class, lane, block);
+}
 
 /* Another order of what is ready. */
 void hard_lanes_mix(struct ready *class, struct hard_random *random);
