@@ -374,6 +374,7 @@ hard_large_realloc(char api_id, void *ptr, size_t size)
         if (pages == mapped) {
             memset(block + size, CANARY, mapped - size);
         }
+        old.block = ptr;
         mark_end(&old);
     }
     hard_large_free(api_id, ptr);

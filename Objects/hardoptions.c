@@ -47,21 +47,28 @@ set_option(const char *name, const char *value)
     return -1;
 }
 
+static int
+read_option(const char *text, size_t length)
+{
+    char option[64];
+    const char *equals = memchr(text, '=', length);
+    if (equals == NULL || length >= sizeof(option)) {
+        return -1;
+    }
+    size_t name_length = (size_t)(equals - text);
+    memcpy(option, text, length);
+    option[length] = '\0';
+    option[name_length] = '\0';
+    return set_option(option, option + name_length + 1);
+}
+
 void
 hard_options_read(void)
 {
     const char *text = getenv("PYMEM_HARDENED");
     for (const char *rest = text; rest != NULL && *rest != '\0';) {
-        char option[64];
         size_t length = strcspn(rest, ",");
-        const char *equals = memchr(rest, '=', length);
-        if (equals == NULL || length >= sizeof(option)) {
-            refuse(text);
-        }
-        memcpy(option, rest, length);
-        option[length] = '\0';
-        option[equals - rest] = '\0';
-        if (set_option(option, option + (equals - rest) + 1) < 0) {
+        if (read_option(rest, length) < 0) {
             refuse(text);
         }
         rest += length + (rest[length] == ',');

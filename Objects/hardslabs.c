@@ -130,6 +130,13 @@ states_take(unsigned class, unsigned nblocks)
     return memset(states, 0, size);
 }
 
+static void
+put_slab(uint32_t *list, uint32_t number)
+{
+    hard_slab_records[number].next = *list;
+    *list = number;
+}
+
 /* In an order of their own. */
 static int
 open_arena(void)
@@ -145,13 +152,12 @@ open_arena(void)
     atomic_store_explicit(&hard_slabs_size, (size_t)next_arena << HARD_SLAB_BITS,
                           memory_order_release);
     for (unsigned i = 0; i < SLABS_IN_ARENA; i++) {
-        unsigned j = hard_random_below(&order, i + 1);
-        numbers[i] = numbers[j];
-        numbers[j] = first + i;
+        numbers[i] = first + i;
     }
-    for (unsigned i = 0; i < SLABS_IN_ARENA; i++) {
-        hard_slab_records[numbers[i]].next = cold;
-        cold = numbers[i];
+    for (unsigned n = SLABS_IN_ARENA; n > 0; n--) {
+        unsigned chosen = hard_random_below(&order, n);
+        put_slab(&cold, numbers[chosen]);
+        numbers[chosen] = numbers[n - 1];
     }
     return 0;
 }
@@ -167,13 +173,6 @@ take_slab(void)
     *list = hard_slab_records[number].next;
     nwarm -= list == &warm;
     return number;
-}
-
-static void
-put_slab(uint32_t *list, uint32_t number)
-{
-    hard_slab_records[number].next = *list;
-    *list = number;
 }
 
 static uint32_t

@@ -189,9 +189,10 @@ allocators_are_equal(const PyMemAllocatorEx *a, const PyMemAllocatorEx *b)
 }
 
 static int
-allocators_match(const PyMemAllocatorEx allocs[NB_DOMAINS], int is_debug)
+allocators_match(PyMemAllocatorName name, int is_debug)
 {
-    for (int domain = 0; domain < NB_DOMAINS; domain++) {
+    const PyMemAllocatorEx *allocs = allocators_of_name(name);
+    for (int domain = 0; allocs != NULL && domain < NB_DOMAINS; domain++) {
         PyMemAllocatorEx alloc;
         PyMem_GetAllocator((PyMemAllocatorDomain)domain, &alloc);
         if (_PyMem_HasDebugHooks((PyMemAllocatorDomain)domain) != is_debug) {
@@ -204,7 +205,7 @@ allocators_match(const PyMemAllocatorEx allocs[NB_DOMAINS], int is_debug)
             return 0;
         }
     }
-    return 1;
+    return allocs != NULL;
 }
 
 const char *
@@ -214,7 +215,7 @@ _PyMem_GetCurrentAllocatorName(void)
         const struct allocator_name *name = &allocator_names[i];
         if (name->value != PYMEM_ALLOCATOR_DEFAULT
             && name->value != PYMEM_ALLOCATOR_DEBUG
-            && allocators_match(allocators_of_name(name->value), name->is_debug))
+            && allocators_match(name->value, name->is_debug))
         {
             return name->name;
         }

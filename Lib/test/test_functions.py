@@ -171,7 +171,7 @@ def test_json_that_is_of_neither_is_told(tmp_path):
         path.write_text(text)
         result = see("flame", path)
         assert (result.returncode, result.stderr) == (
-            1, f"pymem: {path} is no JSON that attach or leaks wrote\n")
+            1, f"pymem: {path} is no JSON that attach, leaks or report wrote\n")
 
 
 def test_a_script_may_begin_as_json_does(tmp_path):
