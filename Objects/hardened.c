@@ -34,7 +34,7 @@ static struct heap_of_blocks {
     uint64_t bits;              /* random ones */
     unsigned nbits;
     struct hard_random random;
-} heaps[2] = {
+} hard_heaps[2] = {
     {.classes = no_classes, .random = HARD_RANDOM},
     {.classes = no_classes, .random = HARD_RANDOM, .is_shared = 1},
 };
@@ -51,8 +51,8 @@ static struct {
 static inline struct heap_of_blocks *
 heap_of_request(const char *domain, size_t size)
 {
-    return size <= SMALL_REQUEST_THRESHOLD && *domain != 'r' ? &heaps[OF_GIL]
-        : &heaps[OF_ALL];
+    return size <= SMALL_REQUEST_THRESHOLD && *domain != 'r' ? &hard_heaps[OF_GIL]
+        : &hard_heaps[OF_ALL];
 }
 
 static inline void
@@ -93,8 +93,8 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
 static void
 take_all(void)
 {
-    hard_lock_take(&heaps[OF_ALL].lock);
-    heap_take(&heaps[OF_GIL]);
+    hard_lock_take(&hard_heaps[OF_ALL].lock);
+    heap_take(&hard_heaps[OF_GIL]);
     hard_lock_take(&given_back.lock);
     hard_lock_take(&hard_large_lock);
     hard_lock_take(&hard_slabs_lock);
@@ -106,8 +106,8 @@ release_all(void)
     hard_lock_release(&hard_slabs_lock);
     hard_lock_release(&hard_large_lock);
     hard_lock_release(&given_back.lock);
-    heap_release(&heaps[OF_GIL]);
-    hard_lock_release(&heaps[OF_ALL].lock);
+    heap_release(&hard_heaps[OF_GIL]);
+    hard_lock_release(&hard_heaps[OF_ALL].lock);
 }
 
 /* The child's order is its own. */
@@ -115,12 +115,12 @@ static void
 begin_in_child(void)
 {
     for (int i = 0; i < 2; i++) {
-        heaps[i].random.used = sizeof(heaps[i].random.bytes);
-        heaps[i].nbits = 0;
+        hard_heaps[i].random.used = sizeof(hard_heaps[i].random.bytes);
+        hard_heaps[i].nbits = 0;
     }
     hard_large_begin_in_child();
     for (unsigned number = NSMALL; number < NCLASSES; number++) {
-        hard_lanes_mix(&heaps[OF_ALL].classes[number], &heaps[OF_ALL].random);
+        hard_lanes_mix(&hard_heaps[OF_ALL].classes[number], &hard_heaps[OF_ALL].random);
     }
     release_all();
 }
@@ -176,7 +176,7 @@ fill_lane(struct heap_of_blocks *heap, unsigned number, unsigned lane)
     if (heap->classes == no_classes && heap_begin(heap) < 0) {
         return -1;
     }
-    return hard_lane_fill(&heap->classes[number], number, (unsigned)(heap - heaps), lane);
+    return hard_lane_fill(&heap->classes[number], number, (unsigned)(heap - hard_heaps), lane);
 }
 
 /* Handing out. */
@@ -203,7 +203,7 @@ more_bits(struct heap_of_blocks *heap)
     memcpy(&heap->bits, heap->random.bytes + heap->random.used, sizeof(heap->bits));
     heap->random.used += (unsigned)sizeof(heap->bits);
     heap->nbits = 64;
-    if (heap == &heaps[OF_GIL]
+    if (heap == &hard_heaps[OF_GIL]
         && atomic_load_explicit(&given_back.n, memory_order_relaxed) != 0)
     {
         take_in_given_back(heap);
@@ -275,14 +275,14 @@ request_with_lock(const char *domain, size_t size)
 static inline int
 needs_no_lock(void)
 {
-    return LIKELY(!atomic_load_explicit(&heaps[OF_GIL].is_shared, memory_order_relaxed));
+    return LIKELY(!atomic_load_explicit(&hard_heaps[OF_GIL].is_shared, memory_order_relaxed));
 }
 
 static inline void *
 request(const char *domain, size_t size)
 {
     if (LIKELY(size <= SMALL_REQUEST_THRESHOLD) && *domain != 'r' && needs_no_lock()) {
-        return heap_malloc(&heaps[OF_GIL], domain, size);
+        return heap_malloc(&hard_heaps[OF_GIL], domain, size);
     }
     return request_with_lock(domain, size);
 }
@@ -382,7 +382,7 @@ heap_free(struct heap_of_blocks *heap, const char *domain, struct place place,
 static inline struct heap_of_blocks *
 heap_of_block(struct place place)
 {
-    return place.slab->heap == OF_GIL ? &heaps[OF_GIL] : &heaps[OF_ALL];
+    return place.slab->heap == OF_GIL ? &hard_heaps[OF_GIL] : &hard_heaps[OF_ALL];
 }
 
 /* A block that the GIL guards, given back through the raw domain, which has no GIL: all that
@@ -390,7 +390,7 @@ heap_of_block(struct place place)
 static COLD void
 free_for_gil(const char *domain, struct place place, void *ptr)
 {
-    check_block(&heaps[OF_GIL], domain, place, ptr);
+    check_block(&hard_heaps[OF_GIL], domain, place, ptr);
     if (hard_options.fill) {
         make_dead(ptr, place.slab->blocksize);
     }
@@ -479,7 +479,7 @@ resize_in_place(const char *domain, struct place place, void *ptr, size_t size,
                 size_t *old_size)
 {
     struct heap_of_blocks *heap = heap_of_block(place);
-    int is_of_all = heap == &heaps[OF_ALL];     /* else all of it is the block's own */
+    int is_of_all = heap == &hard_heaps[OF_ALL];     /* else all of it is the block's own */
     if (is_of_all) {
         heap_take(heap);
     }
@@ -502,7 +502,7 @@ static NOINLINE void
 free_with_lock(const char *domain, struct place place, void *ptr)
 {
     struct heap_of_blocks *heap = heap_of_block(place);
-    if (heap == &heaps[OF_GIL] && *domain == 'r') {
+    if (heap == &hard_heaps[OF_GIL] && *domain == 'r') {
         free_for_gil(domain, place, ptr);
         return;
     }
@@ -539,7 +539,7 @@ _PyMem_HardenedFree(void *ctx, void *ptr)
         return;
     }
     if (LIKELY(place.slab->heap == OF_GIL) && *domain != 'r' && needs_no_lock()) {
-        heap_free(&heaps[OF_GIL], domain, place, ptr);
+        heap_free(&hard_heaps[OF_GIL], domain, place, ptr);
         return;
     }
     free_with_lock(domain, place, ptr);
@@ -564,7 +564,7 @@ _PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size)
 void
 _PyMem_ShareHardened(void)
 {
-    heaps[OF_GIL].is_shared = 1;
+    hard_heaps[OF_GIL].is_shared = 1;
 }
 
 /* Of all classes, blocks that are ready go back to their slabs. */
@@ -572,7 +572,7 @@ size_t
 _PyMem_TrimHardened(void)
 {
     for (int i = 0; i < 2; i++) {
-        struct heap_of_blocks *heap = &heaps[i];
+        struct heap_of_blocks *heap = &hard_heaps[i];
         heap_take(heap);
         for (unsigned number = 0; number < NCLASSES; number++) {
             struct ready *class = &heap->classes[number];
