@@ -66,7 +66,8 @@ def results(tmp_path_factory):
     def watched(name):
         file = folder / f"{name.replace('/', ' ')}.json"
         result = leaks(*WINDOWS, "-o", file, *runs[name])
-        return name, (result, json.loads(file.read_text() or "null"))
+        # One that was refused has no file: its own test says why.
+        return name, (result, json.loads(file.read_text()) if file.exists() else None)
     with ThreadPoolExecutor(AT_ONCE) as executor:
         return dict(executor.map(watched, runs))
 
