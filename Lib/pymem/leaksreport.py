@@ -33,7 +33,8 @@ def place(frame, room=WIDTH, here=None):
     left = room - len(f"{base}{line} ")
     end = f"{line} {shortened(frame.name, max(left, 8))}"
     left = room - len(end)
-    return (shortened(file, left) if left > len(base) + 1 else base) + end
+    path = file if left > len(base) + 1 else base       # a base may be "<frozen ...>"
+    return shortened(path, max(left, 8)) + end
 
 
 def percent(share):

@@ -103,6 +103,8 @@ def test_a_place_keeps_file_and_line(room):
             text = place(Frame(name, file, 12345), room)
             assert re.search(r"(^|/|…)\S*views.py:12345 \S*$", text) and text[-1] == name[-1]
             assert len(text) <= room or room < 22
+    text = place(Frame("get_data", "<frozen importlib._bootstrap_external>", 511), room)
+    assert text.endswith("ternal>:511 get_data") and len(text) <= max(room, 21)
 
 
 def screen(columns, path, **variables):
