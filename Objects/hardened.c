@@ -28,7 +28,7 @@ const char _PyMem_HardenedDomains[3] = {'r', 'm', 'o'};
 static struct ready no_classes[NCLASSES];
 
 static struct heap_of_blocks {
-    hard_lock lock;
+    spin_lock lock;
     atomic_int is_shared;
     struct ready *classes;
     uint64_t bits;              /* random ones */
@@ -43,7 +43,7 @@ enum { OF_GIL, OF_ALL };
 /* Blocks of the first one that others freed, who may have no GIL. */
 enum { NGIVEN_BACK = 4096 };
 static struct {
-    hard_lock lock;
+    spin_lock lock;
     atomic_uint n;
     handle blocks[NGIVEN_BACK];
 } given_back;
@@ -59,7 +59,7 @@ static inline void
 heap_take(struct heap_of_blocks *heap)
 {
     if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
-        hard_lock_take(&heap->lock);
+        spin_take(&heap->lock);
     }
 }
 
@@ -67,7 +67,7 @@ static inline void
 heap_release(struct heap_of_blocks *heap)
 {
     if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
-        hard_lock_release(&heap->lock);
+        spin_release(&heap->lock);
     }
 }
 
@@ -93,21 +93,21 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
 static void
 take_all(void)
 {
-    hard_lock_take(&hard_heaps[OF_ALL].lock);
+    spin_take(&hard_heaps[OF_ALL].lock);
     heap_take(&hard_heaps[OF_GIL]);
-    hard_lock_take(&given_back.lock);
-    hard_lock_take(&hard_large_lock);
-    hard_lock_take(&hard_slabs_lock);
+    spin_take(&given_back.lock);
+    spin_take(&hard_large_lock);
+    spin_take(&hard_slabs_lock);
 }
 
 static void
 release_all(void)
 {
-    hard_lock_release(&hard_slabs_lock);
-    hard_lock_release(&hard_large_lock);
-    hard_lock_release(&given_back.lock);
+    spin_release(&hard_slabs_lock);
+    spin_release(&hard_large_lock);
+    spin_release(&given_back.lock);
     heap_release(&hard_heaps[OF_GIL]);
-    hard_lock_release(&hard_heaps[OF_ALL].lock);
+    spin_release(&hard_heaps[OF_ALL].lock);
 }
 
 /* The child's order is its own. */
@@ -185,13 +185,13 @@ fill_lane(struct heap_of_blocks *heap, unsigned number, unsigned lane)
 static COLD void
 take_in_given_back(struct heap_of_blocks *heap)
 {
-    hard_lock_take(&given_back.lock);
+    spin_take(&given_back.lock);
     for (unsigned i = 0; i < given_back.n; i++) {
         const struct hard_slab *slab = &hard_slab_records[handle_slab(given_back.blocks[i])];
         hard_quarantine(&heap->classes[slab->class], given_back.blocks[i]);
     }
     given_back.n = 0;
-    hard_lock_release(&given_back.lock);
+    spin_release(&given_back.lock);
 }
 
 static COLD void
@@ -218,7 +218,7 @@ random_lane(struct heap_of_blocks *heap)
     }
     unsigned lane = heap->bits % NLANES;
     heap->bits /= NLANES;
-    heap->nbits -= 2;
+    heap->nbits -= LANE_BITS;
     return lane;
 }
 
@@ -367,15 +367,21 @@ check_block(struct heap_of_blocks *heap, const char *domain, struct place place,
     return slack;
 }
 
+/* All of a free that is the block's own. */
 static ALWAYS_INLINE void
-heap_free(struct heap_of_blocks *heap, const char *domain, struct place place,
-          void *ptr)
+take_back(struct heap_of_blocks *heap, const char *domain, struct place place, void *ptr)
 {
     check_block(heap, domain, place, ptr);
     if (hard_options.fill) {
         make_dead(ptr, place.slab->blocksize);
     }
     *place.state = WAITS_DEAD;
+}
+
+static ALWAYS_INLINE void
+heap_free(struct heap_of_blocks *heap, const char *domain, struct place place, void *ptr)
+{
+    take_back(heap, domain, place, ptr);
     hard_quarantine(&heap->classes[place.slab->class], place.handle);
 }
 
@@ -385,23 +391,19 @@ heap_of_block(struct place place)
     return place.slab->heap == OF_GIL ? &hard_heaps[OF_GIL] : &hard_heaps[OF_ALL];
 }
 
-/* A block that the GIL guards, given back through the raw domain, which has no GIL: all that
- * is the block's own is done at once, and the heap takes it in later. */
+/* A block that the GIL guards, given back through the raw domain, which has no GIL: the heap
+ * takes it in later. */
 static COLD void
 free_for_gil(const char *domain, struct place place, void *ptr)
 {
-    check_block(&hard_heaps[OF_GIL], domain, place, ptr);
-    if (hard_options.fill) {
-        make_dead(ptr, place.slab->blocksize);
-    }
-    *place.state = WAITS_DEAD;
-    hard_lock_take(&given_back.lock);
+    take_back(&hard_heaps[OF_GIL], domain, place, ptr);
+    spin_take(&given_back.lock);
     unsigned n = given_back.n;
     if (n < NGIVEN_BACK) {      /* more than that are lost */
         given_back.blocks[n] = place.handle;
         atomic_store_explicit(&given_back.n, n + 1, memory_order_relaxed);
     }
-    hard_lock_release(&given_back.lock);
+    spin_release(&given_back.lock);
 }
 
 /* A slab that nobody has is as it was when the last block of it was freed. */
@@ -464,7 +466,7 @@ resize_elsewhere(const char *domain, void *ptr, size_t size)
 {
     size_t old_size = hard_large_size(*domain, ptr);
     if (old_size != 0) {
-        return size > HARD_MEDIUM_MAX ? hard_large_realloc(*domain, ptr, size)
+        return size > HARD_MEDIUM_MAX ? hard_large_realloc(*domain, ptr, old_size, size)
             : move(domain, ptr, old_size, size);
     }
     if (!may_be_mallocs(ptr)) {
@@ -585,14 +587,11 @@ _PyMem_TrimHardened(void)
     return hard_slabs_trim();
 }
 
-static READS_WHILE_OTHERS_WRITE int
+static int
 count_in_use(void *count, uint32_t first, unsigned nslabs)
 {
     for (uint32_t number = first; number < first + nslabs; number++) {
-        const struct hard_slab *slab = &hard_slab_records[number];
-        for (unsigned i = 0; slab->states != NULL && i < slab->ncut; i++) {
-            *(size_t *)count += (size_t)hard_is_in_use(slab->states[i]);
-        }
+        *(size_t *)count += hard_slab_count(&hard_slab_records[number]).used;
     }
     return 0;
 }

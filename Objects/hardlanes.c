@@ -20,14 +20,14 @@ class_size(unsigned class)
 }
 
 /* Rows are short as long as a program needs few blocks of a class. */
-enum { PAGE = 4096, NROW_FIRST = PAGE / NLANES };
+enum { PAGE = 4096, NROW_FIRST = PAGE / NLANES, LONGEST = 4096 };
 
 static COLD int
 class_begin(struct ready *class, unsigned blocksize)
 {
     size_t longest = hard_options.quarantine / NCLASSES / blocksize;
     longest = longest == 0 && hard_options.quarantine != 0 ? 1 : longest;
-    class->longest = (uint16_t)(longest < PAGE ? longest : PAGE);
+    class->longest = (uint16_t)(longest < LONGEST ? longest : LONGEST);
     class->blocksize = (uint16_t)blocksize;
     class->nrow = (uint8_t)(blocksize < NROW_FIRST ? NROW_FIRST / blocksize : 1);
     class->most = (uint8_t)(2 * PAGE / blocksize > LANE_MAX ? LANE_MAX

@@ -25,7 +25,7 @@ struct large {
     size_t before, behind;      /* bytes of its guards */
 };
 
-hard_lock hard_large_lock;
+spin_lock hard_large_lock;
 
 /* By address, with linear probing; at most half of it is in use. */
 static struct large *table;
@@ -46,15 +46,17 @@ whole_pages(size_t size)
     return (size + page - 1) & ~(page - 1);
 }
 
-/* Where the system puts a mapping can be told from the one before, and is the same in each
- * child of a process: so some of the pages before a block are too many. */
+/* Bytes of the guard before the next block; 0: it has none.  Where the system puts a mapping
+ * can be told from the one before, and is the same in each child of a process: so some of the
+ * pages are too many. */
 static size_t
-random_pages(void)
+next_guard(void)
 {
-    hard_lock_take(&hard_large_lock);
-    unsigned n = hard_random_below(&gaps, NGAPS);
-    hard_lock_release(&hard_large_lock);
-    return n * virtual_page_size();
+    spin_take(&hard_large_lock);
+    int is_guarded = hard_options.guard && nguarded < NGUARDED;
+    unsigned npages = is_guarded ? 1 + hard_random_below(&gaps, NGAPS) : 0;
+    spin_release(&hard_large_lock);
+    return npages * virtual_page_size();
 }
 
 /* Memory between guards.  block is NULL without. */
@@ -74,9 +76,8 @@ map_between(size_t size, size_t before, size_t behind)
 static struct large
 map_block(size_t size)
 {
-    size_t page = virtual_page_size();
-    return hard_options.guard && nguarded < NGUARDED
-        ? map_between(size, page + random_pages(), page) : map_between(size, 0, 0);
+    size_t before = next_guard();
+    return map_between(size, before, before != 0 ? virtual_page_size() : 0);
 }
 
 static void
@@ -166,14 +167,14 @@ make_room(void)
 static int
 add(const struct large *large)
 {
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     int result = make_room();
     if (result == 0) {
         put(large);
         nlarge++;
         nguarded += large->behind != 0;
     }
-    hard_lock_release(&hard_large_lock);
+    spin_release(&hard_large_lock);
     return result;
 }
 
@@ -227,7 +228,7 @@ static struct large
 checked_entry(char api_id, const void *ptr)
 {
     struct hard_fault fault = {.address = ptr, .requested = SIZE_MAX, .right = CANARY};
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     const struct large *entry = find(ptr);
     int is_one = entry != NULL;
     if (is_one) {
@@ -239,7 +240,7 @@ checked_entry(char api_id, const void *ptr)
         entry = find_inside(ptr, &fault.finding);
     }
     const struct large large = entry != NULL ? *entry : (struct large){NULL, 0, 0, 0, 0};
-    hard_lock_release(&hard_large_lock);
+    spin_release(&hard_large_lock);
     if (entry != NULL && (!is_one || fault.wrong != NULL)) {
         fault.block = large.block;
         fault.size = large.mapped;
@@ -280,11 +281,11 @@ let_wait(const struct large *large)
 static COLD void
 let_all_go(void)
 {
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     for (unsigned i = 0; i < NWAITING; i++) {
         let_oldest_go();
     }
-    hard_lock_release(&hard_large_lock);
+    spin_release(&hard_large_lock);
 }
 
 /* Blocks. */
@@ -311,24 +312,30 @@ hard_large_malloc(size_t size)
     return large.block;
 }
 
-/* Two threads that free one block: the second finds it among those that wait. */
-int
-hard_large_free(char api_id, void *ptr)
+static int
+take_back(const void *ptr)
 {
-    struct large large = checked_entry(api_id, ptr);
-    if (large.block == NULL) {
-        return -1;
-    }
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     struct large *entry = find(ptr);
     if (entry != NULL) {
+        const struct large large = *entry;
         take_out(entry);
         nlarge--;
         nguarded -= large.behind != 0;
         let_wait(&large);
     }
-    hard_lock_release(&hard_large_lock);
-    return entry != NULL ? 0 : hard_large_free(api_id, ptr);
+    spin_release(&hard_large_lock);
+    return entry != NULL;
+}
+
+/* Two threads that free one block: the second finds it among those that wait. */
+int
+hard_large_free(char api_id, void *ptr)
+{
+    if (checked_entry(api_id, ptr).block == NULL) {
+        return -1;
+    }
+    return take_back(ptr) ? 0 : hard_large_free(api_id, ptr);
 }
 
 size_t
@@ -340,22 +347,21 @@ hard_large_size(char api_id, const void *ptr)
 static int
 resize_there(const void *ptr, size_t size)
 {
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     struct large *entry = find(ptr);
     int is_there = entry != NULL && whole_pages(size) == entry->mapped;
     if (is_there) {
         entry->size = size;
         mark_end(entry);
     }
-    hard_lock_release(&hard_large_lock);
+    spin_release(&hard_large_lock);
     return is_there;
 }
 
 /* Its pages move, where the system can: a large block that grows is not copied. */
 void *
-hard_large_realloc(char api_id, void *ptr, size_t size)
+hard_large_realloc(char api_id, void *ptr, size_t old_size, size_t size)
 {
-    struct large old = checked_entry(api_id, ptr);
     if (resize_there(ptr, size)) {
         return ptr;
     }
@@ -363,9 +369,9 @@ hard_large_realloc(char api_id, void *ptr, size_t size)
     if (block == NULL) {
         return NULL;
     }
-    size_t mapped = whole_pages(size);
-    size_t data = old.size < size ? old.size : size;
-    size_t pages = old.mapped < mapped ? old.mapped : mapped;
+    size_t mapped = whole_pages(size), old_mapped = whole_pages(old_size);
+    size_t data = old_size < size ? old_size : size;
+    size_t pages = old_mapped < mapped ? old_mapped : mapped;
     if (virtual_move(ptr, block, pages) < 0) {
         memcpy(block, ptr, data);
     }
@@ -374,10 +380,10 @@ hard_large_realloc(char api_id, void *ptr, size_t size)
         if (pages == mapped) {
             memset(block + size, CANARY, mapped - size);
         }
-        old.block = ptr;
-        mark_end(&old);
     }
-    hard_large_free(api_id, ptr);
+    if (!take_back(ptr)) {
+        hard_large_free(api_id, ptr);       /* another thread did, and this is found */
+    }
     return block;
 }
 
@@ -390,8 +396,8 @@ hard_large_begin_in_child(void)
 size_t
 hard_large_count(void)
 {
-    hard_lock_take(&hard_large_lock);
+    spin_take(&hard_large_lock);
     size_t n = nlarge;
-    hard_lock_release(&hard_large_lock);
+    spin_release(&hard_large_lock);
     return n;
 }

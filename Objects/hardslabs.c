@@ -12,7 +12,7 @@
 #define ARENA_STRIDE (SLABS_IN_ARENA + 1)       /* with the gap behind it */
 #define GAP HARD_SLAB_SIZE
 
-/* Free slabs that keep their memory, 8 MiB; what is more goes back at once. */
+/* Free slabs that keep their memory, 1.5 MiB; what is more goes back at once. */
 #define NWARM 24u
 
 #if UINTPTR_MAX > 0xFFFFFFFFu
@@ -25,7 +25,7 @@
 /* States take an eighth of their blocks at the most. */
 #define STATES_SHARE 8
 
-hard_lock hard_slabs_lock;
+spin_lock hard_slabs_lock;
 unsigned char *hard_slabs_start;
 struct hard_slab *hard_slab_records;
 atomic_size_t hard_slabs_size;
@@ -106,9 +106,9 @@ take_metadata(size_t size)
 void *
 hard_metadata(size_t size)
 {
-    hard_lock_take(&hard_slabs_lock);
+    spin_take(&hard_slabs_lock);
     void *ptr = hard_slabs_start != NULL || reserve() == 0 ? take_metadata(size) : NULL;
-    hard_lock_release(&hard_slabs_lock);
+    spin_release(&hard_slabs_lock);
     return ptr;
 }
 
@@ -116,7 +116,7 @@ hard_metadata(size_t size)
  * freed wait for the next slab with as many blocks. */
 static uint32_t warm, cold;
 static unsigned nwarm;
-static struct spare_states { struct spare_states *next; } *spare[128];
+static struct spare_states { struct spare_states *next; } *spare[NCLASSES];
 
 static uint16_t *
 states_take(unsigned class, unsigned nblocks)
@@ -207,9 +207,9 @@ new_slab(unsigned class, unsigned blocksize, unsigned heap)
 uint32_t
 hard_slab_new(unsigned class, unsigned blocksize, unsigned heap)
 {
-    hard_lock_take(&hard_slabs_lock);
+    spin_take(&hard_slabs_lock);
     uint32_t number = new_slab(class, blocksize, heap);
-    hard_lock_release(&hard_slabs_lock);
+    spin_release(&hard_slabs_lock);
     return number;
 }
 
@@ -217,7 +217,7 @@ void
 hard_slab_free(uint32_t number)
 {
     struct hard_slab *slab = &hard_slab_records[number];
-    hard_lock_take(&hard_slabs_lock);
+    spin_take(&hard_slabs_lock);
     struct spare_states *states = (struct spare_states *)(void *)slab->states;
     states->next = spare[slab->class];
     spare[slab->class] = states;
@@ -230,14 +230,14 @@ hard_slab_free(uint32_t number)
         virtual_purge(hard_slab_address(number), HARD_SLAB_SIZE);
     }
     put_slab(is_warm ? &warm : &cold, number);
-    hard_lock_release(&hard_slabs_lock);
+    spin_release(&hard_slabs_lock);
 }
 
 size_t
 hard_slabs_trim(void)
 {
     size_t nbytes = 0;
-    hard_lock_take(&hard_slabs_lock);
+    spin_take(&hard_slabs_lock);
     while (warm != 0) {
         uint32_t number = warm;
         warm = hard_slab_records[number].next;
@@ -245,8 +245,19 @@ hard_slabs_trim(void)
         put_slab(&cold, number);
     }
     nwarm = 0;
-    hard_lock_release(&hard_slabs_lock);
+    spin_release(&hard_slabs_lock);
     return nbytes;
+}
+
+READS_WHILE_OTHERS_WRITE struct hard_slab_counts
+hard_slab_count(const struct hard_slab *slab)
+{
+    struct hard_slab_counts counts = {0, 0};
+    for (unsigned i = 0; slab->states != NULL && i < slab->ncut; i++) {
+        counts.used += (unsigned)hard_is_in_use(slab->states[i]);
+        counts.waiting += slab->states[i] >= WAITS_FRESH;
+    }
+    return counts;
 }
 
 int

@@ -155,9 +155,7 @@ show_slab(const struct hard_slab *slab, PyMemHeapPool *shown)
     shown->nblocks = hard_slab_nblocks(slab);
     shown->ncut = slab->ncut;
     shown->states = slab->states;
-    for (unsigned i = 0; i < slab->ncut; i++) {
-        shown->nused += (unsigned)hard_is_in_use(slab->states[i]);
-    }
+    shown->nused = hard_slab_count(slab).used;
 }
 
 static READS_WHILE_OTHERS_WRITE int

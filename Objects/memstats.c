@@ -43,12 +43,11 @@ print_line(FILE *out, const char *label, size_t value)
 
 /* The hardened allocator. */
 
-enum { NB_HARDENED_CLASSES = 128 };     /* as many as a slab can name, and more */
 struct hardened_usage {
     size_t narenas, nslabs, nfree_slabs;
     struct {
         size_t blocksize, slabs, blocks, waiting, free_blocks;
-    } classes[NB_HARDENED_CLASSES];
+    } classes[NCLASSES];
 };
 
 static int
@@ -63,16 +62,14 @@ hardened_add_arena(void *arg, uint32_t first, unsigned nslabs)
             usage->nfree_slabs++;
             continue;
         }
-        unsigned class = slab->class, nused = 0, nwaiting = 0;
-        for (unsigned i = 0; i < slab->ncut; i++) {
-            nused += (unsigned)hard_is_in_use(slab->states[i]);
-            nwaiting += slab->states[i] >= WAITS_FRESH;
-        }
+        unsigned class = slab->class;
+        struct hard_slab_counts counts = hard_slab_count(slab);
         usage->classes[class].blocksize = slab->blocksize;
         usage->classes[class].slabs++;
-        usage->classes[class].blocks += nused;
-        usage->classes[class].waiting += nwaiting;
-        usage->classes[class].free_blocks += hard_slab_nblocks(slab) - nused - nwaiting;
+        usage->classes[class].blocks += counts.used;
+        usage->classes[class].waiting += counts.waiting;
+        usage->classes[class].free_blocks +=
+            hard_slab_nblocks(slab) - counts.used - counts.waiting;
     }
     return 0;
 }
@@ -87,7 +84,7 @@ print_hardened(FILE *out)
             "class   size   num slabs   blocks in use  waiting blocks  avail blocks\n"
             "-----   ----   ---------   -------------  --------------  ------------\n",
             SMALL_REQUEST_THRESHOLD);
-    for (unsigned i = 0; i < NB_HARDENED_CLASSES; i++) {
+    for (unsigned i = 0; i < NCLASSES; i++) {
         if (usage.classes[i].slabs != 0) {
             fprintf(out, "%5u %6zu %11zu %15zu %15zu %13zu\n", i, usage.classes[i].blocksize,
                     usage.classes[i].slabs, usage.classes[i].blocks, usage.classes[i].waiting,

@@ -1,4 +1,5 @@
-/* Memory by the page: the one file that talks to the operating system.
+/* Memory by the page: the one file that talks to the operating system, but for random bytes
+ * (virtualrandom.c).
  *
  * A sandbox may refuse a call, or kill the program for it.  Where one is refused the
  * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that nothing but mmap and
@@ -84,7 +85,6 @@ virtual_want_huge_pages(void)
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
-#  include <sys/auxv.h>
 #  include <sys/prctl.h>
 #  include <sys/syscall.h>
 #endif
@@ -192,6 +192,13 @@ call_is_forbidden(void)
     return errno == EPERM || errno == ENOSYS || errno == EACCES;
 }
 
+/* Fresh pages, or such as can't be touched, over what is there; as mmap for errno. */
+static int
+map_over(void *ptr, size_t size, int access)
+{
+    return mmap(ptr, size, access, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr ? 0 : -1;
+}
+
 /* Fresh pages over the old ones do the same as the advice. */
 size_t
 virtual_purge(void *ptr, size_t size)
@@ -208,7 +215,7 @@ virtual_purge(void *ptr, size_t size)
         refused = call_is_forbidden();
     }
     int is_fresh = (refused || virtual_is_confined())
-        && mmap(ptr, size, READ_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
+        && map_over(ptr, size, READ_WRITE) == 0;
     return is_fresh ? size : 0;
 }
 
@@ -643,9 +650,7 @@ static int
 allow_writing(void *ptr, size_t size)
 {
     return mprotect(ptr, size, READ_WRITE) == 0
-        || (call_is_forbidden()
-            && mmap(ptr, size, READ_WRITE, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr)
-        ? 0 : -1;
+        || (call_is_forbidden() && map_over(ptr, size, READ_WRITE) == 0) ? 0 : -1;
 }
 
 void *
@@ -715,12 +720,12 @@ virtual_commit(void *table, size_t size, size_t offset)
 /* Address space of which parts are opened, by mmap alone. */
 
 static int
-map_over(void *ptr, size_t size, int access)
+map_over_quietly(void *ptr, size_t size, int access)
 {
     int kept = errno;
-    int is_there = mmap(ptr, size, access, MAP_FLAGS | MAP_FIXED, -1, 0) == ptr;
+    int result = map_over(ptr, size, access);
     errno = kept;
-    return is_there ? 0 : -1;
+    return result;
 }
 
 void *
@@ -739,13 +744,13 @@ virtual_claim(size_t size)
 int
 virtual_open(void *ptr, size_t size)
 {
-    return map_over(ptr, size, READ_WRITE);
+    return map_over_quietly(ptr, size, READ_WRITE);
 }
 
 int
 virtual_close(void *ptr, size_t size)
 {
-    return map_over(ptr, size, PROT_NONE);
+    return map_over_quietly(ptr, size, PROT_NONE);
 }
 
 int
@@ -763,52 +768,6 @@ virtual_move(void *from, void *to, size_t size)
     (void)size;
     return -1;
 #endif
-}
-
-/* Where the system must not be asked, of what it gave the process at its start: each time
- * other numbers, but who sees some of them can tell the next. */
-static void
-random_of_start(unsigned char *bytes, size_t size)
-{
-    static _Atomic uint64_t state;
-    struct timespec now;
-    uint64_t n = state ^ (uintptr_t)&now;
-#ifdef __linux__
-    const void *given = (const void *)getauxval(AT_RANDOM);
-    uint64_t word = 0;
-    if (given != NULL) {
-        memcpy(&word, given, sizeof(word));
-    }
-    n ^= word;
-#endif
-    if (clock_gettime(CLOCK_MONOTONIC, &now) == 0) {
-        n ^= (uint64_t)now.tv_nsec << 20;
-    }
-    for (size_t i = 0; i < size; i++) {         /* splitmix64 */
-        n += 0x9E3779B97F4A7C15u;
-        uint64_t mixed = (n ^ n >> 30) * 0xBF58476D1CE4E5B9u;
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
-        bytes[i] = (unsigned char)(mixed >> 56);
-    }
-    state = n;
-}
-
-void
-virtual_random(void *bytes, size_t size)
-{
-    int kept = errno;
-    size_t done = 0;
-#ifdef SYS_getrandom
-    while (!virtual_is_confined() && done < size) {
-        long n = syscall(SYS_getrandom, (char *)bytes + done, size - done, 0);
-        if (n < 0 && errno != EINTR) {
-            break;
-        }
-        done += n > 0 ? (size_t)n : 0;
-    }
-#endif
-    random_of_start((unsigned char *)bytes + done, size - done);
-    errno = kept;
 }
 
 #else

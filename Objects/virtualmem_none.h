@@ -149,8 +149,7 @@ virtual_open(void *ptr, size_t size)
 int
 virtual_close(void *ptr, size_t size)
 {
-    memset(ptr, 0, size);
-    return 0;
+    return virtual_open(ptr, size);
 }
 
 int
@@ -160,15 +159,4 @@ virtual_move(void *from, void *to, size_t size)
     (void)to;
     (void)size;
     return -1;
-}
-
-void
-virtual_random(void *bytes, size_t size)
-{
-    static unsigned state;
-    unsigned char *byte = bytes;
-    for (size_t i = 0; i < size; i++) {
-        state = (state ^ (unsigned)time(NULL)) * 1103515245u + 12345u;
-        byte[i] = (unsigned char)(state >> 16);
-    }
 }

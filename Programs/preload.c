@@ -1,8 +1,8 @@
 /* What pymem-run loads into a program before it starts.
  *
  * PYMEM_RUN is "PID FLAGS TRIM-MILLISECONDS": the process that pymem-run became,
- * and letters: d debug hooks, r raw domain, H hardened, c children too, s statistics, h huge pages,
- * m nothing but mmap and munmap.  PYMEM_RUN_STATS_JSON names a file.
+ * and letters: d debug hooks, r raw domain, H hardened, c children too, s statistics,
+ * h huge pages, m nothing but mmap and munmap.  PYMEM_RUN_STATS_JSON names a file.
  *
  * A process on the way to the interpreter (env, a shell) is left alone.  In the
  * process itself a reason not to install ends it, and where nothing was served in the

@@ -50,7 +50,8 @@ static const struct {
     FUNCTION(PyThreadState_GetUnchecked, 8), FUNCTION(PyGILState_GetThisThreadState, 8),
     FUNCTION(PyThreadState_GetInterpreter, 12),
     FUNCTION(PyInterpreterState_GetID, 12), FUNCTION(PyInterpreterState_Main, 12),
-    FUNCTION(Py_FatalError, 8), FUNCTION(_PyInterpreterState_HasFeature, MAYBE), FUNCTION(_PyRuntime, MAYBE),
+    FUNCTION(Py_FatalError, 8),
+    FUNCTION(_PyInterpreterState_HasFeature, MAYBE), FUNCTION(_PyRuntime, MAYBE),
 };
 
 /* The host. */

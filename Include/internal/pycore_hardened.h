@@ -11,7 +11,7 @@
 
 #include "pycore_compiler.h"
 #include "pycore_deadblocks.h"
-#include "pycore_virtualmem.h"
+#include "pycore_spinlock.h"
 #include "cpython/pymem.h"
 
 #include <stdatomic.h>
@@ -41,23 +41,6 @@ size_t _PyMem_TrimHardened(void);
 
 /* Blocks in use. */
 Py_ssize_t _PyMem_CountHardened(void);
-
-/* A lock that is held for less than a microsecond, so waiting is looking again. */
-typedef atomic_int hard_lock;
-
-static inline void
-hard_lock_take(hard_lock *lock)
-{
-    while (UNLIKELY(atomic_exchange_explicit(lock, 1, memory_order_acquire))) {
-        virtual_yield();
-    }
-}
-
-static inline void
-hard_lock_release(hard_lock *lock)
-{
-    atomic_store_explicit(lock, 0, memory_order_release);
-}
 
 /* Options (hardoptions.c). */
 
@@ -119,6 +102,9 @@ COLD void _Py_NO_RETURN hard_fatal(char api_id, const struct hard_fault *fault);
 #define HARD_SLAB_SIZE ((size_t)1 << HARD_SLAB_BITS)
 #define HARD_MEDIUM_MAX 32768u      /* the largest request that a slab serves */
 
+/* Classes: multiples of 16 up to 528 bytes, then eight for each doubling. */
+enum { NSMALL = 33, NCLASSES = NSMALL + 49 };
+
 /* Of a block: how many bytes it has behind the request's end, 1 to MAX_SLACK, while it is
  * in use.  A free one in its slab leads to the next one; others wait to be handed out. */
 enum {
@@ -151,6 +137,12 @@ hard_is_in_use(unsigned state)
 {
     return state - 1 < MAX_SLACK;
 }
+
+/* Blocks of a slab: in use, and those that wait.  0 where nobody has it. */
+struct hard_slab_counts {
+    unsigned used, waiting;
+};
+struct hard_slab_counts hard_slab_count(const struct hard_slab *slab);
 
 /* Call a function for each arena, with the number of its first slab; not 0 ends it. */
 int hard_arenas_visit(int (*visit)(void *arg, uint32_t first, unsigned nslabs), void *arg);
@@ -186,14 +178,14 @@ void *hard_large_malloc(size_t size);
 int hard_large_free(char api_id, void *ptr);
 /* The requested size; 0: it is no large block.  Faults are found. */
 size_t hard_large_size(char api_id, const void *ptr);
-/* Make it larger or smaller; NULL: no memory.  It is one, and remains one. */
-void *hard_large_realloc(char api_id, void *ptr, size_t size);
+/* Make it larger or smaller, once that was its size; NULL: no memory.  It remains one. */
+void *hard_large_realloc(char api_id, void *ptr, size_t old_size, size_t size);
 size_t hard_large_count(void);
 
 /* The child's order is its own; the lock is held. */
 void hard_large_begin_in_child(void);
 
 /* The locks, at a fork. */
-INTERNAL_DATA(hard_lock) hard_slabs_lock, hard_large_lock;
+INTERNAL_DATA(spin_lock) hard_slabs_lock, hard_large_lock;
 
 #endif /* !Py_INTERNAL_HARDENED_H */

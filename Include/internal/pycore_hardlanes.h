@@ -5,8 +5,6 @@
 
 #include "pycore_hardened.h"
 
-/* Classes: multiples of 16 up to 528 bytes, then eight for each doubling. */
-enum { NSMALL = 33, NCLASSES = NSMALL + 49 };
 #define SMALL_MAX ((size_t)NSMALL * 16)
 
 static inline unsigned
@@ -50,7 +48,7 @@ handle_slab(handle block)
  * lane: nobody foresees which, and what was asked for in a row is in a few rows, as the
  * processor expects it.  (A random one of all would be as hard to foresee, and programs twice
  * as slow.) */
-enum { NLANES = 4, LANE_MAX = 64 };
+enum { LANE_BITS = 2, NLANES = 1 << LANE_BITS, LANE_MAX = 64 };
 
 struct ready {
     _Alignas(64) handle *blocks;        /* of all lanes; the last of a lane is the next */

@@ -496,15 +496,21 @@ stale_read(const struct domain *d, size_t size, unsigned seed)
 }
 
 static int
-next_owner_reads(const struct domain *d, size_t size, unsigned seed)
+next_owner_has(const struct domain *d, size_t size, uintptr_t value)
 {
-    freed_secret(d, size, seed);
     for (int i = 0; i < most(size); i++) {
-        if (has(d->malloc(size), SECRET, size)) {
+        if (has(d->malloc(size), value, size)) {
             return 1;
         }
     }
     return 0;
+}
+
+static int
+next_owner_reads(const struct domain *d, size_t size, unsigned seed)
+{
+    freed_secret(d, size, seed);
+    return next_owner_has(d, size, SECRET);
 }
 
 static int
@@ -529,17 +535,25 @@ has_address(void *block, size_t size)
     return 0;
 }
 
-static int
-addresses_left(const struct domain *d, size_t size, unsigned seed)
+enum { NFREED = 20 };
+
+static void
+free_filled(const struct domain *d, size_t size, unsigned seed, void *blocks[NFREED])
 {
-    void *blocks[20];
     live_before(d, size, seed);
-    take_all(d, size, blocks, 20);
-    for (int i = 0; i < 20; i++) {
+    take_all(d, size, blocks, NFREED);
+    for (int i = 0; i < NFREED; i++) {
         fill(blocks[i], WORD, size);
         d->free(blocks[i]);
     }
-    for (int i = 0; i < 20; i++) {
+}
+
+static int
+addresses_left(const struct domain *d, size_t size, unsigned seed)
+{
+    void *blocks[NFREED];
+    free_filled(d, size, seed, blocks);
+    for (int i = 0; i < NFREED; i++) {
         if (has_address(blocks[i], size)) {
             return 1;
         }
@@ -550,13 +564,8 @@ addresses_left(const struct domain *d, size_t size, unsigned seed)
 static int
 addresses_for_next_owner(const struct domain *d, size_t size, unsigned seed)
 {
-    void *blocks[20];
-    live_before(d, size, seed);
-    take_all(d, size, blocks, 20);
-    for (int i = 0; i < 20; i++) {
-        fill(blocks[i], WORD, size);
-        d->free(blocks[i]);
-    }
+    void *blocks[NFREED];
+    free_filled(d, size, seed, blocks);
     for (int i = 0; i < most(size); i++) {
         if (has_address(d->malloc(size), size)) {
             return 1;
@@ -572,12 +581,7 @@ write_seen_by_next_owner(const struct domain *d, size_t size, unsigned seed)
     char *block = d->malloc(size);
     d->free(block);
     *(word *)(block + 24) = WORD;
-    for (int i = 0; i < most(size); i++) {
-        if (has(d->malloc(size), WORD, size)) {
-            return 1;
-        }
-    }
-    return 0;
+    return next_owner_has(d, size, WORD);
 }
 
 /* Layout. */

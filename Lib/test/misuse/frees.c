@@ -141,30 +141,6 @@ free_after_move(const struct how *how)
 }
 
 static void
-grow(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size * 2 + 100);
-}
-
-static void
-shrink(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size / 2);
-}
-
-static void
-resize_to_zero(const struct how *how, void *block)
-{
-    how->second->realloc(block, 0);
-}
-
-static void
-keep_size(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size);
-}
-
-static void
 realloc_freed(const struct how *how, void (*act)(const struct how *, void *))
 {
     byte *block = take(how);

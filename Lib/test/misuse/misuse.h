@@ -68,5 +68,10 @@ extern byte *take(const struct how *how);
 /* The last acts that most programs have. */
 extern void free_second(const struct how *how, void *block);
 extern void free_in_place(const struct how *how, byte *block);
+/* realloc in the second domain. */
+extern void grow(const struct how *how, void *block);
+extern void shrink(const struct how *how, void *block);
+extern void keep_size(const struct how *how, void *block);
+extern void resize_to_zero(const struct how *how, void *block);
 
 #endif

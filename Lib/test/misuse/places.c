@@ -127,3 +127,27 @@ free_in_place(const struct how *how, byte *block)
 {
     run_in_place(how, free_second, (void *)block);
 }
+
+void
+grow(const struct how *how, void *block)
+{
+    how->second->realloc(block, how->size * 2 + 100);
+}
+
+void
+shrink(const struct how *how, void *block)
+{
+    how->second->realloc(block, how->size / 2);
+}
+
+void
+keep_size(const struct how *how, void *block)
+{
+    how->second->realloc(block, how->size);
+}
+
+void
+resize_to_zero(const struct how *how, void *block)
+{
+    how->second->realloc(block, 0);
+}

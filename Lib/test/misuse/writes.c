@@ -94,30 +94,6 @@ write_behind_zero(const struct how *how)
 }
 
 static void
-grow(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size * 2 + 100);
-}
-
-static void
-shrink(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size / 2);
-}
-
-static void
-keep_size(const struct how *how, void *block)
-{
-    how->second->realloc(block, how->size);
-}
-
-static void
-resize_to_zero(const struct how *how, void *block)
-{
-    how->second->realloc(block, 0);
-}
-
-static void
 write_behind_and_realloc(const struct how *how, void (*act)(const struct how *, void *))
 {
     byte *block = take(how);
