@@ -476,6 +476,33 @@ START_TEST(one_byte_of_a_free_block_is_found)
 END_TEST
 
 static void
+free_inside(void *offset)
+{
+    char *volatile given = PyObject_Malloc(100);
+    PyObject_Free(given + *(size_t *)offset);
+}
+
+static void
+resize_inside(void *offset)
+{
+    char *volatile given = PyObject_Malloc(100);
+    PyObject_Realloc(given + *(size_t *)offset, 110);
+}
+
+START_TEST(an_address_inside_a_block_is_no_block)
+{
+    const size_t offsets[] = {1, 16, 100, 111};
+    for (int i = 0; i < 4; i++) {
+        size_t offset = offsets[i];
+        struct child child = run_child(free_inside, &offset);
+        assert_fatal(child, "Fatal Python error: _PyMem_Hardened: inside a block");
+        child = run_child(resize_inside, &offset);
+        assert_fatal(child, "Fatal Python error: _PyMem_Hardened: inside a block");
+    }
+}
+END_TEST
+
+static void
 free_in_both_domains(void *unused)
 {
     (void)unused;
@@ -513,6 +540,7 @@ hardened_suite(void)
     tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 0, 1);
     tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 512, 513);
     tcase_add_test(tc, one_byte_of_a_free_block_is_found);
+    tcase_add_test(tc, an_address_inside_a_block_is_no_block);
     tcase_add_test(tc, a_second_free_in_another_domain_is_found);
     suite_add_tcase(s, tc);
     tc = tcase_create("forks");
