@@ -51,7 +51,7 @@ typedef struct {
     unsigned ncut;              /* the first so many were allocated once, */
     unsigned nused;             /* and so many are now; 0: kept for the next one */
     unsigned nfreed_by_others;  /* free, but not in the list yet: freed where another
-                                   heap is at work */
+                                   heap is at work, or at hand for the next requests */
     const uintptr_t *freed_by_others;   /* their addresses, while the pool is visited */
     uint32_t gone;              /* bit i: page i of the pool went back to the system; the
                                    blocks in it are free, and in the list again with it */
@@ -98,9 +98,10 @@ PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
  * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {
-    char cookie[8];             /* "pymemhp4" */
-    const void *heaps, *pool_map, *map_leaves;
+    char cookie[8];             /* "pymemhp5" */
+    const void *heaps, *pool_map, *map_leaves, *at_hand, *at_hand_places;
     uint32_t alignment, threshold, pool_overhead, map_root, nheaps;
+    uint32_t nat_hand, at_hand_nplaces;
     uint32_t heap_owner, heap_interpreter, heap_thread, heap_small_arenas;
     uint32_t heap_medium_arenas, heap_first_chunk, heap_nchunks, heap_raw_blocks;
     uint32_t heap_freed_by_others;

@@ -182,6 +182,7 @@ arena_return(struct arena_object *arena)
     pthread_mutex_unlock(&heap->look_lock);
     arena_link(&heap->unused_objects, arena);
     pool_map_uncover();
+    arenas_are_now(set);
     set->allocator->free(set->allocator->ctx, memory, set->arena_size);
 }
 
@@ -309,6 +310,7 @@ arena_buy(struct arena_set *set)
         set->nhighwater = set->ncurrent;
     }
     pthread_mutex_unlock(&set->heap->look_lock);
+    arenas_are_now(set);
     arenas_lacked(set, arena->nresting);
     return arena;
 }

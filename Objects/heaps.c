@@ -18,6 +18,7 @@
 
 #include "pycore_heap.h"
 #include "pycore_arenas.h"
+#include "pycore_athand.h"
 #include "pycore_host.h"
 #include "pycore_pools.h"
 #include "pycore_sparse.h"
@@ -229,16 +230,6 @@ take_list(struct heap *heap)
 static void heaps_tend_left(void);
 static void heap_tend(struct heap *heap);
 
-/* The bit is set after the push and cleared before the list is taken, so it is never
- * clear for long while there is a list. */
-static void
-tell_owner(struct heap *heap, unsigned to_do)
-{
-    if ((atomic_load(&heap->to_do) & to_do) == 0) {
-        atomic_fetch_or(&heap->to_do, to_do);
-    }
-}
-
 /* The blocks of a list become free ones of the owner's pools, or go on to the heaps that
  * have their pools now. */
 static void
@@ -281,7 +272,7 @@ heap_free_from_outside(poolp pool, void *ptr)
     do {
         *(block **)ptr = head;      /* seen by whoever takes the list: exchange */
     } while (!atomic_compare_exchange_weak(&heap->freed_by_others, &head, ptr));
-    tell_owner(heap, HEAP_HAS_FREED);
+    heap_tell(heap, HEAP_HAS_FREED);
     if (UNLIKELY(atomic_load(&pool->owner) != heap->number)) {
         heap_take_in_for(heap, NULL);
     }
@@ -300,6 +291,9 @@ heap_take_in(struct heap *heap)
 {
     atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_HAS_FREED);
     heap_take_in_for(heap, heap);
+    if (heap == &main_heap) {
+        at_hand_return();
+    }
 }
 
 void
@@ -402,7 +396,7 @@ heap_end(struct heap *heap)
     }
     else {
         heap_push(&heaps_left_behind, heap, HEAP_LEFT);
-        tell_owner(&main_heap, HEAP_INHERITS);
+        heap_tell(&main_heap, HEAP_INHERITS);
     }
     pthread_mutex_unlock(&lock);
 }
@@ -587,7 +581,7 @@ heaps_give_back_of_others(const struct heap *own, const struct heap *of_thread)
             visit_end(heap);
         }
         else if (heap->owner == HEAP_OF_INTERPRETER || heap->owner == HEAP_OF_THREAD) {
-            tell_owner(heap, HEAP_GIVES_BACK);
+            heap_tell(heap, HEAP_GIVES_BACK);
         }
     }
     pthread_mutex_unlock(&lock);

@@ -2,7 +2,7 @@
  *
  * Reads the structures of arenas.c and pools.c and shows all arenas as one kind, and all
  * pools.  What others freed is taken in before by its owner, if that is the caller; else
- * it is sorted here, to be shown as free.  Changes nothing else. */
+ * it is sorted here, to be shown as free, as is what is at hand.  Changes nothing else. */
 
 #include "pymemheap.h"
 #include "pycore_hardened.h"
@@ -14,17 +14,18 @@
 #ifdef WITH_PYMALLOC
 
 #include "pycore_arenas.h"
+#include "pycore_athand.h"
 #include "pycore_sparse.h"
 
 struct visitor {
     PyMemHeapArenaVisitor visit_arena;
     PyMemHeapPoolVisitor visit_pool;
     void *arg;
-    uintptr_t *freed;           /* by others, of this heap, sorted */
-    size_t nfreed;
+    uintptr_t *freed;           /* by others, or at hand, of this heap, sorted */
+    size_t nfreed, nroom;
 };
 
-/* Blocks that others freed. */
+/* Blocks that others freed, and those at hand. */
 
 static int
 compare_addresses(const void *a, const void *b)
@@ -36,27 +37,51 @@ compare_addresses(const void *a, const void *b)
 static size_t
 freed_size(const struct visitor *visitor)
 {
-    return (visitor->nfreed + 1) * sizeof(uintptr_t);
+    return (visitor->nroom + 1) * sizeof(uintptr_t);
 }
 
-/* The list only gets longer while look_lock is held, at its front.  -1: no memory. */
+static void
+freed_count(void *arg, block *bp)
+{
+    (void)bp;
+    ((struct visitor *)arg)->nroom++;
+}
+
+static void
+freed_add(void *arg, block *bp)
+{
+    struct visitor *visitor = arg;
+    if (visitor->nfreed < visitor->nroom) {
+        visitor->freed[visitor->nfreed++] = (uintptr_t)bp;
+    }
+}
+
+/* The list only gets longer while look_lock is held, at its front. */
+static void
+freed_visit(const struct heap *heap, block *first, void (*visit)(void *, block *),
+            struct visitor *visitor)
+{
+    for (block *bp = first; bp != NULL; bp = *(block **)bp) {
+        visit(visitor, bp);
+    }
+    if (heap == &main_heap) {
+        at_hand_visit(visit, visitor);
+    }
+}
+
+/* -1: no memory. */
 static int
 freed_collect(struct visitor *visitor, const struct heap *heap)
 {
-    const block *first = heap->freed_by_others;
-    visitor->nfreed = 0;
-    for (const block *bp = first; bp != NULL; bp = *(block *const *)bp) {
-        visitor->nfreed++;
-    }
+    block *first = heap->freed_by_others;
+    visitor->nroom = visitor->nfreed = 0;
+    freed_visit(heap, first, freed_count, visitor);
     visitor->freed = virtual_alloc(freed_size(visitor), 1);
     if (visitor->freed == NULL) {
         return -1;
     }
-    size_t n = 0;
-    for (const block *bp = first; bp != NULL; bp = *(block *const *)bp) {
-        visitor->freed[n++] = (uintptr_t)bp;
-    }
-    qsort(visitor->freed, n, sizeof(uintptr_t), compare_addresses);
+    freed_visit(heap, first, freed_add, visitor);
+    qsort(visitor->freed, visitor->nfreed, sizeof(uintptr_t), compare_addresses);
     return 0;
 }
 
@@ -196,7 +221,7 @@ int
 PyMemHeap_Visit(PyMemHeapArenaVisitor visit_arena, PyMemHeapPoolVisitor visit_pool,
                 void *arg)
 {
-    struct visitor visitor = {visit_arena, visit_pool, arg, NULL, 0};
+    struct visitor visitor = {visit_arena, visit_pool, arg, NULL, 0, 0};
     heaps_take_in_own();
     int result = heaps_visit(show_heap, &visitor);
     return result != 0 ? result : hard_arenas_visit(show_hardened_arena, &visitor);
@@ -275,15 +300,19 @@ PyMemHeap_GetFigures(PyMemHeapFigures *figures)
     .field = (uint32_t)offsetof(structure, member)
 
 const PyMemHeapLayout _PyMem_HeapLayout = {
-    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '4'},
+    .cookie = {'p', 'y', 'm', 'e', 'm', 'h', 'p', '5'},
     .heaps = heaps,
     .pool_map = pool_map,
     .map_leaves = &pool_map_nleaves,
+    .at_hand = at_hand,
+    .at_hand_places = at_hand_places,
     .alignment = ALIGNMENT,
     .threshold = SMALL_REQUEST_THRESHOLD,
     .pool_overhead = POOL_OVERHEAD,
     .map_root = sizeof(pool_map),
     .nheaps = MAX_HEAPS,
+    .nat_hand = NB_SMALL_SIZE_CLASSES,
+    .at_hand_nplaces = AT_HAND_PLACES,
     OFFSET(heap_owner, struct heap, owner),
     OFFSET(heap_interpreter, struct heap, interpreter),
     OFFSET(heap_thread, struct heap, thread),

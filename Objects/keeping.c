@@ -32,6 +32,7 @@
  * lookouts. */
 
 #include "pycore_arenas.h"
+#include "pycore_athand.h"
 #include "pycore_host.h"
 #include "pycore_keepsize.h"
 #include "pycore_pools.h"
@@ -280,6 +281,14 @@ has_settled(const struct arena_set *set)
 }
 
 void
+arenas_are_now(struct arena_set *set)
+{
+    if (set == &main_heap.small_arenas) {
+        at_hand_follow_size(has_cpythons_rule(set) ? 0 : set->ncurrent);
+    }
+}
+
+void
 arenas_pool_is_kept(struct arena_set *set)
 {
     if (++set->nkept > pools_in_arena(set)) {
@@ -345,6 +354,9 @@ window_goes_on(struct arena_set *set)
     if (has_cpythons_rule(set)) {
         set->is_watched = 0;
         return;
+    }
+    if (!set->is_medium) {
+        heap_tell(set->heap, HEAP_HAS_FREED);     /* and what is at hand */
     }
     size_t unused = set->least_empty * pools_in_arena(set) + set->least_resting;
     set->earned -= unused < set->earned ? unused : set->earned;

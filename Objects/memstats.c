@@ -6,6 +6,7 @@
 
 #include "cpython/objimpl.h"
 #include "pymemheap.h"
+#include "pycore_athand.h"
 #include "pycore_hardened.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
@@ -150,17 +151,27 @@ usage_add_arena(const struct arena_object *arena, void *arg)
     return 0;
 }
 
-/* A block that another heap's owner freed is free. */
+/* A block that another heap's owner freed, or that is at hand, is free. */
+static void
+usage_subtract(void *arg, block *bp)
+{
+    struct usage *usage = arg;
+    poolp pool = pool_of(bp);
+    if (pool != NULL) {
+        unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
+        usage->classes[szidx].blocks--;
+        usage->classes[szidx].free_blocks++;
+    }
+}
+
 static void
 usage_subtract_freed(struct usage *usage, const struct heap *heap)
 {
-    for (const block *bp = heap->freed_by_others; bp != NULL; bp = *(block *const *)bp) {
-        poolp pool = pool_of(bp);
-        if (pool != NULL) {
-            unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
-            usage->classes[szidx].blocks--;
-            usage->classes[szidx].free_blocks++;
-        }
+    for (block *bp = heap->freed_by_others; bp != NULL; bp = *(block **)bp) {
+        usage_subtract(usage, bp);
+    }
+    if (heap == &main_heap) {
+        at_hand_visit(usage_subtract, usage);
     }
 }
 

@@ -113,13 +113,20 @@ size_t medium_span;
 size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  endif
 /* Is a domain pymalloc itself, and main_heap the only heap? */
-#  define IS_PYMALLOC(domain) LIKELY(short_ways[domain].span != 0)
+#  define WAY_OF(domain) \
+    atomic_load_explicit(&short_ways[domain].way, memory_order_relaxed)
+#  define IS_PYMALLOC(domain) LIKELY(WAY_OF(domain) != WAY_CLOSED)
+/* The same, and the heap is large? */
+#  define IS_BY_HAND(domain) LIKELY(WAY_OF(domain) == WAY_BY_HAND)
 /* The same, and each interpreter has a heap?  Who sees that it is so sees whom to ask. */
 static atomic_int has_heaps[NB_DOMAINS];
 #  define IS_PYMALLOC_OF_HEAPS(domain) \
     LIKELY(atomic_load_explicit(&has_heaps[domain], memory_order_acquire))
 #else
 #  define IS_PYMALLOC(domain) 0
+#  define IS_BY_HAND(domain) 0
+#  define pymalloc_malloc_by_hand(size) NULL
+#  define pymalloc_free_by_hand(ptr) ((void)0)
 #  define IS_PYMALLOC_OF_HEAPS(domain) 0
 #  define pymalloc_malloc_small(heap, size) NULL
 #  define pymalloc_malloc_larger(size) NULL
@@ -130,11 +137,14 @@ static atomic_int has_heaps[NB_DOMAINS];
 #  define pymalloc_free_near(home, ptr) 0
 #endif
 
-/* A request that is not small, or a domain that is not pymalloc.  Out of line, for each
+/* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line, for each
  * domain, so that its places in the tables are known. */
 static inline void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
+    if (size - 1 < SMALL_REQUEST_THRESHOLD && IS_BY_HAND(domain)) {
+        return pymalloc_malloc_by_hand(size);
+    }
     if (IS_PYMALLOC(domain)) {
         return pymalloc_malloc_larger(size);
     }
@@ -186,11 +196,15 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
         : alloc->realloc(alloc->ctx, ptr, new_size);
 }
 
-/* A block that is in another leaf than the newest arena, or in none; or a domain that is
- * not pymalloc. */
+/* A block that is in another leaf than the newest arena, or in none; a large heap, or a
+ * domain that is not pymalloc. */
 static inline void
 domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
+    if (IS_BY_HAND(domain)) {
+        pymalloc_free_by_hand(ptr);
+        return;
+    }
     if (IS_PYMALLOC(domain)) {
         pymalloc_free_far(ptr);
         return;
@@ -507,6 +521,7 @@ _PyMem_ChooseShortWays(void)
         short_way_set(domain, is_pymalloc && heap_of_interpreter == NULL
                       ? SMALL_REQUEST_THRESHOLD : 0);
     }
+    heap_tell(&main_heap, HEAP_HAS_FREED);      /* its owner takes in what is at hand */
 }
 
 static void

@@ -29,6 +29,7 @@
 
 #include "pycore_rings.h"
 #include "pycore_arenas.h"
+#include "pycore_athand.h"
 #include "pycore_host.h"
 #include "pycore_sparse.h"
 #include "pycore_valgrind.h"
@@ -202,6 +203,9 @@ lookout_post(struct heap *heap, unsigned szclass)
 void
 heap_post_lookouts(struct heap *heap)
 {
+    if (heap == &main_heap) {
+        at_hand_close();
+    }
     for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
         heap->lookouts[i].inuse = LOOKOUT_TURNS;
         if (heap->lookouts[i].next == NULL) {
@@ -329,6 +333,9 @@ pool_reached_border(struct heap *heap, poolp pool)
     }
     else {
         small_pool_became_empty(heap, pool);
+        if (heap == &main_heap) {
+            at_hand_pool_became_empty();
+        }
     }
 }
 
@@ -406,6 +413,9 @@ heap_make_room(struct heap *heap, struct arena_set *set)
         heap_release_kept_medium(heap);
     }
     else {
+        if (heap == &main_heap) {
+            at_hand_return();
+        }
         release_kept_of_classes(heap, 0, NB_SMALL_SIZE_CLASSES);
     }
     if (!set->is_medium && !arenas_have_free_pool(set)) {
@@ -518,7 +528,11 @@ heap_take_block_slowly(struct heap *heap, unsigned szclass)
     heap_tick(heap);
     poolp first = heap->usedpools[szclass].next;
     if (LIKELY(!is_lookout(first))) {
-        return take_block_from_ring(heap, szclass);
+        void *bp = take_block_from_ring(heap, szclass);
+        if (heap == &main_heap && szclass < NB_SMALL_SIZE_CLASSES) {
+            at_hand_open(szclass);
+        }
+        return bp;
     }
     lookout_leave(first);
     void *bp = take_block_from_ring(heap, szclass);

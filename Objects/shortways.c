@@ -39,27 +39,33 @@ short_ways_pass_by(uintptr_t address)
     lower(&no_medium_below, address);
 }
 
-/* A thread that has no GIL closes ways when it makes an interpreter with one (CPython
- * 3.13's does).  Meanwhile another may free a block, or follow main_heap home.  So the
- * pools stay with the leaf that they were read with, and whoever follows home looks once
- * more whether the way is open. */
+/* What a way says of where it leads.  A thread that has no GIL closes ways when it makes an
+ * interpreter with one (CPython 3.13's does).  Meanwhile another may free a block, or the
+ * owner of main_heap may be here.  So whoever closes a way writes that first, whoever opens
+ * one looks for it last, and the pools stay with the leaf that they were read with. */
 static void
-way_close(struct short_way *way)
+way_lead(struct short_way *way, const struct pool_map_home *home)
 {
+    if (way->way == WAY_SHORT) {
+        way->home = *home;
+        *(volatile size_t *)&way->span = SMALL_REQUEST_THRESHOLD;
+        atomic_thread_fence(memory_order_seq_cst);
+        if (way->way == WAY_SHORT) {
+            return;
+        }
+    }
     *(volatile size_t *)&way->span = 0;
     atomic_thread_fence(memory_order_seq_cst);
     *(volatile size_t *)&way->home.leaf = SIZE_MAX;
 }
 
-static void
-way_lead(struct short_way *way, const struct pool_map_home *home)
-{
-    way->home = *home;
-    atomic_thread_fence(memory_order_seq_cst);
-    if (*(volatile size_t *)&way->span == 0) {
-        way->home.leaf = SIZE_MAX;
-    }
-}
+#ifdef WITH_PYMALLOC
+#  define HOME (&main_heap.home)
+#else
+#  define HOME NULL             /* no way is ever opened */
+#endif
+
+static int is_by_hand;          /* for the owner of main_heap */
 
 void
 short_way_set(int domain, size_t span)
@@ -68,15 +74,24 @@ short_way_set(int domain, size_t span)
     if (domain == PYMEM_DOMAIN_RAW) {
         way->span = span;
         raw_way_set(span != 0);
+        return;
     }
-    else if (span == 0) {
-        way_close(way);
-    }
-    else {
-        way->span = span;
-#ifdef WITH_PYMALLOC
-        way_lead(way, &main_heap.home);
-#endif
+    way->way = span == 0 ? WAY_CLOSED : is_by_hand ? WAY_BY_HAND : WAY_SHORT;
+    way_lead(way, HOME);
+}
+
+void
+short_ways_lead_by_hand(int is_large)
+{
+    is_by_hand = is_large;
+    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+        struct short_way *way = &short_ways[domain];
+        int from = is_large ? WAY_SHORT : WAY_BY_HAND;
+        if (atomic_compare_exchange_strong(&way->way, &from,
+                                           is_large ? WAY_BY_HAND : WAY_SHORT))
+        {
+            way_lead(way, HOME);
+        }
     }
 }
 
@@ -84,8 +99,6 @@ void
 short_ways_follow_home(const struct pool_map_home *home)
 {
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
-        if (short_ways[domain].span != 0) {
-            way_lead(&short_ways[domain], home);
-        }
+        way_lead(&short_ways[domain], home);
     }
 }

@@ -100,6 +100,9 @@ size_t arenas_purge_resting(struct arena_set *set, size_t npools);
 void arenas_became_empty(struct arena_set *set);
 void arenas_pool_rests(struct arena_set *set);
 
+/* One was bought, or given back. */
+void arenas_are_now(struct arena_set *set);
+
 /* An arena was bought with memory behind so many pools, perhaps none; or a pool was taken
  * that had none behind it. */
 void arenas_lacked(struct arena_set *set, size_t npools);

@@ -299,6 +299,17 @@ void heap_take_in(struct heap *heap);
 /* The same for the heaps of the calling thread. */
 void heaps_take_in_own(void);
 
+/* Something is to do for the owner: from any thread.  The bit is set after what it tells of
+ * and cleared before that is looked for, so it is never clear for long while there is
+ * some. */
+static inline void
+heap_tell(struct heap *heap, unsigned to_do)
+{
+    if ((atomic_load(&heap->to_do) & to_do) == 0) {
+        atomic_fetch_or(&heap->to_do, to_do);
+    }
+}
+
 /* Do what is to do: by the owner, where it takes blocks and not where it frees. */
 void heap_do(struct heap *heap, unsigned to_do);
 static inline void

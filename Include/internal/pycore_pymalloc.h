@@ -9,6 +9,7 @@
 #ifndef Py_INTERNAL_PYMALLOC_H
 #define Py_INTERNAL_PYMALLOC_H
 
+#include "pycore_athand.h"
 #include "pycore_pools.h"
 
 /* Requests over the threshold that pools serve: so many bytes more than it. 0 while the
@@ -58,6 +59,27 @@ pymalloc_free_near(const struct pool_map_home *home, void *ptr)
 
 /* The same where that is not known. */
 void pymalloc_free_far(void *ptr);
+
+/* A small request and the end of any block, while main_heap is the only heap of small
+ * blocks and large. */
+static inline void *
+pymalloc_malloc_by_hand(size_t nbytes)
+{
+    void *ptr = at_hand_take(at_hand_for(nbytes));
+    return LIKELY(ptr != NULL) ? ptr : pymalloc_malloc_small(&main_heap, nbytes);
+}
+
+static inline void
+pymalloc_free_by_hand(void *ptr)
+{
+    poolp pool = heap_pool_of(&main_heap, ptr);
+    if (UNLIKELY(pool == NULL)) {
+        pymalloc_free_elsewhere(ptr);
+    }
+    else if (UNLIKELY(!at_hand_put(at_hand_for(pool->blocksize), ptr))) {
+        pool_free_block(&main_heap, pool, ptr);
+    }
+}
 
 /* From the heap of the thread's interpreter, where each has one (heap_of_interpreter). */
 void *pymalloc_malloc_of_heaps(size_t nbytes);

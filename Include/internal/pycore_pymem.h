@@ -138,16 +138,16 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 
 /* Short ways are open to what has an allocator of ours. */
 #ifdef WITH_PYMALLOC
-#  define SMALL_WAY {SMALL_REQUEST_THRESHOLD, NO_HOME}
+#  define SMALL_WAY {SMALL_REQUEST_THRESHOLD, NO_HOME, WAY_SHORT}
 #else
-#  define SMALL_WAY {0, NO_HOME}
+#  define SMALL_WAY NO_SHORT_WAY
 #endif
 #ifdef WITH_RAW_MIMALLOC
 #  define RAW_SPAN 0
 #else
 #  define RAW_SPAN PY_SSIZE_T_MAX
 #endif
-#define RAW_WAY {RAW_SPAN, NO_HOME}
+#define RAW_WAY {RAW_SPAN, NO_HOME, WAY_CLOSED}
 #if defined(Py_DEBUG) || defined(WITH_HARDENED)
 #  define BORN_SHORT_WAYS NO_SHORT_WAYS
 #  define BORN_NO_MEDIUM_BELOW 0

@@ -14,12 +14,21 @@
 
 #define NB_DOMAINS 3        /* by PyMemAllocatorDomain */
 
+/* Where the mem and object domains lead. */
+enum way {
+    WAY_CLOSED,                 /* to an allocator, or to heaps of interpreters */
+    WAY_SHORT,                  /* to main_heap */
+    WAY_BY_HAND,                /* the same, as it is large: pycore_athand.h */
+};
+
 struct short_way {
-    size_t span;                /* requests of 1 to so many bytes; 0: it is closed */
-    struct pool_map_home home;  /* of mem and object: main_heap's, NO_HOME while closed */
+    size_t span;                /* requests of 1 to so many bytes; 0: it is not short */
+    struct pool_map_home home;  /* of mem and object: main_heap's; NO_HOME: the same */
+    atomic_int way;             /* of mem and object: enum way */
 };
 INTERNAL_DATA(struct short_way) short_ways[NB_DOMAINS];
-#define NO_SHORT_WAYS {{0, NO_HOME}, {0, NO_HOME}, {0, NO_HOME}}
+#define NO_SHORT_WAY {0, NO_HOME, WAY_CLOSED}
+#define NO_SHORT_WAYS {NO_SHORT_WAY, NO_SHORT_WAY, NO_SHORT_WAY}
 
 /* No block at a lower address is one of a medium pool: so it is the C library's, if the raw
  * domain has it.  0 while that domain's way is closed. */
@@ -30,6 +39,9 @@ void short_way_set(int domain, size_t span);
 
 /* The newest arena of main_heap is in a leaf, perhaps another one. */
 void short_ways_follow_home(const struct pool_map_home *home);
+
+/* main_heap is large, or not any more: by its owner. */
+void short_ways_lead_by_hand(int is_large);
 
 /* There will be medium blocks from an address on.  From any thread. */
 void short_ways_pass_by(uintptr_t address);

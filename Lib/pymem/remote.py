@@ -19,17 +19,17 @@ from contextlib import contextmanager
 from pymem.elf import Memory, symbols
 from pymem.heap import Arena, Heap, HeapError, Pool, Usage, arena_order
 
-POINTERS = "heaps pool_map map_leaves".split()
+POINTERS = "heaps pool_map map_leaves at_hand at_hand_places".split()
 NUMBERS = """
-    alignment threshold pool_overhead map_root nheaps heap_owner heap_interpreter
-    heap_thread heap_small_arenas heap_medium_arenas heap_first_chunk heap_nchunks
+    alignment threshold pool_overhead map_root nheaps nat_hand at_hand_nplaces
+    heap_owner heap_interpreter heap_thread heap_small_arenas heap_medium_arenas heap_first_chunk heap_nchunks
     heap_raw_blocks heap_freed_by_others chunk chunk_objects chunk_nobjects
     arena_object arena_set arena_address arena_pool_address arena_nfreepools
     arena_ntotalpools set_arena_size set_pool_size set_ntimes_allocated set_ncurrent
     set_nhighwater leaf_medium medium_record medium_gone pool_gone pool pool_freeblock
     pool_next pool_inuse pool_blocksize pool_nextoffset pool_owner""".split()
 LAYOUT = struct.Struct(f"<8s{len(POINTERS)}Q{len(NUMBERS)}I")
-COOKIE = b"pymemhp4"
+COOKIE = b"pymemhp5"
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 # ptrace(2), waitpid(2)
@@ -202,9 +202,18 @@ class Process(Debuggee):
             npools, pools = npools - count, pools + count * pool_size
         return records
 
-    def _freed_by_others(self):
-        """Addresses of blocks that wait for their owner, sorted."""
-        found = []
+    def _at_hand(self):
+        """For each small class the addresses of the blocks at hand."""
+        at = self.layout
+        tops = self.words(at["at_hand"], 2 * at["nat_hand"])[::2]
+        size = 8 * at["at_hand_nplaces"]
+        bottoms = range(at["at_hand_places"], at["at_hand_places"] + size * len(tops), size)
+        return [[block for block in self.words(bottom, (top - bottom) // 8 + 1) if block]
+                for top, bottom in zip(tops, bottoms)]
+
+    def _freed(self):
+        """Addresses of blocks that wait for their owner, or are at hand, sorted."""
+        found = [block for blocks in self._at_hand() for block in blocks]
         for heap in self._heaps():
             block = self.word(heap + self.layout["heap_freed_by_others"])
             while block:
@@ -264,7 +273,7 @@ class Process(Debuggee):
         return tuple(numbers)
 
     def _walk(self):
-        figures, arenas, freed = self.figures(), [], self._freed_by_others()
+        figures, arenas, freed = self.figures(), [], self._freed()
         for arena in self._arena_objects():
             records = self._records(arena)
             size = len(records) // arena.npools
@@ -332,6 +341,11 @@ class Process(Debuggee):
                 if inuse:
                     npools, nblocks = sizes.get(blocksize, (0, 0))
                     sizes[blocksize] = npools + 1, nblocks + inuse
+        for number, blocks in enumerate(self._at_hand()):
+            blocksize = (number + 1) * at["alignment"]
+            if blocks and blocksize in sizes:
+                npools, nblocks = sizes[blocksize]
+                sizes[blocksize] = npools, nblocks - len(blocks)
         return Usage(figures, held, sum(size * n for size, (_, n) in sizes.items()),
                      sum(n for _, n in sizes.values()), tuple(states), sizes)
 

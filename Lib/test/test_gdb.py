@@ -26,15 +26,20 @@ int main(void)
 """
 
 
+def compile_program(source):
+    program = source.with_suffix("")
+    result = run("cc", "-g", source, f"-I{TOP / 'Include'}", f"-I{BUILD}",
+                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
+                 "-o", program)
+    assert result.returncode == 0, result.stderr
+    return program
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gdb")
-    (folder / "prog.c").write_text(PROGRAM % {"size": 40})
-    result = run("cc", "-g", folder / "prog.c", f"-I{TOP / 'Include'}", f"-I{BUILD}",
-                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
-                 "-o", folder / "prog")
-    assert result.returncode == 0, result.stderr
-    return folder / "prog"
+    source = tmp_path_factory.mktemp("gdb") / "prog.c"
+    source.write_text(PROGRAM % {"size": 40})
+    return compile_program(source)
 
 
 def gdb(*arguments, commands, **variables):
@@ -119,6 +124,26 @@ def test_debug_hooks_and_a_broken_list(program):
         "run", "set var *(long *)small[50] = (long)small[7] + 5", "pymem-block small[0]"]
         ).stdout
     assert "in the free list is no block of the pool" in output
+
+
+LARGE = """
+#include <Python.h>
+void *last, *before;
+int main(void)
+{
+    for (int i = 0; i < 600000; i++) { before = last; last = PyObject_Malloc(64); }
+    PyObject_Free(last);
+    abort();
+}
+"""
+
+
+def test_a_block_at_hand_is_free(tmp_path):
+    (tmp_path / "large.c").write_text(LARGE)
+    output = gdb(compile_program(tmp_path / "large.c"), commands=[
+        "run", "pymem-block last", "pymem-block before"]).stdout
+    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, free", output, re.M)
+    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, used", output, re.M)
 
 
 def test_a_real_python(python):

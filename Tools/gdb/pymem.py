@@ -96,9 +96,19 @@ class Heap:
                 return owner_of(heap)
         return f"heap {number}"
 
-    def freed_by_others(self, number):
-        """Addresses of the blocks of a heap that wait for its owner."""
-        found = set()
+    def at_hand(self):
+        """Addresses of the blocks at hand: down from the top of each stack."""
+        first, last = value("at_hand").type.range()
+        word = gdb.lookup_type("void").pointer().sizeof
+        for i in range(first, last + 1):
+            bottom = int(value(f"&at_hand_places[{i}][0]"))
+            for place in range(int(value(f"at_hand[{i}].top")), bottom, -word):
+                if block := read_word(place):
+                    yield block
+
+    def freed(self, number):
+        """Addresses of the blocks of a heap that wait for its owner, or are at hand."""
+        found = set(self.at_hand()) if number == 0 else set()
         for heap in self.heaps():
             block = int(heap["freed_by_others"]) if int(heap["number"]) == number else 0
             while block and block not in found:
@@ -136,7 +146,7 @@ class Pool:
                      - (self.start - self.address)) // self.blocksize
         self.owner = heap.owner(int(record["owner"]))
         end = self.address + size
-        self.waiting = [block for block in heap.freed_by_others(int(record["owner"]))
+        self.waiting = [block for block in heap.freed(int(record["owner"]))
                         if self.address <= block < end]
 
     def free_list(self):

@@ -271,7 +271,7 @@ START_TEST(the_layout_leads_to_the_structures)
 {
     _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
     const PyMemHeapLayout *at = &_PyMem_HeapLayout;
-    ck_assert_mem_eq(at->cookie, "pymemhp4", 8);
+    ck_assert_mem_eq(at->cookie, "pymemhp5", 8);
     model_fill(512);
     const char *heap = *(const char *const *)at->heaps;
     const char *small = heap + at->heap_small_arenas;

@@ -1,0 +1,114 @@
+/* Blocks at hand: when there are any, and when they go back.
+ *
+ * A block at hand keeps its pool, and the pool its arena.  So there are so many at most
+ * for each class, and all go back to their pools
+ *
+ *   when pools become empty one after another, as then the heap shrinks,
+ *   before an arena is bought,
+ *   at the end of a window of time (keeping.c),
+ *   when memory is given back: PyMem_Trim(), or a request failed,
+ *   when the heap is small again, or somebody hooks a domain.
+ *
+ * Owns at_hand[] and at_hand_places[].  Calls pools.c and shortways.c. */
+
+#include "pycore_athand.h"
+#include "pycore_pools.h"
+#include "pycore_shortways.h"
+
+/* The last levels of caches have 16 to 64 MiB. */
+#define LARGE_FROM (((size_t)24 << 20) / ARENA_SIZE)
+#define SMALL_BELOW (LARGE_FROM / 2)
+
+block *at_hand_places[NB_SMALL_SIZE_CLASSES][AT_HAND_PLACES];
+
+#define ROOM_IN_BYTES (64u * 1024u)
+
+#define STACK(i) [i] = {at_hand_places[i], at_hand_places[i]}
+#define EIGHT(i) STACK(i), STACK((i) + 1), STACK((i) + 2), STACK((i) + 3), \
+                 STACK((i) + 4), STACK((i) + 5), STACK((i) + 6), STACK((i) + 7)
+
+struct at_hand at_hand[NB_SMALL_SIZE_CLASSES] = {
+    EIGHT(0), EIGHT(8), EIGHT(16), EIGHT(24),
+#if NB_SMALL_SIZE_CLASSES > 32
+    EIGHT(32), EIGHT(40), EIGHT(48), EIGHT(56),
+#endif
+};
+
+static int
+is_hidden(const struct at_hand *stack, unsigned szclass)
+{
+    return *stack->top == NULL && stack->top != at_hand_places[szclass];
+}
+
+void
+at_hand_open(unsigned szclass)
+{
+    struct at_hand *stack = &at_hand[szclass];
+    unsigned room = ROOM_IN_BYTES / INDEX_TO_SIZE(szclass), most = AT_HAND_PLACES - 2;
+    stack->top -= is_hidden(stack, szclass);
+    stack->end = &at_hand_places[szclass][room < most ? room : most];
+}
+
+/* NULL above the blocks hides them. */
+void
+at_hand_close(void)
+{
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        struct at_hand *stack = &at_hand[i];
+        if (*stack->top != NULL) {
+            stack->top[1] = NULL;
+            stack->top++;
+        }
+        stack->end = at_hand_places[i];
+    }
+}
+
+/* A block leaves its stack before its pool has it. */
+COLD void
+at_hand_return(void)
+{
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        struct at_hand *stack = &at_hand[i];
+        stack->top -= is_hidden(stack, i);
+        stack->end = at_hand_places[i];
+        for (block *bp; (bp = at_hand_take(stack)) != NULL; ) {
+            pool_free_block(&main_heap, pool_of(bp), bp);
+        }
+    }
+}
+
+/* In a heap that neither grows nor shrinks hardly one does. */
+void
+at_hand_pool_became_empty(void)
+{
+    static unsigned nempty;
+    if (UNLIKELY(++nempty % (unsigned)MAX_POOLS_IN_ARENA == 0)) {
+        at_hand_return();
+    }
+}
+
+/* What is at hand goes back where the heap's owner takes blocks: an arena comes or goes
+ * now, which is no time to free any. */
+void
+at_hand_follow_size(size_t narenas)
+{
+    static int is_large;
+    int was_large = is_large;
+    is_large = narenas >= (was_large ? SMALL_BELOW : LARGE_FROM);
+    if (is_large != was_large) {
+        short_ways_lead_by_hand(is_large);
+        heap_tell(&main_heap, HEAP_HAS_FREED);
+    }
+}
+
+READS_WHILE_OTHERS_WRITE void
+at_hand_visit(void (*visit)(void *arg, block *bp), void *arg)
+{
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        const struct at_hand *stack = &at_hand[i];
+        block *const volatile *place = stack->top - is_hidden(stack, i);
+        for (block *bp; (bp = *place) != NULL; place--) {
+            visit(arg, bp);
+        }
+    }
+}
