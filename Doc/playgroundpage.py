@@ -3,6 +3,7 @@
     .. playground::
        :replaces: pool
        :exercise: header
+       :show: arenas pool rings bytes table
        :at: 3
        :debug:
 
@@ -34,13 +35,13 @@ class Playground(Directive):
     option_spec = {"replaces": directives.unchanged, "exercise": directives.unchanged,
                    "at": directives.nonnegative_int, "debug": directives.flag,
                    "geometry": directives.unchanged, "rule": directives.unchanged,
-                   "page": directives.flag}
+                   "show": directives.unchanged, "page": directives.flag}
 
     def run(self):
         environment = self.state.document.settings.env
         depth = environment.docname.count("/")
         options = {name: self.options[name] for name in
-                   ("replaces", "exercise", "at", "geometry", "rule") if name in self.options}
+                   ("replaces", "exercise", "at", "geometry", "rule", "show") if name in self.options}
         options.update(program="\n".join(self.content) + "\n", debug="debug" in self.options,
                        is_page="page" in self.options, page="../" * depth + "playground.html")
         if not MODULES.is_dir():
@@ -62,9 +63,8 @@ def add_scripts(app):
     if MODULES.is_dir():
         app.add_js_file("playground/loader.js")
         app.add_css_file("playground/playground.css")
-    else:
+    else:                                   # make says so, too
         logging.getLogger(__name__).info(WITHOUT, MODULES)
-        print(f"pymem: {WITHOUT % MODULES}")      # sphinx-build -q would be silent
 
 
 def setup(app):

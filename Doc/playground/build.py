@@ -31,7 +31,7 @@ WASM = ["--target=wasm32-wasi", "-mexec-model=reactor", "-nostdlibinc",
         "-isystem", "/usr/include/wasm32-wasi", f"-I{HERE / 'wasi'}", "-DGEOMETRY_OF_64_BIT",
         "-Oz", "-flto", "-Wl,--strip-all", "-Wl,--gc-sections",
         "-lc-printscan-no-floating-point"]
-NATIVE = ["-O1", "-pthread"]
+NATIVE = ["-O0", "-pthread"]
 CALLS = 3000                    # of the trace
 RECORDED = """
 import json, marshal

@@ -11,7 +11,7 @@ const element = play.element, MOST_BYTES = 96;
 const KINDS = {
     size: "bytes asked for", domain: "domain", forbidden: "FD, forbidden",
     clean: "CD, not written yet", dead: "DD, freed", written: "written", broken: "overwritten",
-    next: "behind the block", link: "address of the next free block",
+    inside: "in the block", next: "behind the block", link: "address of the next free block",
 };
 
 /* {start, end, asked}: offsets from the block's address that are shown. */
@@ -51,7 +51,7 @@ function kind_of(machine, chosen, range, offset, byte) {
     if (offset >= range.whole) {
         return "next";
     }
-    return chosen.is_free && offset < 4 ? "link" : "written";
+    return chosen.is_free && offset < 4 ? "link" : "inside";
 }
 
 function byte_button(offset, byte, kind) {

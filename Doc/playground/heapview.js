@@ -7,6 +7,7 @@
 "use strict";
 const play = globalThis.pymemPlay = globalThis.pymemPlay || {};
 const MOST_ARENAS = 24, MOST_ARROWS = 24;
+const WORDS = {used: "used", free: "free", never: "never used"};
 
 /* An element: attributes, then children or text. */
 play.element = function (name, attributes, ...children) {
@@ -86,7 +87,7 @@ play.draw_arenas = function (box, state, marked, chosen) {
         play.roving(grid, () => getComputedStyle(grid).gridTemplateColumns.split(" ").length);
         return element("div", {class: "arena", role: "group",
                                "aria-label": `arena ${arena.number}`},
-                       element("h4", {}, `arena ${arena.number}`),
+                       element("b", {}, `arena ${arena.number}`),
                        element("p", {}, `${play.size_text(arena.size)} at `
                                + `${play.hex(arena.address)}, ${arena.nfree} of ${arena.npools} `
                                + `pools free${arena.is_medium ? "; medium blocks" : ""}`),
@@ -128,7 +129,7 @@ function arrows(list, place) {
 }
 
 function block_cell(pool, state, i, place, marked, chosen) {
-    const label = `block ${i}: ${{used: "used", free: "free", never: "never used"}[state]}`;
+    const label = `block ${i}: ${WORDS[state]}`;
     const cell = svg("rect", {
         x: place.x(i) - place.side / 2 + 1, y: place.y(i) - place.height / 2 + 1,
         width: place.side - 2, height: place.height - 2, "data-block": i,
@@ -150,8 +151,10 @@ play.draw_pool = function (box, pool, list, marked, chosen) {
     const marker = svg("marker", {id: "pymem-play-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4,
                                   markerWidth: 7, markerHeight: 7, orient: "auto"},
                        svg("path", {d: "M0 0L8 4L0 8Z", class: "head"}));
-    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
-                                "aria-label": pool_label(pool), class: "blocks"},
+    const at = chosen === null ? "" : `; block ${chosen}: ${WORDS[states[chosen]]}`;
+    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, width, height, tabindex: 0,
+                                role: "application", "data-columns": place.columns,
+                                "aria-label": `${pool_label(pool)}${at}`, class: "blocks"},
                         svg("defs", {}, marker));
     picture.style.setProperty("--hue", play.hue(pool.blocksize));
     states.forEach((state, i) =>

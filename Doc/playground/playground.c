@@ -244,7 +244,7 @@ play_pool(unsigned arena, unsigned pool_offset)
     char *address = places[arena].address + pool_offset;
     poolp pool = pool_of(address);
     pool = pool != NULL ? pool : medium_pool_of(address);
-    if (pool == NULL) {
+    if (pool == NULL || (char *)pool_address(pool) != address) {
         return text;
     }
     const struct size_class *class = &size_classes[pool_class(pool)];
@@ -297,13 +297,11 @@ _PyMem_DumpTraceback(int fd, const void *ptr)
 static void
 print_pools(void)
 {
-    char arena_text[1 << 10];
-    for (unsigned i = 0; i < MAX_PLACES && places[i].is_used; i++) {
+    for (unsigned i = 0; i < MAX_PLACES && places[i].address != NULL; i++) {
         for (size_t offset = 0; offset < places[i].size; offset += POOL_SIZE) {
-            snprintf(arena_text, sizeof(arena_text), "free %u %zu", i, offset);
             const char *list = play_pool(i, (unsigned)offset);
             if (*list != '\0') {
-                printf("%s %s\n", arena_text, list);
+                printf("free %u %zu %s\n", i, offset, list);
             }
         }
     }

@@ -134,10 +134,10 @@ class View {
                              value => { this.chosen.speed = Number(value); });
         speed.firstElementChild.setAttribute("aria-label", "speed, in calls");
         return element("div", {class: "bar", role: "toolbar", "aria-label": "steps"},
-                       button("⏮", "to the beginning", () => this.go(0)),
+                       button("|◀", "to the beginning", () => this.go(0)),
                        button("◀", "one call back", () => this.go(this.at - 1)),
                        button("▶", "one call forward", () => this.go(this.at + 1)),
-                       button("⏭", "to the end", () => this.go(this.calls.length)),
+                       button("▶|", "to the end", () => this.go(this.calls.length)),
                        this.run_button, speed, this.slider, this.label);
     }
     left() {
@@ -158,7 +158,7 @@ class View {
                                     "aria-label": "what the library said"});
         return element("div", {class: "left"}, examples,
                        element("div", {class: "editor"}, this.lines, this.editor), this.fault,
-                       this.settings(), element("h4", {}, "What happened"), this.happened,
+                       this.settings(), element("div", {class: "title"}, "What happened"), this.happened,
                        this.said);
     }
     settings() {
@@ -183,11 +183,15 @@ class View {
                  this.chosen.debug ? "on" : "off"), this.link);
     }
     right() {
-        this.arenas = section("Arenas and pools", true, "arenas");
-        this.pool = section("A pool, its blocks, the list of free ones", true, "one-pool");
-        this.rings = section("Rings of usedpools", true, "rings");
-        this.bytes = section("Bytes of a block", true, "bytes");
-        this.table = section("Statistics", false, "table");
+        const shown = (this.options.show || "arenas pool rings bytes").split(" ");
+        const part = (title, name) => section(title, shown.includes(name), `${name}-part`);
+        this.arenas = part("Arenas and pools", "arenas");
+        this.pool = part("A pool, its blocks, the list of free ones", "pool");
+        this.rings = part("Rings of usedpools", "rings");
+        this.bytes = part("Bytes of a block", "bytes");
+        this.table = part("Statistics", "table");
+        /* What was closed has no width to be drawn in. */
+        this.pool.details.addEventListener("toggle", () => this.draw_pool());
         this.table.content.tabIndex = 0;
         this.table.details.addEventListener("toggle", () => this.show_table());
         return element("div", {class: "right"}, ...[
@@ -235,12 +239,32 @@ class View {
             || event.ctrlKey || event.altKey || event.metaKey) {
             return;
         }
+        if (event.target.matches("svg.blocks") && this.key_in_pool(event)) {
+            return;
+        }
         const to = {ArrowLeft: this.at - 1, ArrowRight: this.at + 1, Home: 0,
                     End: this.calls.length}[event.key];
         if (to !== undefined) {
             event.preventDefault();
             this.go(to);
         }
+    }
+    /* Arrow keys go from block to block. */
+    key_in_pool(event) {
+        const columns = Number(event.target.dataset.columns);
+        const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns,
+                      ArrowDown: columns}[event.key];
+        const pool = play.pool_of(this.state, this.shown_pool);
+        if (step === undefined) {
+            return false;
+        }
+        event.preventDefault();
+        const next = this.pinned_block === null ? 0 : this.pinned_block + step;
+        this.pinned_pool = this.shown_pool;
+        this.pinned_block = Math.max(0, Math.min(pool.nblocks - 1, next));
+        this.draw();
+        this.refocus("svg.blocks");
+        return true;
     }
     clicked(event) {
         const pool = event.target.closest("[data-pool]");
@@ -482,6 +506,7 @@ play.begin = async function (box) {
     if (options.replaces !== undefined) {
         fold_picture(options.replaces);
     }
+    performance.measure("playground");          /* since the page began */
     box.playground = view;              /* for tests, and whoever is curious */
     box.dataset.ready = "yes";
 };
