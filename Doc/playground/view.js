@@ -191,7 +191,11 @@ class View {
         this.bytes = part("Bytes of a block", "bytes");
         this.table = part("Statistics", "table");
         /* What was closed has no width to be drawn in. */
-        this.pool.details.addEventListener("toggle", () => this.draw_pool());
+        this.pool.details.addEventListener("toggle", () => {
+            if (this.state !== undefined) {
+                this.draw_pool();
+            }
+        });
         this.table.content.tabIndex = 0;
         this.table.details.addEventListener("toggle", () => this.show_table());
         return element("div", {class: "right"}, ...[
@@ -471,7 +475,7 @@ class View {
                      : next && next.line === i + 1 ? "next" : ""}, String(i + 1))));
     }
     show_table() {
-        if (this.table.details.open && !this.machine.ended) {
+        if (this.table.details.open && this.machine !== undefined && !this.machine.ended) {
             this.table.content.replaceChildren(element("pre", {}, this.machine.table()));
         }
     }

@@ -255,7 +255,8 @@ def test_the_same_as_the_library_itself(page, html, module, hooks):
     assert {(arena, offset): blocks for arena, offset, *blocks in lists} == known
     # The map has records of another size where pointers have 32 bits.
     assert told[table:].split("arena map")[0] == shown["table"].split("arena map")[0]
-    assert "# arenas reclaimed                 =                    0" not in told
+    went_back = re.search(r"# arenas reclaimed +=  +([\d,]+)\n", told)
+    assert module != "classic-cpython" or int(went_back[1]) > 0
 
 
 def test_an_overflow_by_a_click(page):
