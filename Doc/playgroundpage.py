@@ -2,6 +2,7 @@
 
     .. playground::
        :replaces: pool
+       :says: Try it here:
        :exercise: header
        :show: arenas pool rings bytes table
        :at: 3
@@ -9,8 +10,9 @@
 
        p = malloc(37)
 
-Its files are in the folder playground of the build (PYMEM_BUILD), where make puts them.  Where
-there is no compiler for WebAssembly the pages have the pictures only.
+What it says is there only where the playground is, as without JavaScript it is not.  Its files
+are in the folder playground of the build (PYMEM_BUILD), where make puts them.  Where there is
+no compiler for WebAssembly the pages have the pictures only.
 """
 
 import json
@@ -35,7 +37,8 @@ class Playground(Directive):
     option_spec = {"replaces": directives.unchanged, "exercise": directives.unchanged,
                    "at": directives.nonnegative_int, "debug": directives.flag,
                    "geometry": directives.unchanged, "rule": directives.unchanged,
-                   "show": directives.unchanged, "page": directives.flag}
+                   "show": directives.unchanged, "says": directives.unchanged,
+                   "page": directives.flag}
 
     def run(self):
         environment = self.state.document.settings.env
@@ -47,8 +50,10 @@ class Playground(Directive):
         if not MODULES.is_dir():
             text = "This page was built without it." if options["is_page"] else ""
             return [nodes.paragraph("", text)] if text else []
-        return [nodes.raw("", f'<div class="playground" data-play="{escape(json.dumps(options))}">'
-                          "</div>", format="html")]
+        says = f"<p>{escape(self.options['says'])}</p>" if "says" in self.options else ""
+        return [nodes.raw("", f'<div class="playground-part">{says}<div class="playground" '
+                          f'data-play="{escape(json.dumps(options))}"></div></div>',
+                          format="html")]
 
 
 def copy_files(app, exception):

@@ -32,7 +32,7 @@ async function bring_to_life(box) {
         await play.begin(box);
     }
     catch (error) {
-        box.hidden = true;              /* the picture stays */
+        box.parentElement.hidden = true;        /* the picture stays */
         throw error;
     }
 }
@@ -46,6 +46,7 @@ function begin() {
         }
     }, {rootMargin: "600px"});
     if (globalThis.WebAssembly !== undefined && globalThis.DecompressionStream !== undefined) {
+        document.documentElement.classList.add("pymem-play");
         boxes.forEach(box => watcher.observe(box));
     }
 }

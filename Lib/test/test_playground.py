@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from functools import lru_cache
 
 import pytest
@@ -259,6 +260,55 @@ def test_the_same_as_the_library_itself(page, html, module, hooks):
     assert module != "classic-cpython" or int(went_back[1]) > 0
 
 
+# CPython's own pymalloc: blocks in six pools that are full, freed and asked for at random.
+IN_CPYTHON = """
+import ctypes, json, random
+api = ctypes.pythonapi
+api.PyObject_Malloc.restype = ctypes.c_void_p
+api.PyObject_Malloc.argtypes = [ctypes.c_size_t]
+api.PyObject_Free.argtypes = [ctypes.c_void_p]
+pools, numbers, calls = {}, random.Random(3), []
+for _ in range(400):
+    p = api.PyObject_Malloc(490)
+    pools.setdefault(p >> 14, []).append(p)
+full = [blocks for blocks in pools.values() if len(blocks) == 32]
+number_of = {blocks[0] >> 14: i for i, blocks in enumerate(full)}
+addresses = {32 * i + j: full[i][j] for i in range(6) for j in range(32)}
+live = list(addresses)
+for slot in range(400, 700):
+    if live and numbers.random() < 0.62:
+        old = live.pop(numbers.randrange(len(live)))
+        api.PyObject_Free(addresses[old])
+        calls.append(["f", old, None])
+    else:
+        p = addresses[slot] = api.PyObject_Malloc(490)
+        live.append(slot)
+        calls.append(["m", slot, [number_of.get(p >> 14, -1), p % 16384]])
+print(json.dumps(calls))
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="pools of 4 KiB before CPython 3.10")
+def test_cpythons_rule_is_cpythons(page):
+    """The same blocks in the same order as this interpreter's own allocator gives."""
+    result = run(sys.executable, "-c", IN_CPYTHON)
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    calls = [("m", slot, 490) for slot in range(400)]
+    calls += [(what, slot, 490 if what == "m" else 0) for what, slot, _ in told]
+    given = {}
+    for rule in "cpython", "ours":
+        places = page.driver.execute_async_script(ASK, f"default-{rule}", calls, False)["places"]
+        # The first pools hold 32 blocks each, and all that they have.
+        given[rule] = [[where // 16384, where % 16384] if arena == 0 and where < 12 * 16384
+                       else [-1, where % 16384] for arena, where in places[400:]]
+    wanted = [(i, place) for i, (what, _, place) in enumerate(told)
+              if what == "m" and place[0] != -1]
+    assert len(wanted) > 90
+    assert [(i, given["cpython"][i]) for i, _ in wanted] == wanted
+    assert [(i, given["ours"][i]) for i, _ in wanted] != wanted
+
+
 def test_an_overflow_by_a_click(page):
     """The byte behind the block is written; free() finds it, and says so in its own words."""
     page.set("debug", "on")
@@ -430,6 +480,19 @@ def test_it_fits_a_phone(page, driver, scheme):
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_without_javascript_nothing_is_there(page, driver, html):
+    """No empty box, no sentence about it."""
+    part = driver.find_element("css selector", ".playground-part")
+    assert part.is_displayed()
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        driver.get(f"file://{html / 'playground.html'}")
+        assert not driver.find_element("css selector", ".playground-part").is_displayed()
+        assert driver.find_element("css selector", "h1").is_displayed()
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_each_control_has_a_name(page):
