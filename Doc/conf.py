@@ -12,7 +12,7 @@ release = version = re.search(
     r"AC_INIT\(\[pymem\], \[(.*?)\]\)",
     (Path(__file__).parent.parent / "configure.ac").read_text())[1]
 copyright = "2026, the pymem authors"
-extensions = ["heapdiagram"]
+extensions = ["followpage", "heapdiagram", "playgroundpage"]
 source_suffix = ".rst"
 master_doc = "index"
 primary_domain = "c"

@@ -40,7 +40,7 @@ class HeapDiagram(Directive):
         result = draw(name)
         if result.returncode != 0:
             raise self.error(f"heap-diagram {name}: {result.stderr}")
-        figure = nodes.raw("", '<figure class="heap-diagram">' + result.stdout
+        figure = nodes.raw("", f'<figure class="heap-diagram" data-diagram="{name}">' + result.stdout
                            + f"<figcaption>{escape(alt)}</figcaption></figure>",
                            format="html")
         return [figure]

@@ -8,7 +8,7 @@
  *         +-----------+------+-----------+-------------+-------------+--------+
  *          big-endian  api id             the caller's  S of them     only with
  *                                                                     PYMEM_DEBUG_SERIALNO
- * S is sizeof(size_t).  A program that writes past either end of its block, or
+ * S is WORD_SIZE, sizeof(size_t).  A program that writes past either end of its block, or
  * into it after free(), or frees it through another family, without the GIL or
  * twice, is ended with a description of the block.
  *
@@ -18,6 +18,7 @@
 #include "pycore_pymem.h"
 #include "pycore_compiler.h"
 #include "pycore_deadblocks.h"
+#include "pycore_geometry.h"
 #include "pycore_host.h"
 #include "pycore_virtualmem.h"
 
@@ -29,7 +30,7 @@
 #define FORBIDDENBYTE  0xFD     /* nobody's: before and behind a block */
                                 /* DEADBYTE, 0xDD, freed: pycore_deadblocks.h */
 
-#define SST sizeof(size_t)
+#define SST WORD_SIZE
 #define HEAD_SIZE (2 * SST)
 #ifdef PYMEM_DEBUG_SERIALNO
 #  define TAIL_SIZE (2 * SST)

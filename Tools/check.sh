@@ -46,7 +46,7 @@ if [ -z "$quick" ]; then
     need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
         python3-pytest-asyncio python3-exceptiongroup python3-sphinx \
         python3-matplotlib python3-selenium python3-pil \
-        chromium chromium-driver $multilib \
+        chromium chromium-driver lld wasi-libc libclang-rt-dev-wasm32 $multilib \
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3
 fi
 [ -z "$packages_only" ] || exit 0

@@ -64,7 +64,7 @@ is_there() {
     systemtap-sdt-dev) header=sys/sdt.h ;;
     valgrind) header=valgrind/valgrind.h ;;
     # Used where found.
-    libmimalloc-dev | gcc-multilib | libclang-rt-*) return 0 ;;
+    libmimalloc-dev | gcc-multilib | libclang-rt-* | lld | wasi-libc) return 0 ;;
     libc6-dev-*-cross) return 0 ;;              # the compiler says what it misses
     gcc-*-linux-gnu*) command -v "${1#gcc-}-gcc" >/dev/null; return ;;
     qemu-user) command -v qemu-aarch64 >/dev/null; return ;;

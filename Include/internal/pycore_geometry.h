@@ -8,11 +8,14 @@
 
 /* What a block is aligned to.  16 on 64-bit platforms, because a long double
  * and SSE values need it; 8 on 32-bit ones, where small blocks would waste
- * more than they are worth. */
-#if UINTPTR_MAX > 0xFFFFFFFFu
+ * more than they are worth.  The playground of the documentation has pointers of 32 bits
+ * and the geometry that its readers have (GEOMETRY_OF_64_BIT). */
+#if UINTPTR_MAX > 0xFFFFFFFFu || defined(GEOMETRY_OF_64_BIT)
 #  define ALIGNMENT_SHIFT 4
+#  define WORD_SIZE ((size_t)8)
 #else
 #  define ALIGNMENT_SHIFT 3
+#  define WORD_SIZE sizeof(void *)
 #endif
 #define ALIGNMENT (1u << ALIGNMENT_SHIFT)
 
@@ -45,7 +48,7 @@
  * CPython's pool header takes (48 bytes on 64-bit), so that blocks have the
  * addresses and pools the number of blocks that they have there.  What is
  * kept in them is pycore_pymalloc.h's matter. */
-#define POOL_OVERHEAD ((4 * sizeof(void *) + 4 * sizeof(unsigned)           \
+#define POOL_OVERHEAD ((4 * WORD_SIZE + 4 * sizeof(unsigned)                \
                         + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1))
 #define NUMBLOCKS(blocksize) ((unsigned)((POOL_SIZE - POOL_OVERHEAD) / (blocksize)))
 
