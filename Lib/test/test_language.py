@@ -19,7 +19,7 @@ RULES = {
     "who without a person": (r"\b(?:for|of|to|by|with|from|as|and|but) who\b(?! (?:wrote|made)\b)"
                              r"|^Who\b[^?]*\.$|; who\b", "a thread that...; whoever..."),
     "what as a subject": (r"^What\b[^?]*\.$", "the name of the thing"),
-    "of its own": (r"\bof (?:its|their|his|her|our|my|your|one's) own\b", "a separate...; name it"),
+    "of its own": (r"\bof (?:its|their|his|her|our|my|one's) own\b(?! \w)", "a separate...; name it"),
     "is to be": (r"\b(?:is|are|was|were) (?:not )?to be \w+(?:ed|en|t)\b", "must; is not traced"),
     "belongs into": (r"\bbelongs? into\b", "belongs in"),
     "mostly": (r"\bmostly\b", "usually; for the most part"),
@@ -57,7 +57,7 @@ def plain(text):
 def sentences(text):
     for paragraph in re.split(r"\n\s*\n|\n(?= *(?:[-*#]|\d+\.) )", text):
         words = " ".join(paragraph.split())
-        yield from re.split(r"(?<=[.?!])\)? +(?=[A-Z(X])", words)
+        yield from re.split(r"(?<=[.?!])\)? +(?=[A-Z(X*\d])", words)
 
 
 def c_comments(text):
@@ -86,9 +86,14 @@ def manual(text):
                                                          flags=re.M | re.S), flags=re.M))
 
 
+# Comments that were written before the rules and are not yet read again.
+LATER = set()
+# Tables that a tool writes.
+MADE = "misuse-results", "oracle-table"
 READ = [(without, path) for without, paths in (
-    (lambda text: [without_code(text)], [TOP / "README.rst", TOP / "CONTRIBUTING.rst",
-                                         *sorted((TOP / "Doc").rglob("*.rst"))]),
+    (lambda text: [without_code(text)],
+     [TOP / "README.rst", TOP / "CONTRIBUTING.rst",
+      *(path for path in sorted((TOP / "Doc").rglob("*.rst")) if path.stem not in MADE)]),
     (manual, sorted((TOP / "Doc" / "man").iterdir())),
     (c_comments, [path for folder in ("Include", "Objects", "Python", "Programs", "Modules")
                   for path in sorted((TOP / folder).rglob("*.[ch]"))]),
@@ -101,6 +106,31 @@ def faults(read, path):
             for rule, (pattern, better) in RULES.items():
                 if re.search(pattern, sentence):
                     yield f"{path.relative_to(TOP)}: {rule} ({better}): {sentence}"
+
+
+def name(value):
+    return str(value.relative_to(TOP)) if hasattr(value, "relative_to") else ""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("folder", sorted({path.parent for _, path in READ}), ids=name)
+def test_sentences_keep_the_rules(folder):
+    assert [fault for read, path in READ if path.parent == folder and path.name not in LATER
+            for fault in faults(read, path)] == []
+
+
+@pytest.mark.parametrize("sentence, rule", [
+    ("What it allocates is not to be traced: we do, or who asked for a pause.", "what as a subject"),
+    ("The same, for who looks whether a domain is pymalloc's to use it without a call.",
+     "who without a person"),
+    ("Where the heap begins and how its structures look says _PyMem_HeapLayout.",
+     "a verb before its subject"),
+    ("One rule: it stays: always.", "two colons"), ("They are alike.", "alike"),
+    ("Each has a file of its own.", "of its own"), ("A block that was to be resized.", "is to be"),
+    ("This belongs into a header.", "belongs into"), ("It is mostly empty.", "mostly")])
+def test_a_sentence_that_failed_is_seen(sentence, rule):
+    pattern, _ = RULES[rule]
+    assert re.search(pattern, sentence)
 
 
 if __name__ == "__main__":
