@@ -116,7 +116,7 @@ class Process(Debuggee):
     def word(self, address):
         return self.words(address)[0]
 
-    # Consistent for who stops the process.
+    # Consistent for a caller that stops the process.
 
     def _heaps(self):
         """Addresses of the heaps, by number."""
