@@ -93,8 +93,8 @@ typedef struct {
 
 PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
 
-/* For those who read the heaps from outside, as debuggers do: where they begin and
- * how their structures look.  heaps is an array of nheaps pointers, NULL behind the
+/* For readers of the heaps from outside, as debuggers: where the heaps begin and how
+ * their structures look.  heaps is an array of nheaps pointers, NULL behind the
  * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {

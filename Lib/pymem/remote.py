@@ -4,9 +4,9 @@
     process.heap()              a Heap; the process stands still for so long
     process.usage()             sums of it, read while it goes on
 
-Where the heap begins and how its structures look says _PyMem_HeapLayout, which is in
-every program with pymem in it (Include/pymemheap.h).  Nothing runs in the process; the
-same rights are needed as for a debugger.
+_PyMem_HeapLayout says where the heap begins and how its structures look.  Every program with
+pymem in it has that variable (Include/pymemheap.h).  Nothing runs in the process; the same
+rights are needed as for a debugger.
 """
 
 import ctypes

@@ -23,9 +23,8 @@ RULES = {
     "is to be": (r"\b(?:is|are|was|were) (?:not )?to be \w+(?:ed|en|t)\b", "must; is not traced"),
     "belongs into": (r"\bbelongs? into\b", "belongs in"),
     "mostly": (r"\bmostly\b", "usually; for the most part"),
-    "a verb before its subject": (r"\b(?:says?|tells?|shows?|knows?|decides?|does) (?:_?Py|pymem_)\w+\.?$"
-                                  r"|^How\b[^?]*\b(?:says?|tells?|shows?) \w+\.$",
-                                  "the subject first"),
+    "a verb before its subject": (r"^(?:Where|How|Which|What|Whether)\b[^?.,:;]*\b(?:says|tells|shows|knows|decides)"
+                                  r" (?!so|no|why|whether|that|how|what|which|where)\w+(?:\(\))?[.,;]", "the subject first"),
     "two colons": (r":.*:", "two sentences"),
     "it as a place": (r"\bthe like\b|\bby and by\b|\bat that\.$", "plain words"),
     "so and so": (r"\band that is that\b|\bbe it\b|\bso to speak\b", "plain words"),
