@@ -19,7 +19,7 @@ extern "C" {
 typedef struct _object PyObject;
 typedef struct _typeobject PyTypeObject;
 
-/* What every object starts with. */
+/* The first fields of every object. */
 struct _object {
     Py_ssize_t ob_refcnt;
     PyTypeObject *ob_type;
@@ -228,8 +228,8 @@ PyAPI_FUNC(PyObject *) PyType_GenericAlloc(PyTypeObject *type, Py_ssize_t n);
 PyAPI_FUNC(PyObject *) PyType_GenericNew(PyTypeObject *type, PyObject *args,
                                          PyObject *kwargs);
 
-/* Make a type complete before its first object: what is not filled in comes from
- * tp_base (object, if there is none): tp_basicsize, tp_itemsize, tp_dealloc,
+/* Make a type complete before its first object.  Fields that are not filled in come
+ * from tp_base (object, if there is none): tp_basicsize, tp_itemsize, tp_dealloc,
  * tp_alloc, tp_new, tp_init, tp_free.  Without any tp_dealloc an object is given to
  * tp_free.  0; -1 with an error set for a type without a name, or smaller than its
  * base. */

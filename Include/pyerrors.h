@@ -1,8 +1,8 @@
 /* Errors: the one that a thread has set, and the end of a program that can't go on.
  *
  * Without an interpreter an error is an exception type and a text, kept for each
- * thread.  A function that fails sets one and returns NULL or -1; who calls it looks
- * with PyErr_Occurred() and ends it with PyErr_Clear().  Nothing here allocates, and
+ * thread.  A function that fails sets an error and returns NULL or -1.  Its caller looks
+ * with PyErr_Occurred() and clears with PyErr_Clear().  Nothing here allocates, and
  * nothing needs the GIL.  The behaviour is that of all CPython 3 where it is not said
  * otherwise. */
 

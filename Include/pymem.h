@@ -6,7 +6,7 @@
  *
  * alignment  16 bytes on 64-bit platforms (8 before CPython 3.7), 8 on 32-bit.
  * zero       0 bytes are asked for as 1: the result is a block like others, has an
- *            address that no other block has, and is to be freed.
+ *            address that no other block has, and must be freed.
  * contents   malloc leaves the memory uninitialised, calloc zeroes it.
  *            realloc keeps the first min(old, new) bytes.
  * errors     NULL when there is no memory, or when the request passes

@@ -11,10 +11,10 @@
  * Blocks of up to 512 bytes are in the heap of an interpreter, larger ones in the heap
  * of the thread that asked for them.  Nothing is allocated in them and no block is
  * changed, so what is seen of the caller's own interpreter and thread is exact.  Others
- * go on meanwhile, unless they need the GIL that the caller holds: of them each number
- * was right at some moment of the visit.  pymem's own: CPython prints statistics only.
- * With the GIL held; what visits must not use the mem and object domains.  In a build
- * without pymalloc there is nothing to see. */
+ * go on meanwhile, unless they need the GIL that the caller holds: of them each number was
+ * right at some moment of the visit.  Only pymem has it; CPython only prints statistics.  With
+ * the GIL held; what visits must not use the mem and object domains.  In a build without
+ * pymalloc there is nothing to see. */
 
 #ifndef PYMEMHEAP_H
 #define PYMEMHEAP_H
@@ -93,8 +93,8 @@ typedef struct {
 
 PyAPI_FUNC(void) PyMemHeap_GetFigures(PyMemHeapFigures *figures);
 
-/* For those who read the heaps from outside, as debuggers do: where they begin and
- * how their structures look.  heaps is an array of nheaps pointers, NULL behind the
+/* For readers of the heaps from outside, as debuggers: where the heaps begin and how
+ * their structures look.  heaps is an array of nheaps pointers, NULL behind the
  * last; map_leaves leads to a size_t.  All numbers are bytes from the start of a structure
  * (or its size), in the order of the names in Lib/pymem/remote.py. */
 typedef struct {

@@ -50,7 +50,7 @@ provided_none(void)
     return provided(Py_None);
 }
 
-/* "n" takes a signed number; sizes over PY_SSIZE_T_MAX are to be tried. */
+/* "n" takes a signed number; sizes over PY_SSIZE_T_MAX must be tried. */
 static int
 size_converter(PyObject *object, void *result)
 {

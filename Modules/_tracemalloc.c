@@ -46,7 +46,7 @@ extern void _PyTraceMalloc_ResetPeak(void);
 #  include "_tracerlinked.h"
 #endif
 
-/* The source of frames, and how many places it is to be asked for. */
+/* The source of frames, and how many places it is asked for. */
 static int
 start_source(const struct trace_source *source, unsigned max_places, size_t sample_bytes,
              uint64_t seed)

@@ -86,7 +86,7 @@ module_exec(PyObject *module)
     return -1;
 }
 
-/* An extension module was loaded, which may report blocks of its own. */
+/* An extension module was loaded, which may report its blocks. */
 static PyObject *
 tracemalloc_link_others(PyObject *module, PyObject *Py_UNUSED(ignored))
 {

@@ -37,7 +37,7 @@ huge_page_part(size_t size)
     return ptr;
 }
 
-/* Who is in it at a fork left it half done: the child must not wait for it. */
+/* A thread that is in it at a fork leaves it half done: the child must not wait for it. */
 static void *
 alloc_in_huge_page(size_t size)
 {

@@ -4,10 +4,10 @@
  *
  *   usable[n]    lists of arenas with n free pools, n from 1 on
  *        1: ( A, F )
- *        2: ( )            the next pool comes from A: the fullest arena that
+ *        2: ( )            the next pool comes from A, the fullest arena that
  *        3: ( C )          has one, so that the emptiest can become empty
  *       ...
- *   empty        ( D )      all pools free: kept for the next peak
+ *   empty        ( D )      all pools free, kept for the next peak
  *   lazily_empty ( E )      the same, and the system may take their memory
  *
  * An arena whose pools are all in use is in no list.

@@ -15,13 +15,13 @@
  * library brings along are held: an allocator that somebody installed sees
  * each free() at once.
  *
- * Each domain has a ring of its own.  A block leaves it during a free() of the
- * same domain, so what holds then holds for its allocator as well: the GIL is
- * held, or need not be.
+ * Each domain has a separate ring.  A block leaves the ring during a free() of the
+ * same domain.  So its allocator is called as that free() is: with the GIL where the
+ * domain needs it.
  *
- * The raw domain's hooks come here from any thread.  Who finds the lock taken
- * goes without.  Only a fork waits for it, so that no other thread is in a ring
- * then: in the child that one would never come out again. */
+ * The raw domain's hooks come here from any thread.  A thread that finds the lock taken goes
+ * without.  Only a fork waits for it, so that no other thread is in a ring then: in the child
+ * that one would never come out again. */
 
 #include "pycore_deadblocks.h"
 #include "pycore_compiler.h"

@@ -181,7 +181,7 @@ fill_lane(struct heap_of_blocks *heap, unsigned number, unsigned lane)
 
 /* Handing out. */
 
-/* What others gave back comes to its heap every 32 requests. */
+/* Blocks that others gave back come to their heap every 32 requests. */
 static COLD void
 take_in_given_back(struct heap_of_blocks *heap)
 {

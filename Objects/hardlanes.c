@@ -69,8 +69,8 @@ slab_unlink(struct ready *class, const struct hard_slab *slab)
     }
 }
 
-/* A slab that nothing is in goes, but for the one that is being cut.  What was never in use
- * is to be found as any other. */
+/* A slab that nothing is in goes, but for the one that is being cut.  A block that was never in
+ * use must be found as any other. */
 static void
 slot_free(struct ready *class, handle block)
 {

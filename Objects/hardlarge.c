@@ -1,4 +1,4 @@
-/* Large blocks of the hardened allocator: each in a mapping of its own, between pages that
+/* Large blocks of the hardened allocator: each in a separate mapping, between pages that
  * nobody can touch.
  *
  *   | guard | block ............................ canary | guard |
@@ -204,7 +204,7 @@ is_inside(const struct large *large, const void *ptr)
         && (uintptr_t)ptr - (uintptr_t)large->block < large->mapped;
 }
 
-/* What is wrong with an address that is no large block: the entry that it is in, or NULL. */
+/* Of an address that is no large block: the entry that the address is in, or NULL. */
 static COLD const struct large *
 find_inside(const void *ptr, enum hard_finding *finding)
 {

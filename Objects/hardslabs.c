@@ -2,7 +2,7 @@
  *
  * All of it is reserved at once, at an address that nobody foresees, and can't be touched.
  * An arena of 16 slabs is opened when it is needed, and the 64 KiB behind it never are.
- * Records and states are in parts of their own, with such gaps on both sides.
+ * Records and states are in separate parts, with such gaps on both sides.
  *
  * Calls virtualmem.c. */
 
@@ -137,7 +137,7 @@ put_slab(uint32_t *list, uint32_t number)
     *list = number;
 }
 
-/* In an order of their own. */
+/* In a separate random order. */
 static int
 open_arena(void)
 {

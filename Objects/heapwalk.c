@@ -1,8 +1,9 @@
 /* The heaps as they are seen from outside: pymemheap.h.
  *
  * Reads the structures of arenas.c and pools.c and shows all arenas as one kind, and all
- * pools.  What others freed is taken in before by its owner, if that is the caller; else
- * it is sorted here, to be shown as free, as is what is at hand.  Changes nothing else. */
+ * pools.  Blocks that others freed are taken in before by the owner, if that is the caller.
+ * Else they are sorted here, and shown as free, as are blocks at hand.  Changes nothing
+ * else. */
 
 #include "pymemheap.h"
 #include "pycore_hardened.h"

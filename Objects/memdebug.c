@@ -337,7 +337,7 @@ _PyMem_DebugRawFree(void *ctx, void *ptr)
     dead_block_add(hooks_domain(hooks), &dead);
 }
 
-/* What realloc erases before it calls the allocator below: head, tail, and up
+/* The parts that realloc erases before it calls the allocator below: head, tail, and up
  * to ERASED_SIZE bytes at each end of the data, which are saved.  If the block
  * moves, nobody finds live data in the old one. */
 struct saved_ends {

@@ -116,7 +116,7 @@ objects_are_served_by(void *(*served_by)(void *ctx, size_t size))
 #include "pycore_arenas.h"
 #include "pycore_pools.h"
 
-/* What one walk over all arenas of small blocks counts. */
+/* The counts of one walk over all arenas of small blocks. */
 struct usage {
     size_t narenas;
     size_t unaligned_arenas;
@@ -311,8 +311,8 @@ print_bytes(FILE *out, const struct usage *usage)
     print_line(out, "Total", total);
 }
 
-/* What the bookkeeping takes, apart from the arenas, in the process: that of other heaps
- * is not told apart.  CPython's arena map has other parts; the block has the same form. */
+/* Memory of the bookkeeping in the process, apart from the arenas.  That of other heaps is not
+ * told apart.  CPython's arena map has other parts; the block has the same form. */
 static void
 print_map(FILE *out, const struct usage *usage)
 {

@@ -30,7 +30,7 @@ pool_map_unlock(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* What was written before is seen by whoever has the lock next: pool_map_cover(). */
+/* The next holder of the lock sees what was written before: pool_map_cover(). */
 void
 pool_map_uncover(void)
 {

@@ -24,7 +24,7 @@ is_medium(const void *ptr)
     return pymalloc_has_medium(ptr) && pymalloc_medium_size(ptr) != 0;
 }
 
-/* What is made larger here is likely to grow again, and stays with malloc. */
+/* A block that is made larger here is likely to grow again, and stays with malloc. */
 static COLD void *
 move_medium(void *ptr, size_t size, void *moved)
 {
@@ -90,7 +90,7 @@ _PyMem_RawFree(void *ctx, void *ptr)
     }
 }
 
-/* What the raw domain starts with, whatever was set since. */
+/* The allocator that the raw domain starts with, whatever was set since. */
 static const PyMemAllocatorEx default_raw = RAW_ALLOC;
 
 void *

@@ -6,7 +6,7 @@
  *             v   |
  *      groups, by sixteenths of free blocks:  8  9 10 11 12 13 14 | 15, or need fresh memory
  *
- * What is freed at random leaves many pools with few blocks.  A block that is taken from
+ * Blocks that are freed at random leave many pools with few blocks.  A block that is taken from
  * such a pool keeps it alive, perhaps for hours.  So the fullest gives blocks first, and
  * the others have time to become empty.  The fullest has few blocks to give, and to look
  * for it at each call would cost more than the call: pools that are half full give in the

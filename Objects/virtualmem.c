@@ -2,8 +2,8 @@
  * (virtualrandom.c).
  *
  * A sandbox may refuse a call, or kill the program for it.  Where one is refused the
- * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that nothing but mmap and
- * munmap is to be called at all.
+ * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that only mmap and munmap may be
+ * called.
  *
  * A kernel has pages of 4, 16 or 64 KiB.  It refuses an address in the middle of one,
  * and rounds each length up: what must not touch a neighbour is given whole pages.
@@ -371,7 +371,7 @@ hardly_any_mapping_is_left(void)
 
 /* The end of memory.  Where it was in the middle of a mapping that makes two of one.  This
  * can fail where a process has as many as it may have (vm.max_map_count), and must not take
- * one of the last three.  What is in it goes all the same.  The addresses wait in a list,
+ * one of the last three.  Its contents go in any case.  The addresses wait in a list,
  * until they can go or are asked for again.  The list is taken whole, so that no lock is
  * needed. */
 
@@ -397,7 +397,7 @@ refused_add(void *ptr, size_t size)
     refused_push(refused);
 }
 
-/* What is in it has gone, or is zero; 0: it can't be written to, and so is empty. */
+/* Its contents have gone, or are zero; 0: it can't be written to, and so is empty. */
 static int
 clear_refused(void *ptr, size_t size)
 {
@@ -645,7 +645,7 @@ virtual_free_table(void *table, size_t size)
     virtual_free(table, rounded_up(size, PIECE) + size_of_bits(size));
 }
 
-/* What was never written to may be mapped over, where a sandbox refuses better. */
+/* Memory that was never written to may be mapped over, where a sandbox refuses better. */
 static int
 allow_writing(void *ptr, size_t size)
 {

@@ -1,5 +1,5 @@
-/* Memory by the page where the system has no mmap: the C library's, aligned, and nothing
- * that needs a system call of its own.  A part of virtualmem.c. */
+/* Memory by the page where the system has no mmap: the C library's, aligned, and nothing that
+ * needs another system call.  A part of virtualmem.c. */
 
 #include <stdlib.h>
 #include <string.h>

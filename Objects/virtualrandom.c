@@ -18,8 +18,8 @@
 #  include <sys/syscall.h>
 #endif
 
-/* Where the system must not be asked, of what it gave the process at its start: each time
- * other numbers, but who sees some of them can tell the next. */
+/* Where the system must not be asked, of what it gave the process at its start: each time other
+ * numbers, but a reader of some of them can tell the next. */
 static void
 random_of_start(unsigned char *bytes, size_t size)
 {

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-/* As Lib/pymem/attach.py writes it, at the start of pages of its own. */
+/* As Lib/pymem/attach.py writes it, at the start of separate pages. */
 struct request {
     size_t size;                        /* of the pages */
     int (*is_initialized)(void);

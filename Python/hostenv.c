@@ -1,5 +1,5 @@
-/* The environment under an interpreter that has a memory subsystem of its own: what it
- * ignores (-E, -I, a configuration of its own) we ignore.
+/* The environment under an interpreter that has its own memory subsystem. pymem ignores the
+ * variables that it ignores (-E, -I, its configuration).
  *
  * Asks the interpreter, by the names that it exports. */
 

@@ -1,4 +1,4 @@
-/* pymem under an interpreter that has a memory subsystem of its own.
+/* pymem under an interpreter that has its own memory subsystem.
  *
  *   the interpreter's PyObject_Malloc()
  *         |  its allocator of the domain, set by pymem_install()
@@ -41,8 +41,8 @@ enum { NEWEST = 15 };                   /* 3.N: what a later one asks for nobody
 static const struct {
     const char *name;
     size_t offset;
-    int since;                  /* 3.N; FIRST: any, and looked for before the version is
-                                   known; MAYBE: it may be missing */
+    int since;                  /* 3.N; FIRST is any, and looked for before the version is
+                                 * known; MAYBE may be missing */
 } functions[] = {
     FUNCTION(Py_GetVersion, FIRST), FUNCTION(Py_IsInitialized, FIRST),
     FUNCTION(PyGILState_Check, FIRST), FUNCTION(PyMem_GetAllocator, FIRST),

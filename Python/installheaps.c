@@ -31,7 +31,7 @@
 
 static PyMemAllocatorEx raw_below;
 
-/* Interpreters with a heap of their own. */
+/* Interpreters with a separate heap. */
 static struct state {
     struct state *next;
     const char *block;          /* the interpreter's state */
@@ -64,7 +64,7 @@ static _Thread_local unsigned nlarge;
 
 /* From 3.13 on _PyRuntime begins with a table of offsets: a cookie, then 64-bit numbers.
  * Two of them, side by side, tell where an interpreter's state has the address of its GIL,
- * and where it has that GIL if it is one of its own, as the main interpreter's is.  That
+ * and where it has that GIL if the GIL is its own, as the main interpreter's is.  That
  * they do is made sure of. */
 static int
 shares_main_gil(const char *interp)
@@ -143,8 +143,8 @@ heap_begin(const char *interp, int64_t id)
     return heap;
 }
 
-/* Where this thread has its state, once it was not known.  What is read has to be what the
- * functions tell, or nothing is read any more. */
+/* Where this thread has its state, once it was not known.  The values read must be those that
+ * the functions tell, or nothing is read any more. */
 static void
 check_words(char *tstate, const void *interp)
 {

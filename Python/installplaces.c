@@ -58,7 +58,7 @@ place_in_argument(const void *function)
     return place > 0 && MATCHES(RET) ? (size_t)place : 0;
 }
 
-/* What lies so far from the end of the number that tells it. */
+/* The address that lies so far from the end of the number that tells it. */
 static const void *
 at_distance(const unsigned char **code)
 {

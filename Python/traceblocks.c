@@ -28,7 +28,7 @@ static struct pointer_map other_blocks;
 static size_t ntraced;              /* traces, wherever they are */
 static size_t memory_now, memory_peak;
 
-/* Has a small block of Python's own, which belongs into a slot, been stored in
+/* Has a small block of Python's own, which belongs in a slot, been stored in
  * the hash table since all was cleared? */
 static int small_blocks_are_elsewhere;
 

@@ -1,8 +1,8 @@
 /* Where a block was allocated, as text on a file descriptor.
  *
  * For a program that is about to end, or for a signal handler: it writes, and calls nothing
- * else but what tracestacks.c knows.  What it can't have is malloc, whose heap may be what
- * is broken.  Owns nothing. */
+ * else but what tracestacks.c knows.  It can't have malloc, whose heap may be the broken one.
+ * Owns nothing. */
 
 #include "pycore_traceblocks.h"
 

@@ -54,11 +54,11 @@ static struct {
 
 static struct traced_domain no_domain;
 
-/* What a thread allocates is traced; with HIDDEN without being shown, with PAUSED, when
- * the tracer itself allocates or an allocator below it, not at all. */
+/* Blocks that a thread allocates are traced. With HIDDEN they are not shown. With PAUSED, when
+ * the tracer or an allocator below it allocates, they are not traced. */
 enum { HIDDEN = 1, PAUSED = 2, START = 4 };
 
-/* What belongs to a thread. */
+/* The fields of a thread. */
 static FAST_THREAD_LOCAL struct {
     unsigned state;                 /* the start that the sampling is of, + HIDDEN,
                                        + PAUSED: one comparison tells that nothing is
@@ -157,7 +157,7 @@ sample_is_due(size_t size)
 
 #define SMALL_ENOUGH 512u               /* bytes: pymalloc's in all versions */
 
-/* How a request is to be traced; 0: not at all. */
+/* How a request is traced; 0: not at all. */
 enum tracing { NOT_TRACED, TRACED, TRACED_HIDDEN };
 
 static inline enum tracing
@@ -750,7 +750,7 @@ tracer_renew(uintptr_t ptr)
     tracer_resume(before);
 }
 
-/* What is known. */
+/* The known traces. */
 
 int
 tracer_find(unsigned domain, uintptr_t ptr, struct trace *trace)

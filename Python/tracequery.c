@@ -1,4 +1,4 @@
-/* What the tracer knows, for those who ask: stacks, names, sums, all traces.
+/* The tracer's answers to questions: stacks, names, sums, all traces.
  *
  * Owns nothing; each function takes the tracer's lock (tracelock.c) around what it reads
  * of traceblocks.c and tracestacks.c. */

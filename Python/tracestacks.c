@@ -4,9 +4,9 @@
  *   frames, oldest first:   node = (node of the caller, frame)
  *   stack = (node of the most recent frame, number of frames, total)
  *
- * Stacks that begin alike share their nodes.  What makes it cheap: a place is
- * asked for its line once, and a stack mostly differs from the one before in its
- * last frames only, so that the nodes of the others are at hand.
+ * Stacks with the same beginning share their nodes.  It is cheap: a place is asked for its line
+ * once, and a stack usually differs from the one before only in its last frames, so that the
+ * nodes of the others are at hand.
  *
  * Everything here is called with the tracer's lock held. */
 
@@ -45,8 +45,8 @@ static struct {
 } names;
 
 /* The last stack that was captured, and the node of each frame.  Places of a
- * stack of one frame have a cache of their own: programs go back and forth
- * between a few. */
+ * stack of one frame have a separate cache: programs go back and forth between a
+ * few. */
 static struct {
     unsigned length, total, capacity;
     struct trace_place *places;         /* the most recent first */

@@ -1,6 +1,6 @@
 /* The tracer's hash tables.
  *
- * An intern_table numbers equal things alike and forgets none: file names,
+ * An intern_table gives equal things the same number and forgets none: file names,
  * frames, stacks.  A pointer_map has an entry for each live thing and loses it
  * again: traces, places in code.
  *

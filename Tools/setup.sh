@@ -73,6 +73,7 @@ is_there() {
     libtool) command -v libtoolize >/dev/null; return ;;
     python3*-venv) "$python" -c 'import ensurepip' 2>/dev/null; return ;;
     python3-pil) "$python" -c 'import PIL' 2>/dev/null; return ;;
+    furo) "$python" -c 'import furo' 2>/dev/null; return ;;
     python3-pytest-xdist) "$python" -c 'import xdist' 2>/dev/null; return ;;
     python3-?*) "$python" -c "import ${1#python3-}" 2>/dev/null; return ;;
     libpython3*-testsuite) "$python" -c 'import test.support' 2>/dev/null; return ;;

@@ -105,7 +105,7 @@ PyAPI_FUNC(int) _PyMem_SetDefaultAllocator(PyMemAllocatorDomain domain,
                                            PyMemAllocatorEx *old_alloc);
 
 #ifdef Py_STATS
-/* What a program asked of the mem and object domains (--enable-pystats).  The
+/* Requests of a program to the mem and object domains (--enable-pystats).  The
  * classes are CPython's: below 512 bytes, below 4094, and the rest; a calloc
  * counts by its element size. */
 typedef struct {

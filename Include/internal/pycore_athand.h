@@ -32,13 +32,10 @@ INTERNAL_DATA(struct at_hand) at_hand[NB_SMALL_SIZE_CLASSES];
 #define AT_HAND_PLACES 1000
 INTERNAL_DATA(block *) at_hand_places[NB_SMALL_SIZE_CLASSES][AT_HAND_PLACES];
 
-/* Both are two pointers, so that a size leads to its stack. */
-_Static_assert(sizeof(struct at_hand) == ALIGNMENT, "a stack for each multiple of it");
-
 static inline struct at_hand *
 at_hand_for(size_t nbytes)
 {
-    return (struct at_hand *)((char *)at_hand + ((nbytes - 1) & ~(size_t)(ALIGNMENT - 1)));
+    return &at_hand[(nbytes - 1) / ALIGNMENT];
 }
 
 /* The block freed last; NULL: none is at hand. */

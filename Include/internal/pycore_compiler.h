@@ -1,4 +1,4 @@
-/* What the compiler is told beyond C11. */
+/* Hints for the compiler beyond C11. */
 
 #ifndef Py_INTERNAL_COMPILER_H
 #define Py_INTERNAL_COMPILER_H

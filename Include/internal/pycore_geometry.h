@@ -6,7 +6,7 @@
 
 #include "pyport.h"
 
-/* What a block is aligned to.  16 on 64-bit platforms, because a long double
+/* The alignment of a block.  16 on 64-bit platforms, because a long double
  * and SSE values need it; 8 on 32-bit ones, where small blocks would waste
  * more than they are worth.  The playground of the documentation has pointers of 32 bits
  * and the geometry that its readers have (GEOMETRY_OF_64_BIT). */
@@ -46,8 +46,8 @@
 
 /* The first bytes of a pool are no block: four pointers and four counts, what
  * CPython's pool header takes (48 bytes on 64-bit), so that blocks have the
- * addresses and pools the number of blocks that they have there.  What is
- * kept in them is pycore_pymalloc.h's matter. */
+ * addresses and pools the number of blocks that they have there.  pycore_pymalloc.h says what
+ * is kept in them. */
 #define POOL_OVERHEAD ((4 * WORD_SIZE + 4 * sizeof(unsigned)                \
                         + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1))
 #define NUMBLOCKS(blocksize) ((unsigned)((POOL_SIZE - POOL_OVERHEAD) / (blocksize)))
@@ -74,7 +74,7 @@
 #define NB_SIZE_CLASSES (NB_SMALL_SIZE_CLASSES + NB_MEDIUM_SIZE_CLASSES)
 
 /* Their pools hold three blocks of the largest class, and are an eighth of their
- * arenas.  In every geometry alike. */
+ * arenas.  The same in every geometry. */
 #define MEDIUM_POOL_BITS 17
 #define MEDIUM_POOL_SIZE ((size_t)1 << MEDIUM_POOL_BITS)
 #define MEDIUM_ARENA_SIZE ((size_t)1 << 20)

@@ -1,4 +1,4 @@
-/* What the hardened allocator writes into a block, and behind its request's end.
+/* The bytes that the hardened allocator writes into a block, and behind its request's end.
  *
  *   in use   | request ...... | canary, at least a byte of it |
  *   free     | DEADBYTE ...................................... |

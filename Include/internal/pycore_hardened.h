@@ -1,9 +1,9 @@
-/* The hardened allocator: PYTHONMALLOC=hardened.  What its files share.
+/* The hardened allocator: PYTHONMALLOC=hardened.  Declarations that its files share.
  *
  *   hardened.c      the three domains: what is handed out, what is taken back and checked
  *   hardlanes.c     free blocks of up to 32 KiB: ready, in quarantine, in their slabs
  *   hardslabs.c     the memory of these blocks, and what is known of it, apart
- *   hardlarge.c     larger blocks, each in a mapping of its own
+ *   hardlarge.c     larger blocks, each in a separate mapping
  *   hardoptions.c   PYMEM_HARDENED, and the messages */
 
 #ifndef Py_INTERNAL_HARDENED_H
@@ -165,7 +165,7 @@ uint32_t hard_slab_new(unsigned class, unsigned blocksize, unsigned heap);
 /* Nothing is in it any more. */
 void hard_slab_free(uint32_t number);
 
-/* Memory of what is known, for good: zeroed; NULL: no memory. */
+/* Memory for records, for good, zeroed; NULL where there is no memory. */
 void *hard_metadata(size_t size);
 
 /* Give free slabs back to the system; the number of bytes. */

@@ -44,7 +44,7 @@ handle_slab(handle block)
     return (uint32_t)(block >> (16 + HARD_SLAB_BITS));
 }
 
-/* What is ready is in lanes of blocks in a row.  Each request has the next block of a random
+/* Ready blocks are in lanes of blocks in a row.  Each request has the next block of a random
  * lane: nobody foresees which, and what was asked for in a row is in a few rows, as the
  * processor expects it.  (A random one of all would be as hard to foresee, and programs twice
  * as slow.) */

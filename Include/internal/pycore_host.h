@@ -18,8 +18,8 @@ PyAPI_FUNC(int) PyGILState_Check(void);
  * main one was made; this says 0 where it can't know. */
 int _PyMem_HoldsGIL(void);
 
-/* An environment variable; NULL where it is not set or the environment is to
- * be ignored (python -E). */
+/* An environment variable; NULL where it is not set or the environment is ignored (python
+ * -E). */
 PyAPI_FUNC(char *) Py_GETENV(const char *name);
 
 /* snprintf that always ends the string. */

@@ -1,4 +1,4 @@
-/* pymem under an interpreter that has a memory subsystem of its own: what is asked of
+/* pymem under an interpreter that has its own memory subsystem: what is asked of
  * the interpreter (Python/install.c), which of its interpreters has which heap
  * (Python/installheaps.c), and where its functions read (Python/installplaces.c). */
 

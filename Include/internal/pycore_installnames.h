@@ -1,4 +1,4 @@
-/* What libpymeminstall.so and pymem-preload.so call what an interpreter has, too.
+/* Names in libpymeminstall.so and pymem-preload.so for functions that an interpreter has, too.
  *
  * They are beside an interpreter whose functions stay its own.  Nobody could tell from
  * which of the two "break PyMem_Malloc" in a debugger, or a frame of a profiler, is, if

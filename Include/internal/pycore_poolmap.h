@@ -1,10 +1,10 @@
 /* Pools, and the pool map: from the address of a block to the record of its pool.
  *
- * What decides the speed of a small allocator is how many cache lines a call
- * touches.  The fields that malloc and free need are therefore not in the
- * pools, where each would be alone at the same offset of its 16 KiB and all
- * of them would compete for a few cache sets, but side by side in the pool
- * map: one record of 32 bytes for each 16 KiB frame of address space.
+ * The number of cache lines that a call touches decides the speed of a small allocator.  The
+ * fields that malloc and free need are therefore not in the pools, where each would be alone
+ * at the same offset of its 16 KiB and all of them would compete for a few cache sets, but
+ * side by side in the pool map: one record of 32 bytes for each 16 KiB frame of address
+ * space.
  *
  *   address of a block  [ leaf: 16 bits | frame: 18 bits | offset: 14 bits ]
  *                           |               |

@@ -8,8 +8,8 @@
  *   pymem:arena__new    address, bytes
  *   pymem:arena__free   address, bytes
  *
- * A domain is 0, 1 or 2, as PyMemAllocatorDomain.  What a domain passes on to the raw
- * domain shows up there as well where that is asked through its own function. */
+ * A domain is 0, 1 or 2, as PyMemAllocatorDomain.  A request that a domain passes on to the raw
+ * domain shows up there as well, where the raw domain's own function is called. */
 
 #ifndef Py_INTERNAL_PROBES_H
 #define Py_INTERNAL_PROBES_H

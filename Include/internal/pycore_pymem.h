@@ -54,7 +54,7 @@ void _PyMem_MiFree(void *ctx, void *ptr);
     {NULL, _PyMem_MiMalloc, _PyMem_MiCalloc, _PyMem_MiRealloc, _PyMem_MiFree}
 #endif
 
-/* What the raw domain starts with. */
+/* The allocator that the raw domain starts with. */
 #ifdef WITH_RAW_MIMALLOC
 #  define RAW_ALLOC MIMALLOC_ALLOC
 #  define RAW_ALLOC_MALLOC _PyMem_MiMalloc
@@ -117,7 +117,7 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
     {&_PyMem_Debug[domain], _PyMem_DebugMalloc, \
      _PyMem_DebugCalloc, _PyMem_DebugRealloc, _PyMem_DebugFree}
 
-/* What a domain is by default, without debug hooks. */
+/* A domain's default allocator, without debug hooks. */
 #ifdef WITH_HARDENED
 #  include "pycore_hardened.h"
 #  define DEFAULT_ALLOC(domain) HARDENED_ALLOC(PYMEM_DOMAIN_##domain)
@@ -128,7 +128,7 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 #  define DEFAULT_ALLOC(domain) DEFAULT_ALLOC_##domain
 #endif
 
-/* What the domains are before anybody asks for something else. */
+/* The allocators of the domains before a program asks for others. */
 #ifdef Py_DEBUG
 #  define BORN_ALLOCS {DEBUG_RAW_ALLOC, DEBUG_ALLOC(PYMEM_DOMAIN_MEM), \
                        DEBUG_ALLOC(PYMEM_DOMAIN_OBJ)}
@@ -172,10 +172,10 @@ PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
 /* Blocks in use of one interpreter's heap (Objects/memstats.c). */
 Py_ssize_t _PyMem_CountBlocksOfHeap(struct heap *heap);
 
-/* What _PyObject_DebugMallocStats() knows, as JSON (Objects/memstats.c). */
+/* The figures of _PyObject_DebugMallocStats(), as JSON (Objects/memstats.c). */
 void _PyObject_WriteMallocStats(FILE *out);
 
-/* What PYTHONMALLOC may be in this build, for messages. */
+/* The values of PYTHONMALLOC in this build, for messages. */
 extern const char _PyMem_AllocatorNames[];
 
 #endif /* !Py_INTERNAL_PYMEM_H */

@@ -33,8 +33,8 @@ int block_watch(const void *start, int is_watched);
 
 /* How many blocks there are of which something is known, for each 16 KiB of
  * addresses (and others that share the place): kept while samples are traced.
- * Then nearly all places are 0, and that is all that free() looks at.  Needs no
- * lock for a block of one's own. */
+ * Then nearly all places are 0, and that is all that free() looks at.  Needs no lock for a
+ * block that the caller owns. */
 #define TRACE_FILTER_SIZE 16384u
 extern uint16_t trace_filter[TRACE_FILTER_SIZE];
 void blocks_use_filter(int on);

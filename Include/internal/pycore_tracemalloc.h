@@ -1,7 +1,7 @@
 /* The allocation tracer: which blocks are alive, how large they are, and by
  * which calls they came to be.
  *
- *   Python/tracemalloc.c    hooks on the domains; who asked: capture
+ *   Python/tracemalloc.c    hooks on the domains; capture of the caller's stack
  *   Python/traceblocks.c    traces by block
  *   Python/tracestacks.c    call stacks, each kept once
  *   Python/tracedump.c      one of them as text
@@ -60,7 +60,7 @@ struct trace_source {
     /* Where the calling thread, which holds the GIL, is: the first frame of
      * capture().  May be NULL. */
     void (*position)(struct trace_position *position);
-    /* What a place is called.  NULL: places stay addresses until they are
+    /* The name of a place.  NULL: places stay addresses until they are
      * printed. */
     void (*describe)(const struct trace_place *place, struct trace_name *file,
                      unsigned *line);

@@ -6,7 +6,7 @@
 #include "pycore_compiler.h"
 #include "cpython/objimpl.h"
 
-/* What the system maps and unmaps at a time, in bytes: 4 KiB; 16 or 64 on some
+/* The unit in which the system maps and unmaps, in bytes: 4 KiB; 16 or 64 on some
  * kernels for arm64 and ppc64.  It rounds lengths up to that. */
 size_t virtual_page_size(void);
 
@@ -45,7 +45,7 @@ void virtual_populate(void *ptr, size_t size);
 size_t virtual_purge(void *ptr, size_t size);
 
 /* The system may take the same pages when it is short of memory, until they are written
- * to: what is read there until then is the old contents or zeros.  -1: it can't. */
+ * to: a read finds the old contents or zeros until then. Returns -1 where it can't. */
 int virtual_lend(void *ptr, size_t size);
 
 /* Ask for huge pages, where the system has them. */

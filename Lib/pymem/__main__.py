@@ -379,8 +379,8 @@ def limit_of(text):
 
 
 def parser():
-    main_parser = Parser(prog="pymem", description="See the heap of a Python: of a script "
-                         "that is run, or of a process.")
+    main_parser = Parser(prog="pymem", description="Show the heap of a script that pymem "
+                         "runs, or of a process.")
     main_parser.add_argument("--version", action="store_true")
     main_parser.with_program = {}       # command: its parser
     commands = main_parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -395,126 +395,131 @@ def parser():
 
     def add_tracer(made, samples):
         made.add_argument("--samples", type=bytes_of, default=samples, metavar="SIZE",
-                          help=f"one block in so many bytes ({samples}); 0: every block")
+                          help=f"trace one block in so many bytes ({samples}); 0 traces "
+                          "every block")
         made.add_argument("--frames", type=frames, default=25, metavar="N",
-                          help="of each stack (25)")
+                          help="keep so many frames of each stack (25)")
 
     def add_program(made, metavar="SCRIPT"):
         """What parse() makes a Program of, which sees to -m and -c itself."""
         made.add_argument("-m", nargs=argparse.REMAINDER, metavar="MODULE",
-                          help="a module with its arguments, as the interpreter's -m")
+                          help="run a module with its arguments, as the interpreter's -m")
         made.add_argument("-c", nargs=argparse.REMAINDER, metavar="CODE",
-                          help="code with its arguments, as the interpreter's -c")
+                          help="run code with its arguments, as the interpreter's -c")
         made.add_argument("script", nargs="?", metavar=metavar)
         made.add_argument("arguments", nargs=argparse.REMAINDER)
         main_parser.with_program[made.prog.split()[-1]] = made
 
-    made = command(stats, "All that the statistics of pymalloc know, as data.")
+    made = command(stats, "Show all statistics of pymalloc, as data.")
     made.add_argument("--json", action="store_true")
     made.add_argument("-o", "--output", metavar="FILE")
-    made.add_argument("--pid", type=number, help="of another process")
+    made.add_argument("--pid", type=number, help="look at another process")
     add_program(made)
-    made = command(heapmap, "A map of arenas and pools, before a script and after.")
+    made = command(heapmap, "Draw a map of arenas and pools, before a script and after it.")
     made.add_argument("--format", choices=["svg", "html", "term", "png"])
     made.add_argument("-o", "--output", metavar="FILE")
     made.add_argument("--every", type=seconds_of, metavar="TIME",
-                      help="moments in between, each 0.5s, 1m")
-    made.add_argument("--pid", type=number, help="of another process, now")
+                      help="draw a map so often in between (0.5s, 1m)")
+    made.add_argument("--pid", type=number, help="draw a map of another process, now")
     add_program(made)
-    made = command(watch, "A live view of a process, or of a script that is run; of a script "
-                   "with the lines that hold its memory.")
-    made.add_argument("--looks", type=number, help="at a process, then it is over")
-    made.add_argument("--no-sites", action="store_true", help="trace nothing: pools and blocks "
-                      "only")
+    made = command(watch, "Show a live view of a process or of a script. For a script the view "
+                   "has the lines that hold the memory.")
+    made.add_argument("--looks", type=number, help="end after so many looks at a process")
+    made.add_argument("--no-sites", action="store_true", help="trace nothing, and show only pools "
+                      "and blocks")
     add_tracer(made, "64K")
     add_program(made, "PID|SCRIPT")
-    made = command(explain, "Where an address or the value of an expression lies.")
-    made.add_argument("--setup", metavar="CODE", help="is run before the expression")
+    made = command(explain, "Show where an address or the value of an expression lies.")
+    made.add_argument("--setup", metavar="CODE", help="run this code before the expression")
     made.add_argument("--frames", type=frames, metavar="N",
                       help="trace with so many frames, for the traceback")
     made.add_argument("--pid", type=number, help="the address is of another process")
     made.add_argument("what", metavar="ADDRESS|EXPRESSION")
-    made = command(replay, "What a recorded program would have looked like under each "
-                   "geometry and allocator.")
+    made = command(replay, "Play the requests of a recorded program under each geometry "
+                   "and allocator.")
     made.add_argument("--geometry", action="append", metavar="NAME|ARENA_BITS:POOL_BITS")
-    made.add_argument("--allocators", metavar="NAMES", help="with commas; or none")
+    made.add_argument("--allocators", metavar="NAMES",
+                      help="names with commas between them, or none")
     made.add_argument("--format", choices=["svg", "png"])
-    made.add_argument("-o", "--output", metavar="FILE", help="a picture over time")
+    made.add_argument("-o", "--output", metavar="FILE", help="draw a picture over time")
     made.add_argument("trace")
-    made = command(flame, "Where live memory was asked for, as a flame graph.")
+    made = command(flame, "Draw a flame graph of the lines that asked for live memory.")
     made.add_argument("--format", choices=["svg", "html", "pprof", "collapsed"])
     made.add_argument("-o", "--output", metavar="FILE")
-    made.add_argument("--native", action="store_true", help="C functions, too")
-    made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="one block in so many "
-                      "bytes (with --native 16K, else 0); 0: every block, which with "
-                      "--native takes 60 to 120 times as long")
-    made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
+    made.add_argument("--native", action="store_true", help="show C functions, too")
+    made.add_argument("--samples", type=bytes_of, metavar="SIZE", help="trace one block in so "
+                      "many bytes (with --native 16K, else 0); 0 traces every block, which "
+                      "with --native takes 60 to 120 times as long")
+    made.add_argument("--peak", action="store_true", help="show the peak, not the end")
     made.add_argument("--frames", type=frames, default=25, metavar="N")
-    made.add_argument("--compare", metavar="EARLIER", help="what grew (red) and shrank (blue) "
-                      "since this file was written")
+    made.add_argument("--compare", metavar="EARLIER", help="show what grew (red) and "
+                      "shrank (blue) since this file was written")
     add_program(made, "SCRIPT|FILE")
-    made = command(attach, "Trace a process that runs already for a while, and say which "
-                   "lines allocated what is still there.")
+    made = command(attach, "Trace a process that runs already for a while, and name the lines "
+                   "that allocated the memory that is still there.")
     add_tracer(made, "512K")
     made.add_argument("--for", dest="seconds", type=seconds_of, default="60s",
-                      metavar="TIME", help="60s, 5m, 1h (60s)")
+                      metavar="TIME", help="trace so long: 60s, 5m, 1h (60s)")
     made.add_argument("--timeout", type=seconds_of, default="30s", metavar="TIME",
-                      help="for it to begin and to answer (30s)")
-    made.add_argument("--top", type=number, default=10, metavar="N", help="lines shown (10)")
+                      help="wait so long for the process to begin and to answer (30s)")
+    made.add_argument("--top", type=number, default=10, metavar="N",
+                      help="show so many lines (10)")
     made.add_argument("-o", "--output", metavar="FILE",
-                      help="which flame draws: .json; else a snapshot of tracemalloc")
+                      help="write .json, which flame draws, or else a snapshot of tracemalloc")
     made.add_argument("pid", type=number, metavar="PID")
     made.set_defaults(window=None, collect=False, objects=None)
-    made = command(leaks, "What grows: the lines that hold more and more, of a process that "
-                   "runs already, of a program that is run, or of a file of track.")
+    made = command(leaks, "Find the lines that hold more and more memory, in a process that runs "
+                   "already, in a program that pymem runs, or in a file of track.")
     add_tracer(made, "64K")
     made.add_argument("--window", type=seconds_of, default="0.5s", metavar="TIME",
-                      help="from one look to the next (0.5s); it is doubled after 64 looks")
+                      help="time from one look to the next (0.5s), doubled after 64 looks")
     made.add_argument("--for", dest="seconds", type=seconds_of, metavar="TIME",
-                      help="60s, 5m, 1h; a process 60s, a program to its end")
+                      help="look so long: 60s, 5m, 1h (a process 60s, a program to its end)")
     made.add_argument("--timeout", type=seconds_of, default="30s", metavar="TIME",
-                      help="for a process to begin and to answer (30s)")
-    made.add_argument("--top", type=number, default=10, metavar="N", help="sites shown (10)")
+                      help="wait so long for a process to begin and to answer (30s)")
+    made.add_argument("--top", type=number, default=10, metavar="N",
+                      help="show so many sites (10)")
     made.add_argument("--limit", type=limit_of, metavar="SIZE/TIME",
-                      help="10M/h, 512K/m, 100/s: exit status 3 where more grows")
+                      help="end with status 3 where memory grows faster: 10M/h, 512K/m, 100/s")
     made.add_argument("--collect", action="store_true",
-                      help="garbage in a process, too, before the 8th look, the 16th, the "
-                      "32nd...; of a program that is run it is always collected")
+                      help="collect garbage in a process, too, before the 8th look, the 16th, "
+                      "the 32nd...; in a program that pymem runs it is always collected")
     made.add_argument("--types", dest="objects", action="store_const", const="types",
-                      help="look at the objects of a process, too; of a program that is run "
-                      "the types are always told")
+                      help="look at the objects of a process, too; for a program that pymem "
+                      "runs the types are always told")
     made.add_argument("--referrers", dest="objects", action="store_const",
-                      const="referrers", help="types, and what holds the objects; walks "
-                      "through all of them")
+                      const="referrers", help="tell the types, and what holds the objects; "
+                      "this walks through all objects")
     made.add_argument("--json", action="store_true")
-    made.add_argument("-o", "--output", metavar="FILE", help=".html: a page with a time "
-                      "line; .json")
+    made.add_argument("-o", "--output", metavar="FILE", help="write .html, a page with "
+                      "a time line, or .json")
     add_program(made, "PID|SCRIPT|FILE")
-    made = command(track, "What a program holds, moment after moment, in a file that report "
-                   "reads.")
+    made = command(track, "Write down what a program holds, moment after moment, in a file that "
+                   "report reads.")
     add_tracer(made, "64K")
     made.add_argument("--every", type=seconds_of, default="0.5s", metavar="TIME",
-                      help="from one moment to the next (0.5s)")
-    made.add_argument("-o", "--output", metavar="FILE", help="with %%p, the PID, in it "
-                      "(NAME.%%p.pymem); nothing is written over")
+                      help="time from one moment to the next (0.5s)")
+    made.add_argument("-o", "--output", metavar="FILE", help="a name with %%p, the PID, in "
+                      "it (NAME.%%p.pymem); no file is written over")
     add_program(made)
-    made = command(report, "What files of track say: who holds the memory at the end, at the "
-                   "peak, or since a moment.")
+    made = command(report, "Read files of track, and show the lines that hold the memory at the "
+                   "end, at the peak, or since a moment.")
     made.add_argument("--format", choices=["table", "summary", "tree", "html", "svg",
                                            "collapsed", "pprof", "json"])
     made.add_argument("-o", "--output", metavar="FILE")
-    made.add_argument("--peak", action="store_true", help="not at the end: at the peak")
+    made.add_argument("--peak", action="store_true", help="show the peak, not the end")
     made.add_argument("--from", dest="start", type=since_start, metavar="TIME",
-                      help="what was added since then: 0, 90s, 5m, 1h")
+                      help="show what was added since then: 0, 90s, 5m, 1h")
     made.add_argument("--to", dest="end", type=since_start, metavar="TIME",
-                      help="not at the end: so long after the start")
+                      help="show a moment so long after the start, not the end")
     made.add_argument("--compare", action="append", metavar="EARLIER",
-                      help="what grew and what shrank since this file of track; again for each "
-                      "of several processes")
+                      help="show what grew and what shrank since this file of track; repeat it "
+                      "for each of several processes")
     made.add_argument("--top", type=number, default=10, metavar="N",
-                      help="rows of table and summary (10)")
-    made.add_argument("files", nargs="+", metavar="FILE", help="of the processes of a program")
-    made = command(conformance, "Ask an allocator for each promise that Python needs.")
+                      help="show so many rows of table and summary (10)")
+    made.add_argument("files", nargs="+", metavar="FILE",
+                      help="files of the processes of a program")
+    made = command(conformance, "Test each promise that Python needs, in an allocator.")
     from pymem.conformance.command import DESCRIPTION, add_options
     made.description = DESCRIPTION
     add_options(made, number, seconds_of)

@@ -1,6 +1,6 @@
 """The allocators of this machine, and the program that plays requests on one of them.
 
-Its source is Tools/bench/worker.c: each run is a process of its own.
+Its source is Tools/bench/worker.c: each run is a separate process.
 """
 
 import ctypes.util

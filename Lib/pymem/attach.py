@@ -309,7 +309,7 @@ class Request:
             self.lines += lines
 
     def line(self, kind):
-        """The line ("started", ...) and the like, if it is there."""
+        """The line ("started", ...) or a similar one, if it is there."""
         self.read()
         for line in self.lines[:1] + self.lines[-1:]:
             value = literal(line)

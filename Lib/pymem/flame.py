@@ -296,7 +296,7 @@ def tree(stacks, before=None):
 
 
 def color(frame):
-    """Warm for Python, cool for C, of one file alike."""
+    """Warm for Python, cool for C, the same for one file."""
     hue = sum(map(ord, frame.file)) % 40
     return hsl(190 + hue if frame.is_native else 15 + hue, 75, 66)
 

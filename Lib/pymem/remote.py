@@ -4,9 +4,9 @@
     process.heap()              a Heap; the process stands still for so long
     process.usage()             sums of it, read while it goes on
 
-Where the heap begins and how its structures look says _PyMem_HeapLayout, which is in
-every program with pymem in it (Include/pymemheap.h).  Nothing runs in the process; the
-same rights are needed as for a debugger.
+_PyMem_HeapLayout says where the heap begins and how its structures look.  Every program with
+pymem in it has that variable (Include/pymemheap.h).  Nothing runs in the process; the same
+rights are needed as for a debugger.
 """
 
 import ctypes
@@ -116,7 +116,7 @@ class Process(Debuggee):
     def word(self, address):
         return self.words(address)[0]
 
-    # Consistent for who stops the process.
+    # Consistent for a caller that stops the process.
 
     def _heaps(self):
         """Addresses of the heaps, by number."""

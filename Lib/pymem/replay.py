@@ -2,7 +2,7 @@
 
 A geometry (sizes of arenas and pools) is a model of CPython's rules, played in this
 process (Modules/_pymemreplay.c): exact, and without memory for the blocks.  An allocator
-is the real one in a process of its own, of which the system's count of pages is kept.
+is the real one in a separate process, of which the system's count of pages is kept.
 Traces are recorded with record.so, by any CPython:
 
     LD_PRELOAD=build/record.so PYMEM_TRACE=app.trace python3 app.py

@@ -4,7 +4,7 @@ The tracer samples; now and then comes a look at what it traces (pymem.attached.
 what changed is appended to the file (pymem.history).  A process that is killed loses what came
 after the last look.
 
-A child of a fork goes on with a file of its own, which has what the child itself asks for.
+A child of a fork goes on with a separate file, which has what the child itself asks for.
 A fork waits for the end of a look, if it can be had: a child shares nothing with the thread
 that looks but the tracer, whose own lock is safe.  os._exit(), by which many children end, and
 SIGTERM, which the program leaves alone, first look once more.

@@ -470,3 +470,15 @@ def test_another_process_with_several_heaps(several, tmp_path):
     assert all(pool.free is not None for pool in heap.pools)
     text = "\n".join(terminal_lines([Frame("now", heap)], False))
     assert text.index("\ninterpreter 0:\n") < text.index(f"\ninterpreter {first}:\n")
+
+
+def test_the_layout_is_that_of_the_header():
+    """Its fields stand in C and in Python: the names, their order and their types."""
+    header = (TOP / "Include" / "pymemheap.h").read_text()
+    structure = re.search(r"typedef struct \{([^}]*)\} PyMemHeapLayout;", header)[1]
+    fields = {}
+    for kind, names in re.findall(r"(const void|uint32_t|char)\s+([^;]+);", structure):
+        fields.setdefault(kind, []).extend(re.sub(r"[*\s]", "", names).split(","))
+    assert fields == {"char": ["cookie[8]"], "const void": remote.POINTERS,
+                      "uint32_t": remote.NUMBERS}
+    assert f'"{remote.COOKIE.decode()}"' in structure

@@ -1,6 +1,6 @@
-/* What Modules/_tracemalloc.c and the library ask of the file of a CPython's
- * version, Objects/abi/cpython3XX.c.  Tools/relink compiles that file and the
- * module with the headers of the CPython that it links, and no other.
+/* Modules/_tracemalloc.c and the library ask this of the file of a CPython's version,
+ * Objects/abi/cpython3XX.c.  Tools/relink compiles that file and the module with the headers of
+ * the CPython that it links, and no other.
  *
  * Where TRACER_BESIDE is defined the tracer is an extension module in a CPython that
  * keeps its own memory subsystem: of the file the frames are taken, and beside.h.
@@ -39,7 +39,7 @@ int python_find_unwinder(void);
 struct code_range { uintptr_t start, end; };
 extern struct code_range python_cold_loop;
 
-/* What the interpreter looks at: initialized (0 not yet, 1 yes, 2 finalized),
+/* The interpreter looks at these fields: initialized (0 not yet, 1 yes, 2 finalized),
  * tracing, max_nframe (1 unless the tracer is told otherwise). */
 struct _PyTraceMalloc_Config *python_tracemalloc_config(void);
 

@@ -1,4 +1,4 @@
-/* What CPythons have in common before 3.11: frames are objects.  The file that includes
+/* CPythons before 3.11 have this in common: frames are objects.  The file that includes
  * this says
  *
  *   BYTES_OF_LASTI    how many bytes of instructions one step of f_lasti is */
@@ -48,7 +48,7 @@ frame_code(frame_type *frame)
 /* Codes may share the bytes that their instructions lie in, so the address of an
  * instruction does not tell where it is.  Instead: the address of the code, which
  * ends with four bits of 0, followed by the number of the instruction in 20 bits.
- * What is behind the millionth counts as one. */
+ * All frames behind the millionth count as one. */
 #define NUMBER_BITS 20
 #define NUMBER_MASK (((uintptr_t)1 << NUMBER_BITS) - 1)
 #define STEPS_OF_INSTRUCTION ((int)sizeof(_Py_CODEUNIT) / BYTES_OF_LASTI)

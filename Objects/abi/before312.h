@@ -1,4 +1,4 @@
-/* What CPythons have alike before 3.12: whether they are traced is in a variable that
+/* CPythons before 3.12 have this in common: whether they are traced is in a variable that
  * obmalloc.o defined, and object.o reads at each new reference. */
 
 struct _PyTraceMalloc_Config _Py_tracemalloc_config = {.max_nframe = 1};

@@ -1,6 +1,6 @@
-/* What a tracer needs that is an extension module beside the interpreter's own
- * (Modules/_pymemtracer.c): it is told of new objects, and nothing else of the
- * interpreter's is replaced.
+/* For a tracer that is an extension module beside the interpreter's tracer
+ * (Modules/_pymemtracer.c): it is told of new objects, and nothing else of the interpreter's is
+ * replaced.
  *
  * Up to 3.12 an interpreter tells its own tracer only.  There an object that comes from a
  * free list has the traceback of its block's last allocation. */

@@ -3,8 +3,8 @@
  *   symbol                    who reads it
  *   that of before312.h       object.o
  *
- * What our library asks of its host is there but for Py_GETENV(), which is a macro
- * in 3.10. */
+ * 3.10 has all that our library asks of its host, but for Py_GETENV(), which is a macro in
+ * 3.10. */
 
 #include "abi.h"
 #include "pycore_gc.h"

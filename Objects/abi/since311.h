@@ -1,6 +1,6 @@
-/* What CPythons have alike from 3.11 on: frames are structures on a stack of their
- * own, with the instructions inside the code object.  The file that includes this
- * says where its version keeps things:
+/* CPythons from 3.11 on have this in common: frames are structures on a separate stack, with
+ * the instructions inside the code object.  The file that includes this says where its version
+ * keeps things:
  *
  *   NEWEST_FRAME(tstate)    FRAME_CODE(frame)
  *   RECURSION_LEFT(tstate)  FRAME_INSTRUCTION(frame)

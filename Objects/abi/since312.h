@@ -1,4 +1,4 @@
-/* What CPythons have in common from 3.12 on: each interpreter may have a heap.  The file
+/* CPythons from 3.12 on have this in common: each interpreter may have a heap.  The file
  * that includes this says where its version keeps the pointer to it:
  *
  *   HEAP_OF(interp)    an lvalue in the interpreter's state, NULL in a new one, that the

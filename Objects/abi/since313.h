@@ -1,4 +1,4 @@
-/* What CPythons have in common from 3.13 on: an interpreter asks for its heap when it
+/* CPythons from 3.13 on have this in common: an interpreter asks for its heap when it
  * starts, the debug hooks are asked for, frees may be told to wait for other threads
  * (not with a GIL), and a reference tracer tells of new objects. */
 

@@ -1,5 +1,5 @@
-/* What CPythons have in common from 3.14 on: a delayed free is told the size of its
- * block, and frames are in a header of their own. */
+/* CPythons from 3.14 on have this in common: a delayed free is told the size of its block, and
+ * frames are in a separate header. */
 
 #include "abi.h"
 

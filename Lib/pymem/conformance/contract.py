@@ -94,7 +94,7 @@ def calloc_overflow_fails(api, domain):
 @promise("realloc keeps the contents, as much as the smaller size holds.", FAMILIES)
 def realloc_keeps_what_fits(api, domain, sizes=SIZES):
     for old in sizes:
-        for new in sizes[1:]:       # 0 is a promise of its own
+        for new in sizes[1:]:       # 0 is a separate promise
             data = pattern(old, new)[:old]
             block = get(api, domain, old)
             api.write(block, data)

@@ -168,7 +168,7 @@ def exported_names(path):
 
 
 class PythonSubject(Subject):
-    """An interpreter, in children of its own."""
+    """An interpreter, in separate children."""
     is_library = False
     domain_names = DOMAIN_NAMES
 
