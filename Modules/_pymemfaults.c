@@ -3,6 +3,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include "pymemfaults.h"
+#include "pycore_domainnames.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@ extern PyObject *_PyTraceMalloc_GetTraceback(unsigned int domain, uintptr_t ptr)
 static int
 domain_of(PyObject *name, PyMemAllocatorDomain *domain)
 {
-    static const char *const names[] = {"raw", "mem", "object"};
+    static const char *const names[] = DOMAIN_NAMES;
     const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
     for (int i = 0; text != NULL && i < 3; i++) {
         if (strcmp(text, names[i]) == 0) {

@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #include "pymeminstall.h"
 #include "pycore_compiler.h"
+#include "pycore_domainnames.h"
 #include "pycore_hardened.h"
 #include "pycore_host.h"
 #include "pycore_install.h"
@@ -152,7 +153,7 @@ same_object(const void *a, const void *b)
 static int
 check_allocators(char *error, size_t size)
 {
-    static const char *const names[] = {"raw", "mem", "object"};
+    static const char *const names[] = DOMAIN_NAMES;
     for (int domain = 0; domain < NB_DOMAINS; domain++) {
         PyMemAllocatorEx alloc;
         interpreter.PyMem_GetAllocator(domain, &alloc);

@@ -14,6 +14,7 @@
 
 #define _GNU_SOURCE
 #include "pymemfaults.h"
+#include "pycore_domainnames.h"
 #include "pycore_tracetables.h"
 
 #include <pthread.h>
@@ -21,7 +22,7 @@
 
 enum { NDOMAINS = PYMEM_DOMAIN_OBJ + 1 };
 
-static const char *const domain_names[NDOMAINS] = {"raw", "mem", "object"};
+static const char *const domain_names[NDOMAINS] = DOMAIN_NAMES;
 
 static struct faulty {
     int is_started;

@@ -85,3 +85,14 @@ def test_calls_go_down():
           for symbol in needed - functions_of_the_host()
           if symbol in owner and LAYERS[owner[symbol]] > LAYERS[name]}
     assert {call: above for call, above in up.items() if call not in CALLS_UP} == {}
+
+
+def test_the_names_of_the_domains_stand_once():
+    """In C in one header; in Python beside it, and equal."""
+    from pymem.conformance.subjects import DOMAIN_NAMES
+    names = '{"raw", "mem", "object"}'
+    files = [path for folder in ("Include", "Objects", "Python", "Modules", "Programs")
+             for path in (TOP / folder).rglob("*.[ch]")]
+    [header] = [path for path in files if names in path.read_text()]
+    assert header.name == "pycore_domainnames.h"
+    assert DOMAIN_NAMES == re.findall(r'"(\w+)"', names)

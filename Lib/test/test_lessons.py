@@ -8,11 +8,14 @@ import doctest
 import re
 import shutil
 import subprocess
+import time
+import zipfile
 import zlib
+from xml.etree import ElementTree
 
 import pytest
 
-from conftest import BUILD, TOP, VERSION, clean_environment, run
+from conftest import BUILD, TOP, VERSION, clean_environment, need_module, run
 
 DOC = TOP / "Doc"
 CHAPTERS = sorted((DOC / "how-it-works").glob("[0-9]*.rst"))
@@ -150,7 +153,7 @@ def test_pictures_are_of_a_living_heap(html):
     for page in CHAPTERS:
         text = page.read_text()
         built = (html / "how-it-works" / page.name).with_suffix(".html").read_text()
-        assert built.count("<svg ") == text.count(".. heap-diagram:: ")
+        assert built.count('<figure class="heap-diagram"><svg ') == text.count(".. heap-diagram:: ")
     addresses = set(re.findall(r"pool (0x[0-9a-f]+):", (
         html / "how-it-works" / "02-blocks.html").read_text()))
     assert len(addresses) > 50
@@ -172,3 +175,84 @@ def test_every_public_function_has_its_entry(html):
             header.read_text(), re.M))
     assert len(declared) > 80
     assert declared - documented == set()
+
+
+@pytest.mark.once
+def test_answers_are_folded(html):
+    for page in CHAPTERS:
+        built = (html / "how-it-works" / page.name).with_suffix(".html").read_text()
+        assert re.findall(r'<details class="answer"><summary>(.*?)</summary>', built) == [
+            "Answer 1", "Answer 2", "Answer 3"]
+
+
+@pytest.mark.once
+def test_the_book_of_the_course(tmp_path):
+    """Each chapter is XML that a reader takes, with its pictures, and nothing is folded."""
+    if shutil.which("sphinx-build") is None:
+        pytest.skip("needs sphinx-build (Debian: python3-sphinx)")
+    result = run("sphinx-build", "-q", "-W", "-t", "course", "-b", "epub", "-d",
+                 tmp_path / "doctrees", DOC, tmp_path / "epub",
+                 environment=clean_environment(PYMEM_BUILD=str(BUILD)))
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+    with zipfile.ZipFile(tmp_path / "epub" / "pymem-course.epub") as book:
+        for page in CHAPTERS:
+            chapter = ElementTree.fromstring(book.read(f"how-it-works/{page.stem}.xhtml"))
+            tags = [element.tag.split("}")[-1] for element in chapter.iter()]
+            assert tags.count("img") == page.read_text().count(".. heap-diagram:: ")
+            assert "details" not in tags
+        assert not [name for name in book.namelist() if "c-api" in name]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("needs a browser (Debian: chromium chromium-driver)")
+    webdriver = need_module("selenium.webdriver", "python3-selenium")
+    from selenium.webdriver.chrome.service import Service
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless", "--no-sandbox", "--disable-gpu",
+                     f"--user-data-dir={tmp_path / 'chromium'}"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
+    yield driver
+    driver.quit()
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.once
+def test_a_reader_in_a_browser(html, browser):
+    """The search finds functions, an answer opens, pages fit a telephone, the dark is dark."""
+    browser.get(f"file://{html}/search.html?q=PyMem_RawCalloc")
+    links = "[...document.querySelectorAll('#search-results a')].map(a => a.textContent)"
+    wait_for(lambda: "PyMem_RawCalloc" in browser.execute_script(f"return {links}"))
+    if "furo.css" not in (html / "index.html").read_text():
+        pytest.skip("needs the theme furo (Debian: furo)")
+    for width in (390, 1280):
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+        for page in ("index", "begin/extension", "how-it-works/02-blocks", "misuse-table"):
+            browser.get(f"file://{html}/{page}.html")
+            assert browser.execute_script(
+                "return document.documentElement.scrollWidth") <= width, page
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    sums = []
+    for scheme in ("light", "dark"):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+            "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        sums.append(sum(map(int, re.findall(r"\d+", browser.execute_script(ground)))))
+    assert sums[0] > 700 and sums[1] < 100
+    browser.execute_script("document.querySelector('.content-icon-container .theme-toggle').click()")
+    assert sum(map(int, re.findall(r"\d+", browser.execute_script(ground)))) > 700
+    browser.get(f"file://{html}/how-it-works/02-blocks.html")
+    assert browser.execute_script("""
+        const answer = document.querySelector("details.answer");
+        const before = answer.offsetHeight;
+        answer.querySelector("summary").click();
+        return answer.open && answer.offsetHeight > 2 * before""")
