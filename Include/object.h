@@ -2,7 +2,7 @@
  * object.h to make, share and free them without an interpreter.
  *
  * Layout and rules are those of CPython 3.12 and later.  A CPython that pymem is
- * linked into has its own; this header and Objects/object.c are not part of it. */
+ * linked into has its own; this header and Python/host/object.c are not part of it. */
 
 #ifndef Py_OBJECT_H
 #define Py_OBJECT_H

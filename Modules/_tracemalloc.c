@@ -3,7 +3,7 @@
  * Compiled by Tools/relink with the headers of the CPython that it is linked into,
  * in place of that one's own _tracemalloc.o (and, from 3.12 on, tracemalloc.o).
  * Lib/tracemalloc.py sits on top unchanged.  Frames, and how the interpreter is told
- * that it is traced, are in Objects/abi/.
+ * that it is traced, are in Python/tracer/abi/.
  *
  *   from here                                 who takes it
  *   PyInit__tracemalloc                       the table of built-in modules
@@ -18,7 +18,7 @@
  * With TRACER_BESIDE it is an extension module for an interpreter that keeps its own:
  * _tracerbeside.h. */
 
-#include "../Objects/abi/abi.h"
+#include "../Python/tracer/abi/abi.h"
 #include "../Include/internal/pycore_keepsize.h"
 
 #include <stdlib.h>

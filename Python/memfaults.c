@@ -6,8 +6,8 @@
  *                            +--> blocks: address and size
  *
  * In the standalone library, and compiled a second time for an extension module
- * (Modules/_pymemfaults.c): it needs the public API of Python.h only, and a table
- * (Python/tracetables.c).
+ * (Modules/pymem/_pymemfaults.c): it needs the public API of Python.h only, and a table
+ * (Python/tracer/tracetables.c).
  *
  * The lock is held for the table and the counts, never while a block is allocated or
  * freed. */

@@ -3,7 +3,7 @@
 What Tools/relink --source=DIR does.  CPython's own configure and make do the work, with
 profile-guided and link-time optimisation; they work in a copy, in which
 
-    Objects/obmalloc.c        is the file of the version in our Objects/abi
+    Objects/obmalloc.c        is the file of the version in our Python/tracer/abi
     Python/tracemalloc.c      is empty (3.12 and later)
     Modules/_tracemalloc.c    is our Modules/_tracemalloc.c
     OBJECT_OBJS               also names the objects of our libraries
@@ -74,7 +74,7 @@ def build_libraries(folder, jobs):
 
 def put_ours_in(tree, version):
     """The three files of the copy."""
-    abi = TOP / "Objects" / "abi" / f"cpython{version.replace('.', '')}.c"
+    abi = TOP / "Python" / "tracer" / "abi" / f"cpython{version.replace('.', '')}.c"
     (tree / "Objects" / "obmalloc.c").write_text(f'#include "{abi}"\n')
     (tree / "Modules" / "_tracemalloc.c").write_text(
         f'#include "{TOP / "Modules" / "_tracemalloc.c"}"\n')

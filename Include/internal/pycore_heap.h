@@ -166,7 +166,7 @@ INTERNAL_DATA(heap_function) heap_of_interpreter;
 
 /* Beside an interpreter each question costs calls of its functions.  The last answer in a
  * thread holds while the thread's interpreter is the same and none may have begun.  Where
- * these functions only read a word each, that is seen without a call: Python/installheaps.c
+ * these functions only read a word each, that is seen without a call: Python/install/installheaps.c
  * has all of this. */
 struct known_heap {
     const void *interp;

@@ -1,8 +1,8 @@
 /* The host: what the memory subsystem asks of the program around it.
  *
  * Five functions, by the names CPython gives them.  Linked into a CPython they
- * are CPython's own; in the standalone library they are in Python/host.c.  And one
- * that no CPython has: Objects/abi/ has it for those, Python/install.c for pymem-run.
+ * are CPython's own; in the standalone library they are in Python/host/host.c.  And one
+ * that no CPython has: Python/tracer/abi/ has it for those, Python/install/install.c for pymem-run.
  * Nothing else is called upward. */
 
 #ifndef Py_INTERNAL_HOST_H

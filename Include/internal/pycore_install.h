@@ -1,6 +1,6 @@
 /* pymem under an interpreter that has its own memory subsystem: what is asked of
- * the interpreter (Python/install.c), which of its interpreters has which heap
- * (Python/installheaps.c), and where its functions read (Python/installplaces.c). */
+ * the interpreter (Python/install/install.c), which of its interpreters has which heap
+ * (Python/install/installheaps.c), and where its functions read (Python/install/installplaces.c). */
 
 #ifndef Py_INTERNAL_INSTALL_H
 #define Py_INTERNAL_INSTALL_H

@@ -159,13 +159,13 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 /* The domains' allocators were set otherwise than by PyMem_SetAllocator(). */
 void _PyMem_ChooseShortWays(void);
 
-/* Where the host decides about the allocators (Python/host.c): to be called before
+/* Where the host decides about the allocators (Python/host/host.c): to be called before
  * one of them is looked at.  Its own table, in which they wait for the first block,
  * takes the place of the one of obmalloc.c.  A CPython has no such function. */
 WEAK void _PyMem_BeforeFirstUse(void);
 
 /* Write where a block was allocated to a file descriptor, or how to find out
- * (Python/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
+ * (Python/tracer/tracemalloc.c).  Allocates nothing, takes no lock that it could wait
  * for. */
 PyAPI_FUNC(void) _PyMem_DumpTraceback(int fd, const void *ptr);
 

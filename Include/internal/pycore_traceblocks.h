@@ -1,4 +1,4 @@
-/* Traces by block: Python/traceblocks.c.  With the tracer's lock held. */
+/* Traces by block: Python/tracer/traceblocks.c.  With the tracer's lock held. */
 
 #ifndef Py_INTERNAL_TRACEBLOCKS_H
 #define Py_INTERNAL_TRACEBLOCKS_H

@@ -1,4 +1,4 @@
-/* Slots for the blocks of an allocator that we can't ask.  Part of Python/traceblocks.c
+/* Slots for the blocks of an allocator that we can't ask.  Part of Python/tracer/traceblocks.c
  * where the tracer is beside another memory subsystem (TRACER_BESIDE).
  *
  * Each allocator for small blocks cuts a run of pages into blocks of one size.  So the

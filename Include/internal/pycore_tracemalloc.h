@@ -1,16 +1,16 @@
 /* The allocation tracer: which blocks are alive, how large they are, and by
  * which calls they came to be.
  *
- *   Python/tracemalloc.c    hooks on the domains; capture of the caller's stack
- *   Python/traceblocks.c    traces by block
- *   Python/tracestacks.c    call stacks, each kept once
- *   Python/tracedump.c      one of them as text
- *   Python/tracequery.c     what is known, with the lock
- *   Python/tracetables.c    the two kinds of hash table they need
+ *   Python/tracer/tracemalloc.c    hooks on the domains; capture of the caller's stack
+ *   Python/tracer/traceblocks.c    traces by block
+ *   Python/tracer/tracestacks.c    call stacks, each kept once
+ *   Python/tracer/tracedump.c      one of them as text
+ *   Python/tracer/tracequery.c     what is known, with the lock
+ *   Python/tracer/tracetables.c    the two kinds of hash table they need
  *
  * It knows no Python object.  The frames of a thread come from a frame source:
- * CPython's in a substitute (Objects/abi/), native ones in the
- * standalone library (Python/nativeframes.c).  Those two include this header
+ * CPython's in a substitute (Python/tracer/abi/), native ones in the
+ * standalone library (Python/tracer/nativeframes.c).  Those two include this header
  * beside headers of others, so it needs none of ours, nor has CPython's guard. */
 
 #ifndef PYMEM_INTERNAL_TRACEMALLOC_H

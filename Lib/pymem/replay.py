@@ -1,7 +1,7 @@
 """What a recorded program would have looked like on other geometries and allocators.
 
 A geometry (sizes of arenas and pools) is a model of CPython's rules, played in this
-process (Modules/_pymemreplay.c): exact, and without memory for the blocks.  An allocator
+process (Modules/pymem/_pymemreplay.c): exact, and without memory for the blocks.  An allocator
 is the real one in a separate process, of which the system's count of pages is kept.
 Traces are recorded with record.so, by any CPython:
 

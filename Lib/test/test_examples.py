@@ -12,7 +12,8 @@ EXAMPLES = TOP / "Doc" / "examples"
 CORES = [EXAMPLES / f"{name}.c"
          for name in ("growable", "boxed", "parser", "queue", "buffers")]
 # Of pymem.faults; the interpreter's headers are not wanted here.
-TABLES = [TOP / "Python" / "tracetables.c", TOP / "Modules" / "tablememory.c"]
+TABLES = [TOP / "Python" / "tracer" / "tracetables.c",
+          TOP / "Modules" / "pymem" / "tablememory.c"]
 NAMES = [path.stem for path in CORES]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 WRONG = [("mem-as-object", "mo"), ("object-as-mem", "om"), ("mem-as-raw", "mr")]
@@ -34,7 +35,7 @@ def extension(request, tmp_path_factory):
                  "-Wno-unused-parameter", "-DPYMEMFAULTS_IN_CPYTHON",
                  "-isystem", include, f"-I{TOP / 'Include/internal'}",
                  "-idirafter", TOP / "Include", EXAMPLES / "module.c", *CORES,
-                 TOP / "Modules" / "_pymemfaults.c", TOP / "Python" / "memfaults.c",
+                 TOP / "Modules" / "pymem" / "_pymemfaults.c", TOP / "Python" / "memfaults.c",
                  *(folder / f"{source.stem}.o" for source in TABLES), "-o", folder / f"examples{suffix}")
     assert result.returncode == 0, result.stderr
 

@@ -1,4 +1,4 @@
-"""Modules/_opensslhashes.c and _blake2.c: the five modules of hash functions.
+"""Modules/hashes/_opensslhashes.c and _blake2.c: the five modules of hash functions.
 
 They are for the archives of CPython 3.14 and 3.15 that lack functions.  Here they are
 compiled as extension modules for the Python that runs the tests, and compared with
@@ -73,7 +73,7 @@ def compile_library(output, *sources):
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     return compile_library(tmp_path_factory.mktemp("hashes") / "hashes.so",
-                           *(TOP / "Modules" / source for source in SOURCES))
+                           *(TOP / "Modules" / "hashes" / source for source in SOURCES))
 
 
 def load(name, path):

@@ -27,7 +27,8 @@ def layers():
 
 
 LAYERS = layers()
-SOURCES = [*(TOP / "Objects").glob("*.c"), *(TOP / "Python").glob("*.c")]
+SOURCES = [path for folder in ("Objects", "Python") for path in (TOP / folder).rglob("*.c")
+           if path.parent.name != "abi"]
 HEADERS = list((TOP / "Include" / "internal").glob("pycore_*.h"))
 
 
@@ -61,7 +62,7 @@ def functions_of_the_host():
 
 def symbols(name):
     """(what it defines, what it needs), of a file of the library in the build."""
-    [*objects] = BUILD.glob(f"*/.libs/libpymem[cth]*_la-{name}.o")
+    [*objects] = BUILD.glob(f"**/.libs/libpymem[cth]*_la-{name}.o")
     objects = [path for path in objects if "beside" not in path.name]
     defined, needed = set(), set()
     for line in run("nm", *objects).stdout.splitlines() if objects else ():

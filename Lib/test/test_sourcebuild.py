@@ -92,7 +92,7 @@ def test_the_copy_has_our_files_and_the_source_its_own(source):
     result, products = relink(source)
     assert result.returncode == 0, result.stderr
     tree = products / "cpython-3.13-source"
-    assert f'"{TOP}/Objects/abi/cpython313.c"' in (tree / "Objects/obmalloc.c").read_text()
+    assert f'"{TOP}/Python/tracer/abi/cpython313.c"' in (tree / "Objects/obmalloc.c").read_text()
     assert f'"{TOP}/Modules/_tracemalloc.c"' in (tree / "Modules/_tracemalloc.c").read_text()
     assert "theirs" not in (tree / "Python/tracemalloc.c").read_text()
     assert (source / "Objects/obmalloc.c").read_text() == "int theirs;\n"

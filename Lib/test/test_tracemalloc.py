@@ -557,8 +557,8 @@ def test_a_reference_tracer_that_raises_at_its_removal(tmp_path):
     from conftest import TOP
     import sysconfig
     include = sysconfig.get_path("include")
-    (tmp_path / "refuses.c").write_text(REFUSES.format(abi=TOP / "Objects" / "abi"))
-    abi = TOP / "Objects" / "abi" / f"cpython{sysconfig.get_config_var('py_version_nodot')}.c"
+    (tmp_path / "refuses.c").write_text(REFUSES.format(abi=TOP / "Python" / "tracer" / "abi"))
+    abi = TOP / "Python" / "tracer" / "abi" / f"cpython{sysconfig.get_config_var('py_version_nodot')}.c"
     flags = ["-O1", "-fPIC", "-DPy_BUILD_CORE", f"-I{include}", f"-I{include}/internal"]
     for source, more in ((tmp_path / "refuses.c", []),
                          (TOP / "Modules" / "_tracemalloc.c", []),

@@ -1,4 +1,4 @@
-"""CPythons of other versions, linked with our objects: Objects/abi/.
+"""CPythons of other versions, linked with our objects: Python/tracer/abi/.
 
 The tracer's tests run over them in test_tracemalloc.py.  Where none has a static
 archive here, only build/python is tested.

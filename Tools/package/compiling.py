@@ -125,7 +125,7 @@ class Builder:
 def build(folder):
     """{path in site-packages: file}, and the program pymem-run."""
     b = Builder(folder)
-    abi = f"Objects/abi/cpython{PYTHON.replace('.', '')}.c"
+    abi = f"Python/tracer/abi/cpython{PYTHON.replace('.', '')}.c"
     tables = b.add("tables", b.ours, make_list("TABLE_PARTS"))
     pymem = (b.add("pymem", b.theirs, make_list("PYMEM_MODULE"))
              + b.add("pymem", b.ours, make_list("PYMEM_MODULE_PARTS")))

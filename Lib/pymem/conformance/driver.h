@@ -1,11 +1,11 @@
 /* The memory API as a test drives it: plain C, no Python object, no Python.h.
  *
- *   Modules/_testpymemmodule.c   Python objects      driver.py   ctypes
+ *   Modules/tests/_testpymemmodule.c   Python objects      driver.py   ctypes
  *                    \                               /
  *                     v                             v
  *                  driver.c, load.c   the API under test, by addresses
  *                     ^                             ^
- *   Modules/_testpymem.c         by link             |
+ *   Modules/tests/_testpymem.c         by link             |
  *   the functions of the subject, as its dlsym() finds them
  *
  * What is tested is a table of addresses.  So one object file serves each CPython, PyPy
@@ -21,7 +21,7 @@
  * has no use for the name. */
 int testpymem_provide(const char *name, void *address);
 
-/* Modules/_testpymem.c: the address of each function that it is linked with. */
+/* Modules/tests/_testpymem.c: the address of each function that it is linked with. */
 void testpymem_provide_linked(void);
 
 /* Set by each function that asks for one that the implementation does not

@@ -1,4 +1,4 @@
-/* Python/errors.c: the error of a thread. */
+/* Python/host/errors.c: the error of a thread. */
 
 #include "support.h"
 

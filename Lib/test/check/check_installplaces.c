@@ -1,4 +1,4 @@
-/* Python/installplaces.c: what machine code of a function tells, and that nothing else does. */
+/* Python/install/installplaces.c: what machine code of a function tells, and that nothing else does. */
 
 #include "support.h"
 #include "pycore_install.h"

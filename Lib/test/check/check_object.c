@@ -1,4 +1,4 @@
-/* Objects/object.c: objects without an interpreter. */
+/* Python/host/object.c: objects without an interpreter. */
 
 #include "support.h"
 

@@ -1,4 +1,4 @@
-/* Python/tracemalloc.c, tracestacks.c, tracetables.c, tracedump.c: what others choose.
+/* Python/tracer/tracemalloc.c, tracestacks.c, tracetables.c, tracedump.c: what others choose.
  *
  * Addresses and domains, names of files, the order in which hooks come and go. */
 

@@ -1,4 +1,4 @@
-/* Python/tracemalloc.c, traceblocks.c, tracestacks.c, nativeframes.c: the tracer
+/* Python/tracer/tracemalloc.c, traceblocks.c, tracestacks.c, nativeframes.c: the tracer
  * in a program without an interpreter. */
 
 #include "support.h"

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Hooks on the mem and object domains (Modules/_pymemhooks.c), for the interpreter that
+/* Hooks on the mem and object domains (Modules/pymem/_pymemhooks.c), for the interpreter that
  * the calling thread is in.  With its GIL held. */
 
 struct hook_counts {
@@ -21,7 +21,7 @@ int hooks_count(void);
  * count no more. */
 void hooks_stop(struct hook_counts *counts);
 
-/* What a trace would have come to with other numbers (Modules/_pymemreplay.c). */
+/* What a trace would have come to with other numbers (Modules/pymem/_pymemreplay.c). */
 
 struct replay_geometry {
     unsigned arena_bits, pool_bits;

@@ -140,7 +140,7 @@ _PyTraceMalloc_GetTracedMemory(size_t *current, size_t *peak)
     }
 }
 
-/* After PYTHONMALLOC is in force (Python/host.c calls this). */
+/* After PYTHONMALLOC is in force (Python/host/host.c calls this). */
 void _PyTraceMalloc_StartFromEnvironment(void);
 void
 _PyTraceMalloc_StartFromEnvironment(void)

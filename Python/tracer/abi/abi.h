@@ -1,5 +1,5 @@
 /* Modules/_tracemalloc.c and the library ask this of the file of a CPython's version,
- * Objects/abi/cpython3XX.c.  Tools/relink compiles that file and the module with the headers of
+ * Python/tracer/abi/cpython3XX.c.  Tools/relink compiles that file and the module with the headers of
  * the CPython that it links, and no other.
  *
  * Where TRACER_BESIDE is defined the tracer is an extension module in a CPython that

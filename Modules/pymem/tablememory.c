@@ -1,4 +1,4 @@
-/* Where Python/tracetables.c gets its memory in an extension module: from the C
+/* Where Python/tracer/tracetables.c gets its memory in an extension module: from the C
  * library, whose malloc no hook of Python's sees. */
 
 #include "pycore_tracetables.h"
