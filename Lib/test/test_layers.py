@@ -60,9 +60,10 @@ def functions_of_the_host():
         TOP / "Include" / "internal" / "pycore_host.h").read_text()))
 
 
-def symbols(name):
+def symbols(path):
     """(what it defines, what it needs), of a file of the library in the build."""
-    [*objects] = BUILD.glob(f"**/.libs/libpymem[cth]*_la-{name}.o")
+    folder = BUILD / path.parent.relative_to(TOP) / ".libs"
+    objects = folder.glob(f"libpymem[cth]*_la-{path.stem}.o")
     objects = [path for path in objects if "beside" not in path.name]
     defined, needed = set(), set()
     for line in run("nm", *objects).stdout.splitlines() if objects else ():
@@ -77,7 +78,7 @@ def symbols(name):
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (Debian: binutils)")
 def test_calls_go_down():
     """By the symbols of the object files, data too."""
-    found = {name_of(path): symbols(name_of(path)) for path in SOURCES}
+    found = {name_of(path): symbols(path) for path in SOURCES}
     assert sum(bool(defined) for defined, _ in found.values()) > 20
     # The host replaces some weak symbols of layers below it, which stay theirs.
     owner = {symbol: name for name in sorted(found, key=LAYERS.get, reverse=True)

@@ -26,7 +26,7 @@
 #include "pycore_pymem.h"
 #include "pycore_pystate.h"
 
-#include "../../Include/internal/pycore_tracemalloc.h"
+#include "../../../Include/internal/pycore_tracemalloc.h"
 
 /* CPython's frames for the tracer; and the same with the C functions between them, of which
  * there are at most so many: that source is asked for so many places more.  It needs the
