@@ -36,10 +36,12 @@ class FollowError(Exception):
 
 # The state
 
+FOLDER = tempfile.TemporaryDirectory(prefix="pymem-follow-")        # until the build ends
+
+
 @lru_cache
 def program():
-    folder = tempfile.mkdtemp(prefix="pymem-follow-")
-    path = Path(folder) / "follow"
+    path = Path(FOLDER.name) / "follow"
     subprocess.run(
         ["cc", "-std=gnu11", "-pthread", TOP / "Doc/playground/playground.c", f"-I{BUILD}",
          f"-I{TOP / 'Include'}", f"-I{TOP / 'Include/internal'}", BUILD / ".libs/libpymem.a",

@@ -91,7 +91,7 @@ class Machine {
         return new Uint8Array(this.exports.memory.buffer, at, length);
     }
     text(at, length) {
-        return [...this.bytes(at, length)].map(c => String.fromCharCode(c)).join("");
+        return new TextDecoder().decode(this.bytes(at, length));
     }
     /* A text that a function of the driver made. */
     told(name, ...args) {

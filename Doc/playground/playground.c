@@ -321,7 +321,7 @@ main(int argc, char **argv)
     while (scanf(" %c %u %ld %d", &what, &slot, &size, &value) == 4) {
         const char *ptr = play_call(what, slot, (size_t)size, value);
         int arena = play_arena_of(ptr);
-        printf("%d %td\n", arena, arena >= 0 ? ptr - places[arena].address : 0);
+        printf("%d %td\n", arena, arena >= 0 ? ptr - play_arena((unsigned)arena) : 0);
     }
     fputs(play_look(), stdout);
     print_pools();

@@ -108,6 +108,7 @@ class View {
         this.pinned_pool = null;
         this.pinned_block = null;
         this.timer = null;
+        this.address_timer = null;
     }
 
     /* What is there once. */
@@ -483,8 +484,10 @@ class View {
         const {program, geometry, rule, debug, at, pokes} = this.chosen;
         const hash = `#play=${packed({program, geometry, rule, debug, at, pokes})}`;
         this.link.href = (this.options.is_page ? "" : this.options.page) + hash;
-        if (this.options.is_page && this.was_drawn && location.hash !== hash) {
-            history.replaceState(null, "", hash);
+        if (this.options.is_page && this.was_drawn) {
+            /* Not for each of many steps: browsers allow few changes in a second. */
+            clearTimeout(this.address_timer);
+            this.address_timer = setTimeout(() => history.replaceState(null, "", hash), 300);
         }
         this.was_drawn = true;
     }
