@@ -1,4 +1,4 @@
-"""The language of the documentation and of comments: rules that a pattern can see.
+"""The language of the documentation, comments and tools: rules that a pattern can see.
 
 A reader whose first language is not English reads each sentence once.  STYLE of the project:
 subject, verb, object; the thing has its name; at most one colon in a sentence.
@@ -17,7 +17,7 @@ from conftest import TOP
 RULES = {
     "alike": (r"\balike\b", "have in common; the same"),
     "who without a person": (r"\b(?:for|of|to|by|with|from|as|and|but) who\b(?! (?:wrote|made)\b)"
-                             r"|^Who\b[^?]*\.$|; who\b", "a thread that...; whoever..."),
+                             r"|^\*?Who\b[^?]*\.$|; who\b", "a thread that...; whoever..."),
     "what as a subject": (r"^What\b[^?]*\.$", "the name of the thing"),
     "of its own": (r"(?<!\bplace )\bof (?:its|their|his|her|our|my|one's) own\b(?! \w)",
                    "a separate...; name it"),
@@ -61,7 +61,7 @@ def plain(text):
 def sentences(text):
     for paragraph in re.split(r"\n\s*\n|\n(?= *(?:[-*#]|\d+\.) )", text):
         words = " ".join(paragraph.split())
-        yield from re.split(r"(?<=[.?!])\)? +(?=[A-Z(X*\d])", words)
+        yield from re.split(r"(?<=[.?!])[)*]* +(?=[A-Z(X*\d])", words)
 
 
 def c_comments(text):
