@@ -322,7 +322,7 @@ def api(driver):
 
 
 class Child:
-    """Runs code on an implementation in a process of its own."""
+    """Runs code on an implementation in a separate process."""
 
     def __init__(self, implementation):
         self.implementation = implementation

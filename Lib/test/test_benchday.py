@@ -1,4 +1,4 @@
-"""bench_day.py: days are alike under each allocator, and figures are of the one asked for."""
+"""bench_day.py: days are the same under each allocator, and figures are of the one asked for."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The language of the documentation and of comments: rules that a pattern can see.
+"""The language of the documentation, comments and tools: rules that a pattern can see.
 
 A reader whose first language is not English reads each sentence once.  STYLE of the project:
 subject, verb, object; the thing has its name; at most one colon in a sentence.
@@ -17,9 +17,10 @@ from conftest import TOP
 RULES = {
     "alike": (r"\balike\b", "have in common; the same"),
     "who without a person": (r"\b(?:for|of|to|by|with|from|as|and|but) who\b(?! (?:wrote|made)\b)"
-                             r"|^Who\b[^?]*\.$|; who\b", "a thread that...; whoever..."),
+                             r"|^\*?Who\b[^?]*\.$|; who\b", "a thread that...; whoever..."),
     "what as a subject": (r"^What\b[^?]*\.$", "the name of the thing"),
-    "of its own": (r"\bof (?:its|their|his|her|our|my|one's) own\b(?! \w)", "a separate...; name it"),
+    "of its own": (r"(?<!\bplace )\bof (?:its|their|his|her|our|my|one's) own\b(?! \w)",
+                   "a separate...; name it"),
     "is to be": (r"\b(?:is|are|was|were) (?:not )?to be \w+(?:ed|en|t)\b", "must; is not traced"),
     "belongs into": (r"\bbelongs? into\b", "belongs in"),
     "mostly": (r"\bmostly\b", "usually; for the most part"),
@@ -60,7 +61,7 @@ def plain(text):
 def sentences(text):
     for paragraph in re.split(r"\n\s*\n|\n(?= *(?:[-*#]|\d+\.) )", text):
         words = " ".join(paragraph.split())
-        yield from re.split(r"(?<=[.?!])\)? +(?=[A-Z(X*\d])", words)
+        yield from re.split(r"(?<=[.?!])[)*]* +(?=[A-Z(X*\d])", words)
 
 
 def c_comments(text):
@@ -84,6 +85,20 @@ def python_comments(text):
     yield plain("\n".join(lines))
 
 
+def shell_comments(text):
+    """Also of make and configure."""
+    yield plain("\n".join(re.sub(r"^ *#+ ?|^dnl ?", "", line) if re.match(r" *#(?!!)|dnl", line)
+                          else "" for line in text.split("\n")))
+
+
+def scripts(program):
+    for path in sorted((TOP / "Tools").rglob("*")):
+        if path.is_file() and path.suffix in (".py", ".sh", ""):
+            with open(path, errors="replace") as file:
+                if program in file.readline() or path.suffix == {"sh": ".sh"}.get(program, ".py"):
+                    yield path
+
+
 def manual(text):
     yield plain(re.sub(r"^[.'].*$|\\f.|\\", "", re.sub(r"^\.nf\n.*?^\.fi$", "", text,
                                                          flags=re.M | re.S), flags=re.M))
@@ -100,14 +115,17 @@ READ = [(without, path) for without, paths in (
     (manual, sorted((TOP / "Doc" / "man").iterdir())),
     (c_comments, [path for folder in ("Include", "Objects", "Python", "Programs", "Modules")
                   for path in sorted((TOP / folder).rglob("*.[ch]"))]),
-    (python_comments, [*sorted((TOP / "Lib" / "pymem").rglob("*.py"))])) for path in paths]
+    (python_comments, [*sorted((TOP / "Lib").rglob("*.py")), *scripts("python3"),
+                       *sorted((TOP / "Doc").glob("*.py"))]),
+    (shell_comments, [*scripts("sh"), TOP / "Makefile.am", TOP / "configure.ac"]))
+    for path in paths]
 
 
 def faults(read, path):
     for part in read(path.read_text()):
         for sentence in sentences(part):
             for rule, (pattern, better) in RULES.items():
-                if rule in FOR_DOCS and path.suffix in (".c", ".h", ".py"):
+                if rule in FOR_DOCS and path.suffix not in (".rst", ".1", ".3"):
                     continue
                 if re.search(pattern, sentence):
                     yield f"{path.relative_to(TOP)}: {rule} ({better}): {sentence}"

@@ -1,7 +1,7 @@
 """Programs that misuse memory end as the table says, and attacks get nothing.
 
 misuse/table.py and misuse/attacktable.py are the tables; the programs are C, and each case
-is a process of its own.
+is a separate process.
 """
 
 import re

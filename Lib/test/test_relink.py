@@ -269,7 +269,7 @@ def test_a_venv_of_an_installed_interpreter(prefix, tmp_path):
 
 
 def test_numpy_traces_appear(prefix):
-    """NumPy tells the tracer of its arrays in a domain of its own."""
+    """NumPy tells the tracer of its arrays in a separate domain."""
     if run(prefix / "bin" / "python3", "-c", "import numpy").returncode != 0:
         pytest.skip("needs NumPy (Debian: python3-numpy)")
     result = run(prefix / "bin" / "python3", "-c", """

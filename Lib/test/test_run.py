@@ -390,7 +390,7 @@ def test_interpreters_with_a_gil_each(python):
 # The library call.
 
 def embed(tmp_path, source, with_python=True):
-    """The header is installed in a folder of its own, without our Python.h."""
+    """The header is installed in a separate folder, without our Python.h."""
     headers = tmp_path / "include"
     headers.mkdir(exist_ok=True)
     shutil.copy(TOP / "Include" / "pymeminstall.h", headers)

@@ -98,7 +98,7 @@ def test_a_script_by_env(tmp_path, line, monkeypatch):
 
 @pytest.fixture
 def embedder(tmp_path):
-    """A program that runs Python with a configuration of its own."""
+    """A program that runs Python with a separate configuration."""
     def build(configure):
         flags = embed_flags()
         (tmp_path / "embed.c").write_text("""

@@ -57,7 +57,7 @@ def test_result_says_whether_it_printed(child, tmp_path):
                                          (48, 2000), (512, 31), (512, 100),
                                          (496, 32), (272, 700)])
 def test_rows_after_the_same_requests(tmp_path, size, count, oracle):
-    """Blocks of one size more, in a process of its own: the row's pools, blocks
+    """Blocks of one size more, in a separate process: the row's pools, blocks
     in use and available are as many more as in CPython."""
     grown = []
     for child in (Child("ours"), oracle):

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 
 class Terminal:
-    """A server of its own, with one window."""
+    """A separate server, with one window."""
 
     def __init__(self, folder, width):
         self.folder, self.width = folder, width

@@ -79,7 +79,7 @@ def test_traces_are_those_of_stock(python, stock, tmp_path, nframe):
 
 @pytest.mark.parametrize("malloc", ["default", "debug", "malloc"])
 def test_code_that_dies_leaves_no_lines_behind(python, tmp_path, malloc):
-    """Other code at the same address has lines of its own."""
+    """Other code at the same address has other lines."""
     check(python, """
 import tracemalloc
 tracemalloc.start(1)

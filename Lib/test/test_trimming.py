@@ -1,4 +1,4 @@
-"""pymem-run --trim-interval: unused memory goes back, and nothing else is to be noticed.
+"""pymem-run --trim-interval: unused memory goes back, and nothing else can be noticed.
 """
 
 import contextlib

@@ -14,9 +14,9 @@ of any Python program:
 (Debian: python3-matplotlib).  --traces records some of programs.py into DIR, where they are not there yet, and
 plays them as well.
 
-Every round runs each workload once on each allocator, in a process of its own
+Every round runs each workload once on each allocator, in a separate process
 and in an order that changes, so that what else the machine does hits all of
-them alike.  Printed are medians: nanoseconds an operation, the ratio to
+them equally.  Printed are medians: nanoseconds an operation, the ratio to
 CPython's own allocator (over 1 is faster), peak memory and page faults.
 """
 
@@ -138,7 +138,7 @@ def draw(results, allocators, path):
                    else None)
 
 
-# Programs of programs.py that make good traces: not too long, not too alike.
+# Programs of programs.py that make good traces: not too long, not too similar.
 TRACED = ["json_documents", "ast_and_compile", "objects", "asyncio_tasks",
           "pickle_and_deepcopy", "strings"]
 

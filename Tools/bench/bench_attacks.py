@@ -5,7 +5,7 @@
                      [--json=FILE]
 
 Each attack of Lib/test/misuse/attacks.c runs so many times under each allocator, each time
-in a process of its own, with blocks of one size.  Printed is how many of 100 runs got what
+in a separate process, with blocks of one size.  Printed is how many of 100 runs got what
 the attack wants; the others were stopped, crashed, or came to nothing (--json has each).
 What is marked with * must not succeed in the hardened mode of pymem.
 """

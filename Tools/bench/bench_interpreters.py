@@ -5,7 +5,7 @@
 
 PYTHON is a CPython 3.12 or later, as it is; without one those of pyenv are taken.  Where
 BUILD/cpython-3.N/python is there (Tools/relink --products), that is measured as linked.
-All run in turn, in processes of their own.  Printed are medians: the seconds of wall
+All run in turn, in separate processes.  Printed are medians: the seconds of wall
 time of one interpreter; how much of its work two and four do in that time; and the speed
 relative to stock in the same round, over 1 is faster.  Other load on the machine lowers
 the second; then the last figures are better, by processor time: that of two for the work

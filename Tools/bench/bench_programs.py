@@ -3,7 +3,7 @@
 
     bench_programs.py [--rounds=N] [--json=FILE] [--run] [PROGRAM...]
 
-The two run in turn, in processes of their own; printed are the medians and, of
+The two run in turn, in separate processes; printed are the medians and, of
 each pair, the median ratio: over 1 is faster, or less memory.  With --run it is
 pymem-run python-stock, against the linked build/python.
 """

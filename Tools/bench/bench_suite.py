@@ -8,7 +8,7 @@
 DIR is a checkout of the suite, and of the module pyperf where it is not installed.
 A COMMAND starts a Python, which may be one under pymem-run ("run=pymem-run python3").
 The first is the one that the others are compared with.  Each round runs every
-benchmark on each of them in turn, in a process of its own with the number of loops
+benchmark on each of them in turn, in a separate process with the number of loops
 that the first one needs, and takes the best of three values.  A figure is the median over
 the rounds of the ratio in a round: over 1 is faster.  A benchmark that does not run on
 each of them, or takes longer than SECONDS (300) once, is named and left out.
@@ -68,7 +68,7 @@ def times_a_process(script):
 
 
 def run_to_end(words, environment, folder, timeout):
-    """Did it end well?  pyperf starts processes of its own; none is left when not."""
+    """Did it end well?  pyperf starts processes; none is left when not."""
     process = subprocess.Popen([str(word) for word in words], env=environment, cwd=folder,
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)

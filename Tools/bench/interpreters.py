@@ -1,7 +1,7 @@
 """What interpreters with a GIL each do at once: run by bench_interpreters.py.
 
 Prints the wall time and the processor time, in seconds, of N interpreters that each do
-the same work in a thread of their own.
+the same work in a separate thread.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 A server runs two workers of serverapp.py on a port of the loopback interface.  It is
 loaded with equal requests, then it idles, then it gets a few small requests.  Every
-request is a connection of its own, as a proxy makes them, so that each worker gets its
+request is a separate connection, as a proxy makes them, so that each worker gets its
 share.
 """
 

@@ -26,7 +26,7 @@ def read_word(address):
 
 
 def number(expression):
-    """The address that somebody typed; objects and pointers alike."""
+    """The address that somebody typed; an object or a pointer."""
     result = value(expression)
     if result.type.strip_typedefs().code == gdb.TYPE_CODE_PTR:
         return int(result.cast(gdb.lookup_type("unsigned long")))

@@ -70,7 +70,7 @@ class Builder:
         self.python_include = include_folder()
         self.flags = [*compiler_flags(), "-fPIC", "-pthread", *shlex.split(
             os.environ.get("CFLAGS") or "-O2")]
-        # __has_include and the like differ by what was configured, never by the machine.
+        # __has_include and similar tests differ by what was configured, never by the machine.
         (self.folder / "pyconfig.h").write_text(configured(struct.calcsize("P")))
         ours = [TOP / "Include" / "internal", TOP / "Include"]
         self.ours = [f"-I{self.folder}", *(f"-I{path}" for path in reversed(ours))]
@@ -94,7 +94,7 @@ class Builder:
             raise BuildError(f"{shlex.join(map(str, command))} failed:\n{result.stdout}")
 
     def add(self, kind, flags, sources):
-        """Sources are compiled with others, by and by: the objects that there will be."""
+        """Compiles sources later, with others. Returns the objects that there will be."""
         objects = []
         for source in sources:
             objects.append(self.folder / f"{kind}-{Path(source).stem}.o")

@@ -2,7 +2,7 @@
 
     child.py FOLDER-OF-THE-MODULE programs|attacks [LOGS] < cases
 
-Every program is a child of its own; the parent has loaded all that is needed.  In the
+Every program is a separate child; the parent has loaded all that is needed.  In the
 folder LOGS a tool such as Valgrind writes what it finds, a file for each process.
 """
 

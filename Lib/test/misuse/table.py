@@ -196,7 +196,7 @@ WRITTEN_AFTER_FREE = [Program(name, does, AFTER, *variants) for name, does, *var
     ("write_freed_object", "changes a bytes object that died", ("oo",), (17, 600)),
 ]]
 
-# The program looks itself, and goes on where nothing old was to be seen.
+# The program looks itself, and goes on where it sees nothing old.
 READS = [Program(name, does, READS_NOTHING, *variants) for name, does, *variants in [
     ("read_freed", "reads a freed block", EACH, (4, *NOT_LARGE[1:]), ("here", "thread")),
     ("read_moved", "reads a block that realloc moved away", EACH, NOT_LARGE[1:]),
