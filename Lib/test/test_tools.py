@@ -281,6 +281,13 @@ def test_tests_of_a_package_that_crash(package_tests, runner):
     assert (state, tests) == ("crashed", {}), output
 
 
+def test_tests_that_no_package_has():
+    result = regrtest(f"--build={BUILD}", "--of=numpy", "test_none")
+    assert result.returncode != 0
+    assert re.search(r"regrtest: numpy(.s tests can.t be had| has no tests test_none; some "
+                     r"are \w+\.\w+)", result.stderr), result.stderr
+
+
 def test_sources_are_asked_of_the_archives_of_this_system(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
     tool = runpy.run_path(str(TOOLS / "packagetests.py"))
