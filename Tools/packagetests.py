@@ -123,9 +123,9 @@ class PackageTests:
         return json.loads(results.read_text()) if results.exists() else []
 
     def state(self, output, returncode, tests):
-        """What became of a file: pytest ends with 2 where it can't be read, with 5
+        """What became of a file: pytest ends with 2 to 4 where it can't be read, with 5
         where no test is in it."""
-        if returncode in (1, 2):
+        if returncode in (1, 2, 3, 4):
             return "failed"
         if returncode not in (0, 5):
             return "timed out" if returncode == -9 else "crashed"
