@@ -169,8 +169,9 @@ def test_regrtest_names_a_test_that_differs(two_pythons):
     ("2 tests failed:\n    x\n\n7 tests OK.", 2, "failed"),
     ("Timeout (0:05:00)!", 1, "timed out"), ("", -9, "timed out"),
     ("0:00:03 [7/9] test_io.test_signals", -11, "crashed")])
-def test_regrtest_reads_what_became_of_a_file(printed, returncode, state):
+def test_regrtest_reads_what_became_of_a_file(monkeypatch, printed, returncode, state):
     """Also of a folder of files that stands under one name (test_io, from 3.15 on)."""
+    monkeypatch.syspath_prepend(TOOLS)
     tool = runpy.run_path(str(TOOLS / "regrtest"))
     assert tool["state_of"](f"== Tests result ==\n\n{printed}\n", returncode) == state
 
@@ -201,6 +202,110 @@ def test_regrtest_against_the_record(two_pythons):
     result = regrtest(f"--build={folder}", "--recorded", "test_list")
     assert result.returncode == 0, result.stdout
     assert "0 differ" in result.stdout
+
+
+# The own tests of packages: a small one in place of NumPy or lxml.
+
+TESTS_OF_PACKAGE = """
+import os
+import unittest
+import pytest
+
+def test_passes():
+    assert "PYTHONMALLOC" not in os.environ
+
+def test_fails():
+    assert "PYTHONMALLOC" in os.environ
+
+@pytest.mark.slow
+def test_slow():
+    pass
+
+class Case(unittest.TestCase):
+    def test_skipped(self):
+        self.skipTest("why not")
+
+    def test_broken(self):
+        if "CRASH" in os.environ:
+            os.abort()
+        raise ValueError
+
+def test_suite():
+    return unittest.defaultTestLoader.loadTestsFromTestCase(Case)
+"""
+
+
+@pytest.fixture
+def package_tests(tmp_path, monkeypatch):
+    """(what is run by, environment) -> what became of a file of tests of a package: an
+    installed one, with tests that only its source has where unittest runs them."""
+    monkeypatch.syspath_prepend(TOOLS)
+    regrtest = runpy.run_path(str(TOOLS / "regrtest"))
+    packagetests = sys.modules["packagetests"]
+    installed = tmp_path / "installed" / "small"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("here = True\n")
+    monkeypatch.setenv("PYTHONPATH", str(installed.parent))
+
+    def run_tests(runner, **environment):
+        source = tmp_path / "source"
+        top = source / "src" / "small" if runner == "unittest" else installed
+        (top / "tests").mkdir(parents=True)
+        (top / "tests" / "__init__.py").touch()
+        (top / "tests" / "test_one.py").write_text(TESTS_OF_PACKAGE)
+        monkeypatch.setitem(packagetests.PACKAGES, "small", (
+            "python3-small", "src/small" if runner == "unittest" else None, runner))
+        monkeypatch.setattr(packagetests, "fetch_source", lambda *_: source)
+        suite = packagetests.PackageTests("small", [sys.executable], tmp_path, False)
+        assert suite.names() == ["tests.test_one"]
+        result, output = regrtest["run_file"](
+            suite, [sys.executable], "tests.test_one",
+            clean_environment(PYTHONPATH=str(installed.parent), **environment))
+        return result["state"], {name.rpartition(".")[2]: state
+                                 for name, state, _ in result["tests"]}, output
+    return run_tests
+
+
+@pytest.mark.parametrize("runner, states", [
+    ("pytest", {"test_passes": "passed", "test_fails": "failed", "test_suite": "passed",
+                "test_skipped": "skipped", "test_broken": "failed"}),
+    ("unittest", {"test_skipped": "skipped", "test_broken": "failed"})])
+def test_tests_of_a_package(package_tests, runner, states):
+    state, tests, output = package_tests(runner)
+    assert (state, tests) == ("failed", states), output
+
+
+@pytest.mark.parametrize("runner", ["pytest", "unittest"])
+def test_tests_of_a_package_that_crash(package_tests, runner):
+    state, tests, output = package_tests(runner, CRASH="1")
+    assert (state, tests) == ("crashed", {}), output
+
+
+def test_tests_that_no_package_has():
+    result = regrtest(f"--build={BUILD}", "--of=numpy", "test_none")
+    assert result.returncode != 0
+    assert re.search(r"regrtest: numpy(.s tests can.t be had| has no tests test_none; some "
+                     r"are \w+\.\w+)", result.stderr), result.stderr
+
+
+def test_sources_are_asked_of_the_archives_of_this_system(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    tool = runpy.run_path(str(TOOLS / "packagetests.py"))
+    write = tool["write_source_lists"]
+    apt = tmp_path / "apt"
+    (apt / "sources.list.d").mkdir(parents=True)
+    (apt / "sources.list").write_text("# ours\ndeb http://here trixie main\n"
+                                      "deb-src http://here trixie main\n")
+    (apt / "sources.list.d" / "more.sources").write_text(
+        "Types: deb deb-src\nURIs: http://there\nSuites: trixie\n")
+    (apt / "sources.list.d" / "off.disabled").write_text("deb http://nowhere trixie main\n")
+    monkeypatch.setitem(write.__globals__, "LISTS", apt)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    write(lists)
+    assert {path.name: path.read_text() for path in lists.iterdir()} == {
+        "sources.list": "deb-src http://here trixie main\n",
+        "more.sources": "Types: deb-src\nURIs: http://there\nSuites: trixie\n"}
 
 
 @pytest.mark.parametrize("tool", ["regrtest", "relink"])
