@@ -416,6 +416,14 @@ def test_in_debian_stops_when_it_is_told_to(small_system, kill):
 
 
 @pytest.mark.once
+def test_in_debian_says_which_processors_it_knows(tmp_path):
+    result = run(TOOLS / "in-debian", f"--folder={tmp_path}", "--arch=vax", "trixie", "true")
+    assert result.returncode == 2
+    assert '"vax" is no architecture' in result.stderr and "i386, arm64" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.once
 def test_in_debian_leaves_interrupts_to_the_command(small_system):
     """A shell would have what runs behind it ignore them."""
     result = run(*in_debian(small_system, "sh", "-c", "kill -INT $$; echo ignored"))
