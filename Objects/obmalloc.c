@@ -27,6 +27,7 @@
 #include "objimpl.h"
 #include "pymem.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <wchar.h>
@@ -118,7 +119,8 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  define IS_PYMALLOC(domain) LIKELY(WAY_OF(domain) != WAY_CLOSED)
 /* The same, and the heap is large? */
 #  define IS_BY_HAND(domain) LIKELY(WAY_OF(domain) == WAY_BY_HAND)
-/* The same, and each interpreter has a heap?  Who sees that it is so sees whom to ask. */
+/* The same, and each interpreter has a heap?  Who sees that it is so (acquire) sees whom to
+ * ask, which was written before (release, in _PyMem_ChooseShortWays()). */
 static atomic_int has_heaps[NB_DOMAINS];
 #  define IS_PYMALLOC_OF_HEAPS(domain) \
     LIKELY(atomic_load_explicit(&has_heaps[domain], memory_order_acquire))
@@ -564,6 +566,9 @@ PyMem_SetAllocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 {
     before_first_use();
     if (is_domain(domain)) {
+        /* A thread without the GIL may come to the new context at once: through its address,
+         * so that it sees what was written there before this. */
+        atomic_thread_fence(memory_order_release);
         _PyMem_Allocators[domain] = *allocator;
         choose_ways();
     }

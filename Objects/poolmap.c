@@ -30,7 +30,9 @@ pool_map_unlock(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* The next holder of the lock sees what was written before: pool_map_cover(). */
+/* What was written before is seen by whoever has the lock next: pool_map_cover().  A block of
+ * malloc may be at the address next, too.  Who has that one got it from the system after the
+ * system took the memory back, under a lock of its own. */
 void
 pool_map_uncover(void)
 {

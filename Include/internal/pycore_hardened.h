@@ -150,7 +150,9 @@ int hard_arenas_visit(int (*visit)(void *arg, uint32_t first, unsigned nslabs), 
 /* Where slabs are: NULL until the first. */
 INTERNAL_DATA(unsigned char *) hard_slabs_start;
 INTERNAL_DATA(struct hard_slab *) hard_slab_records;
-INTERNAL_DATA(atomic_size_t) hard_slabs_size;   /* bytes up to the end of the last arena */
+/* Bytes up to the end of the last arena: stored (release) when its records can be read, loaded
+ * (acquire) before one is. */
+INTERNAL_DATA(atomic_size_t) hard_slabs_size;
 
 static inline unsigned char *
 hard_slab_address(size_t number)

@@ -149,7 +149,8 @@ struct heap {
 
 INTERNAL_DATA(struct heap) main_heap;
 
-/* All heaps by number; a heap stays where it is once it is there. */
+/* All heaps by number; a heap stays where it is once it is there.  It is whole before it is
+ * stored (release).  Who has a block of it looks it up (acquire). */
 #define MAX_HEAPS (1u << 16)
 INTERNAL_DATA(struct heap *_Atomic) heaps[MAX_HEAPS];
 
@@ -237,7 +238,9 @@ struct heap *heap_of_this_thread(void);
 /* The owner of a heap of a thread goes in and out, and so often that it may cost next to
  * nothing: it writes that it is in, and looks for a visitor.  No barrier orders the two.
  * The visitor writes that it comes, has the system put a barrier into each thread, and
- * then looks whether the owner is in.  0: there is a visitor; to be waited for. */
+ * then looks whether the owner is in.  What one of them did in the heap is seen by the next:
+ * each stores with release that it leaves, which the other loads with acquire.
+ * 0: there is a visitor; to be waited for. */
 static inline int
 heap_enter(struct heap *of_thread)
 {

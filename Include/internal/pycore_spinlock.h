@@ -1,7 +1,8 @@
 /* A lock that is held for tens of nanoseconds to a microsecond, so waiting is looking again.
  *
+ * The exchange that takes it (acquire) sees what was written up to the store that released it.
  * While there is one thread an exchange, which takes longer than what the lock guards, is not
- * needed. */
+ * needed: a thread that begins sees what was written before. */
 
 #ifndef Py_INTERNAL_SPINLOCK_H
 #define Py_INTERNAL_SPINLOCK_H

@@ -504,16 +504,32 @@ def test_in_debian_ends_with_the_status_of_the_command(small_system):
 
 
 @pytest.mark.once
-def test_in_debian_stops_when_it_is_told_to(small_system):
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
+def test_in_debian_stops_when_it_is_told_to(small_system, kill):
     """timeout and ctrl-C tell the whole group; the first process of a namespace would
-    not hear it."""
+    not hear it.  Who tells the shell alone does not wait for the command."""
     command = in_debian(small_system, "sh", "-c", "echo begun; sleep 60; echo went on")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True, start_new_session=True)
     assert process.stdout.readline() == "begun\n"
     start = time.monotonic()
-    os.killpg(process.pid, signal.SIGTERM)
+    kill(process.pid, signal.SIGTERM)
     rest = process.communicate(timeout=90)[0]
     assert (rest, process.returncode) == ("", 1)
     assert time.monotonic() - start < 30
     assert os.listdir(small_system / "trixie" / "root") == []
+
+
+@pytest.mark.once
+def test_in_debian_says_which_processors_it_knows(tmp_path):
+    result = run(TOOLS / "in-debian", f"--folder={tmp_path}", "--arch=vax", "trixie", "true")
+    assert result.returncode == 2
+    assert '"vax" is no architecture' in result.stderr and "i386, arm64" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.once
+def test_in_debian_leaves_interrupts_to_the_command(small_system):
+    """A shell would have what runs behind it ignore them."""
+    result = run(*in_debian(small_system, "sh", "-c", "kill -INT $$; echo ignored"))
+    assert (result.stdout, result.returncode) == ("", 130)
