@@ -31,8 +31,8 @@ pool_map_unlock(void)
 }
 
 /* What was written before is seen by whoever has the lock next: pool_map_cover().  A block of
- * malloc may be at the address next, too.  Who has that one got it from the system after the
- * system took the memory back, under a lock of its own. */
+ * malloc may be at the address next, too.  The thread that has it got it from the system after
+ * the system took the memory back, with the lock of the system. */
 void
 pool_map_uncover(void)
 {

@@ -121,7 +121,7 @@ def page(driver, html):
 
 
 def test_size_and_network(driver, html):
-    """Less than 400 KiB, all files of its own, and interactive at once."""
+    """Less than 400 KiB, all files from the folder, and interactive at once."""
     folder = html / "_static" / "playground"
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert {f"{name}.js" for name in MODULES} < set(sizes)
@@ -190,7 +190,7 @@ def random_calls(n):
             nblocks += 1
         elif numbers.random() < 0.1:
             calls.append(("r", numbers.choice(live), numbers.randint(0, 700)))
-        else:                           # mostly one of the newest, so that arenas go back
+        else:                           # most often one of the newest, so that arenas go back
             last = len(live) if numbers.random() < 0.02 else min(len(live), 20)
             calls.append(("f", live.pop(-1 - numbers.randrange(last)), 0))
     return calls

@@ -507,7 +507,7 @@ def test_in_debian_ends_with_the_status_of_the_command(small_system):
 @pytest.mark.parametrize("kill", [os.killpg, os.kill])
 def test_in_debian_stops_when_it_is_told_to(small_system, kill):
     """timeout and ctrl-C tell the whole group; the first process of a namespace would
-    not hear it.  Who tells the shell alone does not wait for the command."""
+    not hear it.  A signal to the shell alone ends the command, too."""
     command = in_debian(small_system, "sh", "-c", "echo begun; sleep 60; echo went on")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True, start_new_session=True)

@@ -1,5 +1,5 @@
 /* For a tracer that is an extension module beside the interpreter's tracer
- * (Modules/_pymemtracer.c): it is told of new objects, and nothing else of the interpreter's is
+ * (pymem._pymemtracer): it is told of new objects, and nothing else of the interpreter's is
  * replaced.
  *
  * Up to 3.12 an interpreter tells its own tracer only.  There an object that comes from a
