@@ -29,7 +29,9 @@ static struct ready no_classes[NCLASSES];
 
 static struct heap_of_blocks {
     spin_lock lock;
-    atomic_int is_shared;
+    int is_locked;              /* by whoever is in the heap */
+    atomic_int is_shared;       /* else the GIL is the lock */
+    atomic_int is_in;           /* a thread, by the GIL */
     struct ready *classes;
     uint64_t bits;              /* random ones */
     unsigned nbits;
@@ -55,26 +57,56 @@ heap_of_request(const char *domain, size_t size)
         : &hard_heaps[OF_ALL];
 }
 
+/* While the GIL is the lock.  A thread without it may share the heap at any time: no barrier
+ * orders the two, see _PyMem_ShareHardened(). */
+static inline int
+heap_enter_by_gil(struct heap_of_blocks *heap)
+{
+    atomic_store_explicit(&heap->is_in, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (LIKELY(!atomic_load_explicit(&heap->is_shared, memory_order_acquire))) {
+        return 1;
+    }
+    atomic_store_explicit(&heap->is_in, 0, memory_order_relaxed);
+    return 0;
+}
+
+static inline void
+heap_leave_by_gil(struct heap_of_blocks *heap)
+{
+    atomic_store_explicit(&heap->is_in, 0, memory_order_release);
+}
+
 static inline void
 heap_take(struct heap_of_blocks *heap)
 {
-    if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
+    if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)
+        || !heap_enter_by_gil(heap))
+    {
         spin_take(&heap->lock);
+        heap->is_locked = 1;
     }
 }
 
 static inline void
 heap_release(struct heap_of_blocks *heap)
 {
-    if (atomic_load_explicit(&heap->is_shared, memory_order_relaxed)) {
+    if (heap->is_locked) {
+        heap->is_locked = 0;
         spin_release(&heap->lock);
+    }
+    else {
+        heap_leave_by_gil(heap);
     }
 }
 
+/* heap is NULL where nobody took it. */
 static COLD void _Py_NO_RETURN
 heap_fault(struct heap_of_blocks *heap, char api_id, const struct hard_fault *fault)
 {
-    heap_release(heap);
+    if (heap != NULL) {
+        heap_release(heap);
+    }
     hard_fatal(api_id, fault);
 }
 
@@ -90,11 +122,16 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
 
 /* Forks, and the first request. */
 
+static int fork_locked;         /* the heap of the GIL */
+
 static void
 take_all(void)
 {
     spin_take(&hard_heaps[OF_ALL].lock);
-    heap_take(&hard_heaps[OF_GIL]);
+    if (hard_heaps[OF_GIL].is_shared) {
+        spin_take(&hard_heaps[OF_GIL].lock);
+        fork_locked = 1;
+    }
     spin_take(&given_back.lock);
     spin_take(&hard_large_lock);
     spin_take(&hard_slabs_lock);
@@ -106,7 +143,10 @@ release_all(void)
     spin_release(&hard_slabs_lock);
     spin_release(&hard_large_lock);
     spin_release(&given_back.lock);
-    heap_release(&hard_heaps[OF_GIL]);
+    if (fork_locked) {
+        fork_locked = 0;
+        spin_release(&hard_heaps[OF_GIL].lock);
+    }
     spin_release(&hard_heaps[OF_ALL].lock);
 }
 
@@ -117,6 +157,7 @@ begin_in_child(void)
     for (int i = 0; i < 2; i++) {
         hard_heaps[i].random.used = sizeof(hard_heaps[i].random.bytes);
         hard_heaps[i].nbits = 0;
+        hard_heaps[i].is_in = 0;        /* a thread that is not in the child */
     }
     hard_large_begin_in_child();
     for (unsigned number = NSMALL; number < NCLASSES; number++) {
@@ -271,18 +312,16 @@ request_with_lock(const char *domain, size_t size)
     return block;
 }
 
-/* While the GIL is the lock. */
-static inline int
-needs_no_lock(void)
-{
-    return LIKELY(!atomic_load_explicit(&hard_heaps[OF_GIL].is_shared, memory_order_relaxed));
-}
-
 static inline void *
 request(const char *domain, size_t size)
 {
-    if (LIKELY(size <= SMALL_REQUEST_THRESHOLD) && *domain != 'r' && needs_no_lock()) {
-        return heap_malloc(&hard_heaps[OF_GIL], domain, size);
+    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
+    if (LIKELY(size <= SMALL_REQUEST_THRESHOLD) && *domain != 'r'
+        && heap_enter_by_gil(heap))
+    {
+        void *block = heap_malloc(heap, domain, size);
+        heap_leave_by_gil(heap);
+        return block;
     }
     return request_with_lock(domain, size);
 }
@@ -396,7 +435,7 @@ heap_of_block(struct place place)
 static COLD void
 free_for_gil(const char *domain, struct place place, void *ptr)
 {
-    take_back(&hard_heaps[OF_GIL], domain, place, ptr);
+    take_back(NULL, domain, place, ptr);
     spin_take(&given_back.lock);
     unsigned n = given_back.n;
     if (n < NGIVEN_BACK) {      /* more than that are lost */
@@ -485,7 +524,7 @@ resize_in_place(const char *domain, struct place place, void *ptr, size_t size,
     if (is_of_all) {
         heap_take(heap);
     }
-    unsigned slack = check_block(heap, domain, place, ptr);
+    unsigned slack = check_block(is_of_all ? heap : NULL, domain, place, ptr);
     size_t blocksize = place.slab->blocksize;
     *old_size = blocksize - slack;
     int is_there = size <= HARD_MEDIUM_MAX && class_of(size) == place.slab->class;
@@ -540,8 +579,10 @@ _PyMem_HardenedFree(void *ctx, void *ptr)
         }
         return;
     }
-    if (LIKELY(place.slab->heap == OF_GIL) && *domain != 'r' && needs_no_lock()) {
-        heap_free(&hard_heaps[OF_GIL], domain, place, ptr);
+    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
+    if (LIKELY(place.slab->heap == OF_GIL) && *domain != 'r' && heap_enter_by_gil(heap)) {
+        heap_free(heap, domain, place, ptr);
+        heap_leave_by_gil(heap);
         return;
     }
     free_with_lock(domain, place, ptr);
@@ -563,10 +604,19 @@ _PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size)
     return same != NULL ? same : move(domain, ptr, old_size, size);
 }
 
+/* The thread that has the GIL may be in the heap.  After the barrier either it sees that the
+ * heap is shared, or its is_in is seen here. */
 void
 _PyMem_ShareHardened(void)
 {
-    hard_heaps[OF_GIL].is_shared = 1;
+    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
+    heap->is_shared = 1;
+    for (int i = 0; virtual_barrier() != 0 && i < 1000; i++) {
+        virtual_yield();        /* for longer than a processor keeps what it writes */
+    }
+    while (atomic_load_explicit(&heap->is_in, memory_order_acquire)) {
+        virtual_yield();
+    }
 }
 
 /* Of all classes, blocks that are ready go back to their slabs. */

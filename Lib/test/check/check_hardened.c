@@ -400,6 +400,39 @@ free_without_gil(void *unused)
     return unused;
 }
 
+static atomic_int objects_end;
+
+static void *
+object_work(void *of_size)
+{
+    while (!objects_end) {
+        void *p = PyObject_Malloc((size_t)of_size);
+        memset(p, 1, (size_t)of_size);
+        PyObject_Free(p);
+    }
+    return NULL;
+}
+
+/* A thread without the GIL makes an interpreter with one, while the thread that has the GIL
+ * goes on. */
+START_TEST(a_heap_that_is_shared_while_a_thread_is_in_it)
+{
+    pthread_t thread;
+    Py_ssize_t before = _PyMem_CountHardened();
+    pthread_create(&thread, NULL, object_work, (void *)(uintptr_t)40);
+    usleep(1000);
+    _PyMem_ShareHardened();
+    for (int i = 0; i < 200000; i++) {
+        void *p = PyObject_Malloc(40);
+        memset(p, 2, 40);
+        PyObject_Free(p);
+    }
+    objects_end = 1;
+    pthread_join(thread, NULL);
+    ck_assert_int_eq(_PyMem_CountHardened(), before);
+}
+END_TEST
+
 START_TEST(small_blocks_freed_without_the_gil_come_again)
 {
     pthread_t thread;
@@ -537,6 +570,7 @@ hardened_suite(void)
     tcase_add_native_test(tc, what_is_freed_goes_back, MEASURES_MEMORY);
     tcase_add_native_test(tc, large_blocks_go_back_at_once, MEASURES_MEMORY);
     tcase_add_test(tc, small_blocks_freed_without_the_gil_come_again);
+    tcase_add_test(tc, a_heap_that_is_shared_while_a_thread_is_in_it);
     tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 0, 1);
     tcase_add_loop_test(tc, one_byte_behind_an_end_is_found, 512, 513);
     tcase_add_test(tc, one_byte_of_a_free_block_is_found);
