@@ -75,7 +75,7 @@ static FAST_THREAD_LOCAL int thread_is_ending;
 /* The thread is in heaps_visit(): it has locks that others wait for, and so would it. */
 static FAST_THREAD_LOCAL int is_looking;
 
-/* Held for heaps[], for the lists, and by who works on a heap in the second. */
+/* For heaps[], for the lists, and for work on a heap in the second list. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct heap *unused_heaps;       /* HEAP_UNUSED */
 static struct heap *left_heaps;         /* HEAP_LEFT, of threads */

@@ -168,8 +168,8 @@ watch(struct arena_set *set)
     }
 }
 
-/* Has the program waited since this was asked last?  Who waits may wait for long the next
- * time, and has earned nothing. */
+/* Has the program waited since this was asked last?  A program that waits may wait for long
+ * the next time, and has earned nothing. */
 static int
 has_waited(struct arena_set *set)
 {

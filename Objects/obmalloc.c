@@ -119,7 +119,7 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  define IS_PYMALLOC(domain) LIKELY(WAY_OF(domain) != WAY_CLOSED)
 /* The same, and the heap is large? */
 #  define IS_BY_HAND(domain) LIKELY(WAY_OF(domain) == WAY_BY_HAND)
-/* The same, and each interpreter has a heap?  Who sees that it is so (acquire) sees whom to
+/* The same, and each interpreter has a heap?  A thread that sees it (acquire) sees whom to
  * ask, which was written before (release, in _PyMem_ChooseShortWays()). */
 static atomic_int has_heaps[NB_DOMAINS];
 #  define IS_PYMALLOC_OF_HEAPS(domain) \

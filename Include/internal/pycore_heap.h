@@ -130,9 +130,9 @@ struct heap {
     _Atomic(block *) freed_by_others;
     atomic_size_t nfreed_by_others;
 
-    /* Held by who looks at the heap from outside, for as long as that takes; by
-     * the owner while it does what such a look can't bear: an arena comes or
-     * goes, the list above is taken in. */
+    /* Whoever looks at the heap from outside holds it meanwhile.  The owner holds it while
+     * an arena comes or goes, and while the list above is taken in: a look can't bear
+     * these. */
     pthread_mutex_t look_lock;
 
     /* Of a heap of a thread.  Another thread may visit it while the owner is not in it, to
@@ -150,13 +150,12 @@ struct heap {
 INTERNAL_DATA(struct heap) main_heap;
 
 /* All heaps by number; a heap stays where it is once it is there.  It is whole before it is
- * stored (release).  Who has a block of it looks it up (acquire). */
+ * stored (release).  Whoever has a block of it looks it up (acquire). */
 #define MAX_HEAPS (1u << 16)
 INTERNAL_DATA(struct heap *_Atomic) heaps[MAX_HEAPS];
 
-/* A heap that never has a block: it serves threads that have no interpreter, while
- * interpreters have heaps of their own; and medium requests of a thread before it has a
- * heap. */
+/* A heap that never has a block.  It serves threads without an interpreter while each
+ * interpreter has a heap, and medium requests of a thread that has no heap yet. */
 INTERNAL_DATA(struct heap) heap_of_nobody;
 #define HEAP_OF_NOBODY (MAX_HEAPS - 1)  /* its number; not in heaps[] */
 
@@ -195,8 +194,8 @@ known_heap_is_of(const void *interp)
                      == known_heap.nchanges);
 }
 
-/* The answer, where each interpreter has a heap and it is known without a call; 0: it is to
- * be asked. */
+/* The answer, where each interpreter has a heap and the answer is known without a call; 0:
+ * ask for it. */
 #if defined(BESIDE_INTERPRETER) && defined(__x86_64__) && defined(__LP64__)
 #  define READS_THREAD_STATE 1
 static inline int
@@ -337,7 +336,7 @@ size_t heaps_trim_idle(void);
 size_t heaps_give_back(void);
 
 /* Visit every heap that is used, by number, until visit() returns something else than
- * 0; returns that, or 0.  From any thread; who does not own a heap sees what
+ * 0; returns that, or 0.  From any thread: one that does not own a heap sees what
  * look_lock keeps whole. */
 int heaps_visit(int (*visit)(struct heap *heap, void *arg), void *arg);
 

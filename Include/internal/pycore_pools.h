@@ -19,9 +19,9 @@ struct size_class {
 };
 INTERNAL_DATA(const struct size_class) size_classes[NB_SIZE_CLASSES];
 
-/* The size class of a medium request.  What is left of a size without the header,
- * less 1: its highest bit tells which doubling from 256 on, the three below which
- * eighth of that.  The first class is the one of 513 bytes. */
+/* The size class of a medium request.  n is the size without the header, less 1.  The
+ * highest bit of n says which doubling it is, counted from 256.  The next three bits say
+ * which eighth of the doubling.  The first class is the one of 513 bytes. */
 static inline unsigned
 medium_class(size_t nbytes)
 {
