@@ -2,6 +2,8 @@
 
 Blocks that are freed in another interpreter, interpreters that end, and requests over 512
 bytes without the GIL.
+
+Python/install/installheaps.c needs interpreters.
 """
 
 import re

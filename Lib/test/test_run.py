@@ -1,4 +1,7 @@
-"""pymem-run: an interpreter as it is, with pymem in it; and the same by a call."""
+"""pymem-run: an interpreter as it is, with pymem in it; and the same by a call.
+
+Python/install/install.c and Python/host/hostenv.c, which need an interpreter.
+"""
 
 import json
 import os

@@ -1,4 +1,5 @@
-/* Objects/arenas.c: how arenas are bought, told apart, kept and returned. */
+/* Objects/arenas.c, poolmap.c, arenaalloc.c: how arenas are bought, told apart, kept and
+ * returned. */
 
 #include "support.h"
 #include <unistd.h>

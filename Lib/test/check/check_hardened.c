@@ -1,6 +1,7 @@
-/* Objects/hardened.c and its parts: PYTHONMALLOC=hardened.  What misuse does Lib/test/misuse
- * shows; here is what legal use must see, and what nobody outside can: where blocks are, how
- * long they wait, threads, forks, options. */
+/* Objects/hardened.c, hardlanes.c, hardslabs.c, hardlarge.c, hardoptions.c:
+ * PYTHONMALLOC=hardened.  What misuse does Lib/test/misuse shows; here is what legal use must
+ * see, and what nobody outside can: where blocks are, how long they wait, threads, forks,
+ * options. */
 
 #include "support.h"
 #include "pycore_hardened.h"

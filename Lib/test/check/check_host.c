@@ -1,4 +1,4 @@
-/* Python/host/host.c: the GIL, fatal errors, the environment at start. */
+/* Python/host/host.c, hosttext.c: the GIL, fatal errors, the environment at start. */
 
 #include "support.h"
 #include "pycore_host.h"

@@ -1,5 +1,5 @@
-/* Python/tracer/tracemalloc.c, traceblocks.c, tracestacks.c, nativeframes.c: the tracer
- * in a program without an interpreter. */
+/* Python/tracer/tracemalloc.c, traceblocks.c, tracestacks.c, tracequery.c, tracelock.c,
+ * tracememory.c, nativeframes.c: the tracer in a program without an interpreter. */
 
 #include "support.h"
 #include "pycore_host.h"
