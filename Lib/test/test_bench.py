@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import sys
 
@@ -99,8 +100,24 @@ def test_bench_compares(tmp_path):
                  f"--json={tmp_path / 'j'}", "pairs")
     assert result.returncode == 0, result.stderr
     assert "speed, CPython's own = 1" in result.stdout
+    assert re.search(r"^processor +\S.*^system +Linux .*^pymem +libpymem\.so", result.stdout,
+                     re.M | re.S)
+    assert re.search(r"^noise, two processes of ours: pairs \d+ %$", result.stdout, re.M)
     figures = json.loads((tmp_path / "j").read_text())["pairs"]
     assert {"pymem", "CPython", "glibc"} <= set(figures)
+
+
+def test_a_ratio_within_the_noise_has_a_mark(capsys):
+    figures = {"rss_kib": 1024, "faults": 1}
+    results = {"pairs": {"CPython": {"ns": 10.4, **figures}, "pymem": {"ns": 10, **figures}}}
+    for noise, mark in ((0.05, "1.04~"), (0.03, "1.04 ")):
+        bench.report(results, {"pairs": noise}, ["pymem", "CPython"])
+        assert mark in capsys.readouterr().out
+
+
+def test_the_noise_is_what_two_runs_of_the_same_differ_by():
+    runs, again = [{"ns": 10}, {"ns": 20}, {"ns": 30}], [{"ns": 11}, {"ns": 20}, {"ns": 60}]
+    assert bench.noise_of(runs, again) == pytest.approx(0.1)
 
 
 def test_no_more_stays_than_with_cpython():

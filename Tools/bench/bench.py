@@ -17,7 +17,9 @@ plays them as well.
 Every round runs each workload once on each allocator, in a separate process
 and in an order that changes, so that what else the machine does hits all of
 them equally.  Printed are medians: nanoseconds an operation, the ratio to
-CPython's own allocator (over 1 is faster), peak memory and page faults.
+CPython's own allocator (over 1 is faster), peak memory and page faults.  Ours
+runs twice in each round: how much the two differ is the noise, and a ratio that
+is no further from 1 has a mark.
 """
 
 import argparse
@@ -33,6 +35,11 @@ TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "Lib"))
 from pymem.allocators import (LIBPYTHON, OURS, STOCK, WorkerFailed,  # noqa: E402
                               find_allocators, run_worker)
+
+sys.path.insert(0, str(Path(__file__).parent))
+import machine  # noqa: E402
+
+AGAIN = "the same again"        # ours, to see the noise
 
 # name: (workload of worker.c, its number, in --quick)
 WORKLOADS = {
@@ -63,8 +70,15 @@ def geometric_mean(values):
     return exp(sum(map(log, values)) / len(values))
 
 
+def noise_of(runs, again):
+    """How much two runs of the same differ, as a part of them: the median of the rounds."""
+    return median(abs(a["ns"] - b["ns"]) / min(a["ns"], b["ns"])
+                  for a, b in zip(runs, again))
+
+
 def measure(worker, allocators, workloads, rounds):
-    """{workload: {allocator: {figure: median}}}"""
+    """({workload: {allocator: {figure: median}}}, {workload: noise})"""
+    allocators = {**allocators, AGAIN: allocators[OURS]}
     samples = {name: {allocator: [] for allocator in allocators}
                for name in workloads}
     names = list(allocators)
@@ -77,10 +91,12 @@ def measure(worker, allocators, workloads, rounds):
                 samples[name][allocator] += run_worker(
                     worker, allocators[allocator], *workloads[name])
     progress("")
+    noise = {name: noise_of(by_allocator[OURS], by_allocator.pop(AGAIN))
+             for name, by_allocator in samples.items()}
     return {name: {allocator: {figure: median(run[figure] for run in runs)
                                for figure in ("ns", "rss_kib", "faults")}
                    for allocator, runs in by_allocator.items()}
-            for name, by_allocator in samples.items()}
+            for name, by_allocator in samples.items()}, noise
 
 
 def print_table(title, results, allocators, cell):
@@ -91,17 +107,33 @@ def print_table(title, results, allocators, cell):
             f"{cell(figures, allocator):>12}" for allocator in allocators))
 
 
-def report(results, allocators):
+def print_machine(allocators):
+    for what, value in machine.describe():
+        print(f"{what:18}{value}")
+    for name, allocator in allocators.items():
+        library = allocator.preloaded or allocator.library
+        print(f"{name:18}{'the C library' if library == '-' else machine.version_of(library)}")
+    print()
+
+
+def report(results, noise, allocators):
     def ratio(figures, allocator, figure="ns"):
         return figures[STOCK][figure] / figures[allocator][figure]
 
+    def marked(name, allocator):
+        value = ratio(results[name], allocator)
+        is_lost = allocator != STOCK and abs(value - 1) <= noise[name]
+        return f"{value:.2f}{'~' if is_lost else ' '}"
+
     print_table("nanoseconds an operation", results, allocators,
                 lambda f, a: f"{f[a]['ns']:.2f}")
-    print_table(f"\nspeed, {STOCK}'s own = 1", results, allocators,
-                lambda f, a: f"{ratio(f, a):.2f}")
+    print_table(f"\nspeed, {STOCK}'s own = 1; ~: 1 within the noise",
+                {name: name for name in results}, allocators, marked)
     print(f"{'geometric mean':20}" + "".join(
         f"{geometric_mean(ratio(f, a) for f in results.values()):12.2f}"
         for a in allocators))
+    print("\nnoise, two processes of ours: "
+          + ", ".join(f"{name} {100 * noise[name]:.0f} %" for name in results))
     print_table("\npeak memory, MiB", results, allocators,
                 lambda f, a: f"{f[a]['rss_kib'] / 1024:.1f}")
     print_table("\npage faults", results, allocators,
@@ -213,11 +245,12 @@ def main():
         sys.exit(f"bench: {LIBPYTHON} is missing (Debian: {LIBPYTHON.split('.so')[0]}); "
                  "ratios are to its allocator")
     try:
-        results = measure(build / "bench-worker", allocators, workloads,
-                          options.rounds or (5 if options.quick else 9))
+        results, noise = measure(build / "bench-worker", allocators, workloads,
+                                 options.rounds or (5 if options.quick else 9))
     except WorkerFailed as error:
         sys.exit(f"bench: {error}")
-    report(results, list(allocators))
+    print_machine(allocators)
+    report(results, noise, list(allocators))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     if options.picture:
