@@ -79,10 +79,10 @@ at_hand_return(void)
 
 /* In a heap that neither grows nor shrinks hardly one does. */
 void
-at_hand_pool_became_empty(void)
+at_hand_pool_went(void)
 {
-    static unsigned nempty;
-    if (UNLIKELY(++nempty % (unsigned)MAX_POOLS_IN_ARENA == 0)) {
+    static unsigned nwent;
+    if (UNLIKELY(++nwent % (unsigned)MAX_POOLS_IN_ARENA == 0)) {
         at_hand_return();
     }
 }

@@ -276,6 +276,21 @@ arena_release_kept(struct arena_object *arena)
     }
 }
 
+/* An arena has one pool in use less, or keeps one more; is_new: it was not kept before. */
+static inline void
+arena_look_at_kept(struct arena_object *arena, int is_new)
+{
+    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
+        return;
+    }
+    if (!arena_is_last_in_use(arena)) {
+        arena_release_kept(arena);
+    }
+    else if (is_new) {
+        arenas_became_empty(arena->set);
+    }
+}
+
 /* A program that takes and frees one block again and again must not get and
  * release a pool each time, so the last pool of a class stays, unless an
  * arena could become empty by it. */
@@ -287,20 +302,17 @@ small_pool_became_empty(struct heap *heap, poolp pool)
     int is_new = !header->kept;
     if (!pool_is_last_of_class(heap, pool)) {
         pool_release(pool);
+        arena_look_at_kept(arena, is_new);
+        if (heap == &main_heap) {
+            at_hand_pool_went();
+        }
+        return;
     }
-    else if (is_new) {
+    if (is_new) {
         header->kept = 1;
         arena->nkeptpools++;
     }
-    if (arena->nkeptpools == 0 || !arena_may_be_empty(arena)) {
-        return;
-    }
-    if (!arena_is_last_in_use(arena)) {
-        arena_release_kept(arena);
-    }
-    else if (is_new) {
-        arenas_became_empty(arena->set);
-    }
+    arena_look_at_kept(arena, is_new);
 }
 
 /* An arena of medium pools has so few that it often could be empty but for a kept one:
@@ -333,9 +345,6 @@ pool_reached_border(struct heap *heap, poolp pool)
     }
     else {
         small_pool_became_empty(heap, pool);
-        if (heap == &main_heap) {
-            at_hand_pool_became_empty();
-        }
     }
 }
 

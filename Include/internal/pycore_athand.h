@@ -75,8 +75,8 @@ void at_hand_close(void);
 /* The same, and the blocks go back to their pools. */
 void at_hand_return(void);
 
-/* A pool has lost its last block. */
-void at_hand_pool_became_empty(void);
+/* A pool has lost its last block and is its arena's again. */
+void at_hand_pool_went(void);
 
 /* Visit the blocks at hand, from any thread.  Those that are taken or put meanwhile are
  * seen or not. */

@@ -15,7 +15,7 @@
 #  define WORD_SIZE ((size_t)8)
 #else
 #  define ALIGNMENT_SHIFT 3
-#  define WORD_SIZE sizeof(void *)
+#  define WORD_SIZE sizeof(size_t)
 #endif
 #define ALIGNMENT (1u << ALIGNMENT_SHIFT)
 
