@@ -291,6 +291,17 @@ arena_look_at_kept(struct arena_object *arena, int is_new)
     }
 }
 
+static NOINLINE void
+small_pool_goes(struct heap *heap, poolp pool, struct arena_object *arena)
+{
+    int is_new = !pool_header_of(pool)->kept;
+    pool_release(pool);
+    arena_look_at_kept(arena, is_new);
+    if (heap == &main_heap) {
+        at_hand_pool_went();
+    }
+}
+
 /* A program that takes and frees one block again and again must not get and
  * release a pool each time, so the last pool of a class stays, unless an
  * arena could become empty by it. */
@@ -299,15 +310,11 @@ small_pool_became_empty(struct heap *heap, poolp pool)
 {
     struct pool_header *header = pool_header_of(pool);
     struct arena_object *arena = header->arena;
-    int is_new = !header->kept;
     if (!pool_is_last_of_class(heap, pool)) {
-        pool_release(pool);
-        arena_look_at_kept(arena, is_new);
-        if (heap == &main_heap) {
-            at_hand_pool_went();
-        }
+        small_pool_goes(heap, pool, arena);
         return;
     }
+    int is_new = !header->kept;
     if (is_new) {
         header->kept = 1;
         arena->nkeptpools++;
