@@ -10,6 +10,7 @@ few_pythons, too, which else run with that one and the newest; "older", those be
 check.sh --systems has bare systems with the others.
 """
 
+import fcntl
 import ast
 import importlib
 import json
@@ -65,6 +66,14 @@ def run(*command, environment=None, **options):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           errors="replace", timeout=300,
                           env=environment or clean_environment(), **options)
+
+
+def make_playground():
+    """In the build, for the pages; other workers of pytest want it, too."""
+    with open(BUILD / "playground.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = run("make", "-s", "-C", BUILD, "playground", "WASM_CC=clang")
+        assert made.returncode == 0, made.stderr
 
 
 def need_module(name, package):

@@ -67,8 +67,15 @@ def test_peaks_come_and_go_in_each_layout(layout, python):
     check_layout(result.stdout, bits)
 
 
+@pytest.fixture(scope="module")
+def contract():
+    result = run("make", "-s", "-C", BUILD, "contract")
+    assert result.returncode == 0, result.stderr
+    return BUILD / "contract"
+
+
 @pytest.mark.parametrize("allocator", ["default", "debug", "hardened"])
-def test_the_contract_holds_in_each_layout(layout, allocator):
-    result = run(*layout[0], BUILD / "contract",
+def test_the_contract_holds_in_each_layout(layout, allocator, contract):
+    result = run(*layout[0], contract,
                  environment=clean_environment(PYTHONMALLOC=allocator))
     assert result.returncode == 0, result.stdout + result.stderr

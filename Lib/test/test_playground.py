@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, need_module, run
+from conftest import BUILD, TOP, clean_environment, make_playground, need_module, run
 from test_pages import OFFLINE
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(
@@ -33,14 +33,13 @@ MODULES = [f"{geometry}-{rule}" for geometry in ("default", "classic")
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
     """The page of the documentation, without the others."""
-    made = run("make", "-s", "-C", BUILD, "playground", "WASM_CC=clang")
-    assert made.returncode == 0, made.stderr
+    make_playground()
     folder = tmp_path_factory.mktemp("playground")
     source = folder / "source"
     source.mkdir()
     (source / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(DOC)!r})\nextensions = ['playgroundpage']\n"
-        f"master_doc = 'playground'\nhtml_theme = 'classic'\n"
+        f"master_doc = 'playground'\nhtml_theme = 'basic'\n"
         f"html_static_path = [{str(DOC / 'static')!r}]\nhtml_css_files = ['pymem.css']\n")
     text = (DOC / "playground.rst").read_text().replace(":doc:", "")
     (source / "playground.rst").write_text(text)
@@ -461,13 +460,15 @@ def test_an_exercise_knows_the_answer(page, name):
 def test_it_fits_a_phone(page, driver, scheme):
     """Nothing is wider than the screen, what is touched is large enough, and text can be
     read on what it stands on."""
+    from selenium.webdriver.support.ui import WebDriverWait
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
         {"name": "prefers-color-scheme", "value": scheme}]})
     try:
         Page(driver, driver.current_url.split("#")[0])
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 390
+        WebDriverWait(driver, 20).until(lambda driver: driver.execute_script(
+            "return document.documentElement.scrollWidth") == 390)      # drawers move out
         sizes = driver.execute_script(
             "return [...document.querySelectorAll('.playground .bar button')].map("
             "b => [b.getBoundingClientRect().width, b.getBoundingClientRect().height])")
