@@ -237,13 +237,11 @@ PyMemHeap_FreeBlocks(const PyMemHeapPool *pool, uint16_t *numbers)
         return free_blocks_of_slab(pool, numbers);
     }
     while (address != 0) {
-        size_t offset = address - pool->first_block;
-        if (address < pool->first_block || offset % pool->blocksize != 0
-            || offset / pool->blocksize >= pool->ncut || n == pool->ncut)
-        {
+        int number = block_number(address - pool->first_block, pool->blocksize, pool->ncut);
+        if (number < 0 || n == pool->ncut) {
             return -1;
         }
-        numbers[n++] = (uint16_t)(offset / pool->blocksize);
+        numbers[n++] = (uint16_t)number;
         address = *(const uintptr_t *)address;
     }
     struct pool of_class = {.blocksize = (uint16_t)pool->blocksize};

@@ -78,8 +78,8 @@ pool_map_cover(uintptr_t address)
         leaf = leaf_new(number);
     }
     int is_covered = leaf != NULL
-        && leaf_commit(leaf, &leaf->small[frame_of(address)]) == 0
-        && leaf_commit(leaf, &leaf->medium[(uint32_t)address >> MEDIUM_POOL_BITS]) == 0;
+        && leaf_commit(leaf, small_record_in(leaf, address)) == 0
+        && leaf_commit(leaf, medium_record_in(leaf, address)) == 0;
     pool_map_unlock();
     return is_covered ? 0 : -1;
 }

@@ -61,18 +61,14 @@ int
 pool_is_valid(poolp pool)
 {
     const struct size_class *class = &size_classes[pool_class(pool)];
-    size_t end = (size_t)pool->nextoffset * ALIGNMENT;
+    const block *first = pool_address(pool) + class->first;
     unsigned cut = pool_count_cut(pool, class);
     unsigned nfree = 0, ngone = 0;
     for (unsigned i = 0; i < cut; i++) {
         ngone += (unsigned)block_is_gone(pool_header_of(pool)->gone, class, i);
     }
     for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
-        size_t offset = (size_t)(bp - pool_address(pool));
-        if (offset < class->first || offset >= end
-            || (offset - class->first) % class->blocksize != 0
-            || ++nfree > cut)
-        {
+        if (block_number((size_t)(bp - first), class->blocksize, cut) < 0 || ++nfree > cut) {
             return 0;
         }
     }

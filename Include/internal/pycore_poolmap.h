@@ -141,20 +141,32 @@ pool_map_leaf(size_t leaf)
         ? atomic_load_explicit(&pool_map[leaf], memory_order_acquire) : NULL;
 }
 
+/* Of the pools that would lie at an address. */
+static inline poolp
+small_record_in(struct pool_leaf *leaf, uintptr_t address)
+{
+    return &leaf->small[frame_of(address)];
+}
+
+static inline struct medium_record *
+medium_record_in(struct pool_leaf *leaf, uintptr_t address)
+{
+    return &leaf->medium[(uint32_t)address >> MEDIUM_POOL_BITS];
+}
+
 /* The pool that a block lies in, small or medium, if its leaf is known; NULL where that is
  * NULL, or where there is no such pool. */
 static inline poolp
 small_pool_in(struct pool_leaf *leaf, const void *ptr)
 {
-    poolp pool = leaf != NULL ? &leaf->small[frame_of((uintptr_t)ptr)] : NULL;
+    poolp pool = leaf != NULL ? small_record_in(leaf, (uintptr_t)ptr) : NULL;
     return pool != NULL && pool->blocksize != 0 ? pool : NULL;
 }
 
 static inline poolp
 medium_pool_in(struct pool_leaf *leaf, const void *ptr)
 {
-    size_t number = (uint32_t)(uintptr_t)ptr >> MEDIUM_POOL_BITS;
-    poolp pool = leaf != NULL ? &leaf->medium[number].pool : NULL;
+    poolp pool = leaf != NULL ? &medium_record_in(leaf, (uintptr_t)ptr)->pool : NULL;
     return pool != NULL && pool->blocksize != 0 ? pool : NULL;
 }
 
@@ -178,8 +190,7 @@ static inline poolp
 pool_record(uintptr_t address, int is_medium)
 {
     struct pool_leaf *leaf = pool_map_leaf(leaf_of(address));
-    return is_medium ? &leaf->medium[(uint32_t)address >> MEDIUM_POOL_BITS].pool
-        : &leaf->small[frame_of(address)];
+    return is_medium ? &medium_record_in(leaf, address)->pool : small_record_in(leaf, address);
 }
 
 static inline int

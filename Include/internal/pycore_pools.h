@@ -52,6 +52,14 @@ pool_count_blocks(const struct pool *pool)
     return pool->next == NULL ? size_classes[pool_class(pool)].nblocks : pool->inuse;
 }
 
+/* The number of the block that begins so many bytes behind the first one, of those that were
+ * cut; -1: none does. */
+static inline int
+block_number(size_t offset, size_t blocksize, unsigned ncut)
+{
+    return offset % blocksize == 0 && offset / blocksize < ncut ? (int)(offset / blocksize) : -1;
+}
+
 /* Out of line, where the common case ends. */
 void *heap_take_block_slowly(struct heap *heap, unsigned szclass);
 void pool_reached_border(struct heap *heap, poolp pool);

@@ -236,7 +236,8 @@ keep_pool(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
 
 /* The first word of a free block leads to: itself, the middle of a block, a block that
  * was never cut, another pool, the end while others are still free; and that of the last
- * but one to a block that was never cut, so that the count is right. */
+ * but one to a block that was never cut, and to the middle of one, so that the count is
+ * right. */
 START_TEST(a_broken_free_list_is_noticed)
 {
     _PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC);
@@ -256,11 +257,13 @@ START_TEST(a_broken_free_list_is_noticed)
     void *bad[] = {blocks[7], (char *)blocks[5] + 16,
                    (void *)(pool_of_64.first_block + pool_of_64.ncut * 64), elsewhere, NULL};
     void **changed = blocks[7];
-    if (_i == 5) {
+    if (_i >= 5) {
         changed = (void **)(pool_of_64.first_block + numbers[nfree - 2] * 64u);
+        bad[1] = (void *)(pool_of_64.first_block + numbers[nfree - 1] * 64u + 16);
+        *(void **)bad[1] = NULL;
     }
     void *good = *changed;
-    *changed = bad[_i == 5 ? 2 : _i];
+    *changed = bad[_i == 5 ? 2 : _i == 6 ? 1 : _i];
     ck_assert_int_eq(PyMemHeap_FreeBlocks(&pool_of_64, numbers), -1);
     *changed = good;
     ck_assert_int_eq(PyMemHeap_FreeBlocks(&pool_of_64, numbers), nfree);
@@ -327,7 +330,7 @@ main(void)
     tcase_add_test(tests, a_walk_changes_nothing);
     tcase_add_test(tests, a_visitor_ends_the_walk);
     tcase_add_test(tests, a_visitor_may_use_the_raw_domain_until_it_fails);
-    tcase_add_loop_test(tests, a_broken_free_list_is_noticed, 0, 6);
+    tcase_add_loop_test(tests, a_broken_free_list_is_noticed, 0, 7);
     tcase_add_test(tests, the_layout_leads_to_the_structures);
 #else
     tcase_add_test(tests, without_pymalloc_there_is_nothing);
