@@ -373,7 +373,7 @@ masked_overflow_into_freed(const struct domain *d, size_t size, unsigned seed)
 
 /* Where regions of this size begin below one of very many blocks, and no block lies: there
  * are the records, if the allocator has them there.  NULL: blocks lie at all of them.  With
- * fewer blocks a place could be one that is not handed out yet. */
+ * fewer blocks a place could be one that is not handed out yet: so it is tried. */
 static void *
 boundary_without_block(const struct domain *d, size_t size, uintptr_t region)
 {
@@ -388,7 +388,7 @@ boundary_without_block(const struct domain *d, size_t size, uintptr_t region)
             k--;
         }
         if (k < 0 || boundary >= blocks[k] + size) {
-            return (void *)boundary;
+            return is_given(d, size, (void *)boundary) ? NULL : (void *)boundary;
         }
     }
     return NULL;
