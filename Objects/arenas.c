@@ -126,7 +126,7 @@ heap_settle(struct heap *heap, size_t leaf)
     heap->home.leaf = leaf;
     heap->home.pools = pool_map_leaf(leaf)->small;
     if (heap == &main_heap) {
-        short_ways_follow_home(&heap->home);
+        short_ways_follow_home();
     }
 }
 

@@ -92,9 +92,8 @@ at_hand_pool_went(void)
 void
 at_hand_follow_size(size_t narenas)
 {
-    static int is_large;
-    int was_large = is_large;
-    is_large = narenas >= (was_large ? SMALL_BELOW : LARGE_FROM);
+    int was_large = short_ways_are_by_hand;
+    int is_large = narenas >= (was_large ? SMALL_BELOW : LARGE_FROM);
     if (is_large != was_large) {
         short_ways_lead_by_hand(is_large);
         heap_tell(&main_heap, HEAP_HAS_FREED);

@@ -122,7 +122,8 @@ fault_of_free_block(struct heap_of_blocks *heap, const char *domain, unsigned ch
 
 /* Forks, and the first request. */
 
-static int fork_locked;         /* the heap of the GIL */
+/* The heap of the GIL.  The thread that forks may not have that: then is_in is another's. */
+static int fork_locked;
 
 static void
 take_all(void)

@@ -297,6 +297,18 @@ heap_take_in(struct heap *heap)
 }
 
 void
+heap_visit_freed(const struct heap *heap, block *first, void (*visit)(void *arg, block *bp),
+                 void *arg)
+{
+    for (block *bp = first; bp != NULL; bp = *(block **)bp) {
+        visit(arg, bp);
+    }
+    if (heap == &main_heap) {
+        at_hand_visit(visit, arg);
+    }
+}
+
+void
 heaps_take_in_own(void)
 {
     if (heap_of_interpreter != NULL) {

@@ -57,31 +57,18 @@ freed_add(void *arg, block *bp)
     }
 }
 
-/* The list only gets longer while look_lock is held, at its front. */
-static void
-freed_visit(const struct heap *heap, block *first, void (*visit)(void *, block *),
-            struct visitor *visitor)
-{
-    for (block *bp = first; bp != NULL; bp = *(block **)bp) {
-        visit(visitor, bp);
-    }
-    if (heap == &main_heap) {
-        at_hand_visit(visit, visitor);
-    }
-}
-
 /* -1: no memory. */
 static int
 freed_collect(struct visitor *visitor, const struct heap *heap)
 {
     block *first = heap->freed_by_others;
     visitor->nroom = visitor->nfreed = 0;
-    freed_visit(heap, first, freed_count, visitor);
+    heap_visit_freed(heap, first, freed_count, visitor);
     visitor->freed = virtual_alloc(freed_size(visitor), 1);
     if (visitor->freed == NULL) {
         return -1;
     }
-    freed_visit(heap, first, freed_add, visitor);
+    heap_visit_freed(heap, first, freed_add, visitor);
     qsort(visitor->freed, visitor->nfreed, sizeof(uintptr_t), compare_addresses);
     return 0;
 }

@@ -355,8 +355,8 @@ window_goes_on(struct arena_set *set)
         set->is_watched = 0;
         return;
     }
-    if (!set->is_medium) {
-        heap_tell(set->heap, HEAP_HAS_FREED);     /* and what is at hand */
+    if (set == &main_heap.small_arenas) {
+        heap_tell(&main_heap, HEAP_HAS_FREED);  /* what is at hand goes back */
     }
     size_t unused = set->least_empty * pools_in_arena(set) + set->least_resting;
     set->earned -= unused < set->earned ? unused : set->earned;

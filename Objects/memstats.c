@@ -6,7 +6,6 @@
 
 #include "cpython/objimpl.h"
 #include "pymemheap.h"
-#include "pycore_athand.h"
 #include "pycore_hardened.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
@@ -164,24 +163,13 @@ usage_subtract(void *arg, block *bp)
     }
 }
 
-static void
-usage_subtract_freed(struct usage *usage, const struct heap *heap)
-{
-    for (block *bp = heap->freed_by_others; bp != NULL; bp = *(block **)bp) {
-        usage_subtract(usage, bp);
-    }
-    if (heap == &main_heap) {
-        at_hand_visit(usage_subtract, usage);
-    }
-}
-
 static int
 usage_add_heap(struct heap *heap, void *arg)
 {
     struct usage *usage = arg;
     const struct arena_set *set = &heap->small_arenas;
     arenas_visit(set, usage_add_arena, usage);
-    usage_subtract_freed(usage, heap);
+    heap_visit_freed(heap, heap->freed_by_others, usage_subtract, usage);
     usage->ntimes_allocated += set->ntimes_allocated;
     usage->nhighwater += set->nhighwater;
     return 0;

@@ -139,8 +139,8 @@ static atomic_int has_heaps[NB_DOMAINS];
 #  define pymalloc_free_near(home, ptr) 0
 #endif
 
-/* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line, for each
- * domain, so that its places in the tables are known. */
+/* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line,
+ * for each domain, so that its places in the tables are known. */
 static inline void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {

@@ -1,6 +1,6 @@
 /* Short ways: opened and closed by obmalloc.c, told by arenas.c where arenas are.
  *
- * Owns short_ways[] and no_medium_below.  Calls nothing. */
+ * Owns short_ways[], short_ways_are_by_hand and no_medium_below.  Calls nothing. */
 
 #include "pycore_shortways.h"
 #include "pycore_pymem.h"
@@ -39,15 +39,23 @@ short_ways_pass_by(uintptr_t address)
     lower(&no_medium_below, address);
 }
 
+#ifdef WITH_PYMALLOC
+#  define HOME main_heap.home
+#else
+#  define HOME (struct pool_map_home)NO_HOME   /* no way is ever opened */
+#endif
+
+atomic_int short_ways_are_by_hand;
+
 /* What a way says of where it leads.  A thread that has no GIL closes ways when it makes an
  * interpreter with one (CPython 3.13's does).  Meanwhile another may free a block, or the
  * owner of main_heap may be here.  So whoever closes a way writes that first, whoever opens
  * one looks for it last, and the pools stay with the leaf that they were read with. */
 static void
-way_lead(struct short_way *way, const struct pool_map_home *home)
+way_lead(struct short_way *way)
 {
     if (way->way == WAY_SHORT) {
-        way->home = *home;
+        way->home = HOME;
         *(volatile size_t *)&way->span = SMALL_REQUEST_THRESHOLD;
         atomic_thread_fence(memory_order_seq_cst);
         if (way->way == WAY_SHORT) {
@@ -59,14 +67,6 @@ way_lead(struct short_way *way, const struct pool_map_home *home)
     *(volatile size_t *)&way->home.leaf = SIZE_MAX;
 }
 
-#ifdef WITH_PYMALLOC
-#  define HOME (&main_heap.home)
-#else
-#  define HOME NULL             /* no way is ever opened */
-#endif
-
-static int is_by_hand;          /* for the owner of main_heap */
-
 void
 short_way_set(int domain, size_t span)
 {
@@ -76,29 +76,29 @@ short_way_set(int domain, size_t span)
         raw_way_set(span != 0);
         return;
     }
-    way->way = span == 0 ? WAY_CLOSED : is_by_hand ? WAY_BY_HAND : WAY_SHORT;
-    way_lead(way, HOME);
+    way->way = span == 0 ? WAY_CLOSED : short_ways_are_by_hand ? WAY_BY_HAND : WAY_SHORT;
+    way_lead(way);
 }
 
 void
 short_ways_lead_by_hand(int is_large)
 {
-    is_by_hand = is_large;
+    short_ways_are_by_hand = is_large;
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
         struct short_way *way = &short_ways[domain];
         int from = is_large ? WAY_SHORT : WAY_BY_HAND;
         if (atomic_compare_exchange_strong(&way->way, &from,
                                            is_large ? WAY_BY_HAND : WAY_SHORT))
         {
-            way_lead(way, HOME);
+            way_lead(way);
         }
     }
 }
 
 void
-short_ways_follow_home(const struct pool_map_home *home)
+short_ways_follow_home(void)
 {
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
-        way_lead(&short_ways[domain], home);
+        way_lead(&short_ways[domain]);
     }
 }

@@ -301,6 +301,12 @@ void heap_take_in(struct heap *heap);
 /* The same for the heaps of the calling thread. */
 void heaps_take_in_own(void);
 
+/* Visit the blocks that are free and in no pool's list: those that others freed, from one of
+ * their list on, and those at hand.  While look_lock is held: the list only gets longer, at its
+ * front. */
+void heap_visit_freed(const struct heap *heap, block *first,
+                      void (*visit)(void *arg, block *bp), void *arg);
+
 /* Something is to do for the owner: from any thread.  The bit is set after what it tells of
  * and cleared before that is looked for, so it is never clear for long while there is
  * some. */

@@ -38,9 +38,10 @@ INTERNAL_DATA(atomic_uintptr_t) no_medium_below;
 void short_way_set(int domain, size_t span);
 
 /* The newest arena of main_heap is in a leaf, perhaps another one. */
-void short_ways_follow_home(const struct pool_map_home *home);
+void short_ways_follow_home(void);
 
 /* main_heap is large, or not any more: by its owner. */
+INTERNAL_DATA(atomic_int) short_ways_are_by_hand;
 void short_ways_lead_by_hand(int is_large);
 
 /* There will be medium blocks from an address on.  From any thread. */
