@@ -10,16 +10,18 @@ few_pythons, too, which else run with that one and the newest; "older", those be
 check.sh --systems has bare systems with the others.
 """
 
-import fcntl
 import ast
+import fcntl
 import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,33 @@ def need_module(name, package):
         return importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"needs {name} (Debian: {package}): {error}", allow_module_level=True)
+
+
+needs_chromium = pytest.mark.skipif(
+    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+    reason="needs a browser (Debian: chromium chromium-driver)")
+
+
+@contextmanager
+def chromium(profile, **capabilities):
+    """A driver of a browser that asks for nothing from elsewhere; profile is its folder."""
+    webdriver = need_module("selenium.webdriver", "python3-selenium")
+    from selenium.webdriver.chrome.service import Service
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+                     "--no-first-run", "--disable-background-networking",
+                     "--disable-component-update", "--disable-sync",
+                     "--window-size=1400,1000", "--force-device-scale-factor=1",
+                     f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    for name, value in capabilities.items():
+        options.set_capability(f"goog:{name}", value)
+    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 def masked(text):

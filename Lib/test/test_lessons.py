@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import (BUILD, TOP, VERSION, clean_environment, make_playground, need_module,
-                      run)
+from conftest import (BUILD, TOP, VERSION, chromium, clean_environment, make_playground,
+                      need_module, needs_chromium, run)
 
 DOC = TOP / "Doc"
 CHAPTERS = sorted((DOC / "how-it-works").glob("[0-9]*.rst"))
@@ -212,18 +212,8 @@ def test_the_book_of_the_course(tmp_path):
 
 @pytest.fixture
 def browser(tmp_path):
-    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-        pytest.skip("needs a browser (Debian: chromium chromium-driver)")
-    webdriver = need_module("selenium.webdriver", "python3-selenium")
-    from selenium.webdriver.chrome.service import Service
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless", "--no-sandbox", "--disable-gpu",
-                     f"--user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path / "chromium") as driver:
+        yield driver
 
 
 def wait_for(condition):
@@ -234,6 +224,7 @@ def wait_for(condition):
 
 
 @pytest.mark.once
+@needs_chromium
 def test_a_reader_in_a_browser(html, browser):
     """The search finds functions, an answer opens, pages fit a telephone, the dark is dark."""
     browser.get(f"file://{html}/search.html?q=PyMem_RawCalloc")

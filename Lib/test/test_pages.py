@@ -4,20 +4,17 @@ import io
 import itertools
 import json
 import re
-import shutil
 import struct
 from base64 import b64decode
 
 import pytest
 
-from conftest import BUILD, clean_environment, need_module, run
+from conftest import BUILD, chromium, clean_environment, need_module, needs_chromium, run
 from pymem import flame, size_text
 from test_report import COMPARED, write_versions
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-    reason="needs a browser (Debian: chromium chromium-driver)")
-webdriver = need_module("selenium.webdriver", "python3-selenium")
+pytestmark = needs_chromium
+need_module("selenium.webdriver", "python3-selenium")
 Image = need_module("PIL.Image", "python3-pil")
 
 SCRIPT = """
@@ -40,23 +37,12 @@ while time.monotonic() < until:
     time.sleep(0.005)
 """
 PAGES = "heapmap.html", "flame.html", "native.html", "leaks.html", "changes.html"
-OFFLINE = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-           "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
-           "--force-device-scale-factor=1"]
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in [*OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(argument)
-    from selenium.webdriver.chrome.service import Service
-    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")),
-                              options=options)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -5,25 +5,22 @@ What it shows is compared with the same sources, compiled for this machine."""
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 from functools import lru_cache
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, make_playground, need_module, run
-from test_pages import OFFLINE
+from conftest import (BUILD, TOP, chromium, clean_environment, make_playground, need_module,
+                      needs_chromium, run)
 
-pytestmark = [pytest.mark.once, pytest.mark.skipif(
-    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
-    reason="needs a browser (Debian: chromium chromium-driver)"), pytest.mark.skipif(
+pytestmark = [pytest.mark.once, needs_chromium, pytest.mark.skipif(
     subprocess.run(["sh", "-c", "command -v sphinx-build wasm-ld clang && "
                     "test -e /usr/include/wasm32-wasi/stdio.h"],
                    stdout=subprocess.DEVNULL).returncode != 0,
     reason="needs a compiler for WebAssembly (Debian: clang lld wasi-libc "
            "libclang-rt-dev-wasm32) and sphinx-build (python3-sphinx)")]
-webdriver = need_module("selenium.webdriver", "python3-selenium")
+need_module("selenium.webdriver", "python3-selenium")
 DOC = TOP / "Doc"
 MOST_BYTES = 400 * 1024
 MODULES = [f"{geometry}-{rule}" for geometry in ("default", "classic")
@@ -51,16 +48,10 @@ def html(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in [*OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    from selenium.webdriver.chrome.service import Service
-    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("chromium"),
+                  loggingPrefs={"browser": "ALL", "performance": "ALL"}) as driver:
+        driver.set_script_timeout(120)
+        yield driver
 
 
 class Page:
