@@ -16,10 +16,9 @@ import unittest
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-# name: (Debian's package, where its source has tests that are not installed, run by)
-PACKAGES = {"numpy": ("python3-numpy", None, "pytest"),
-            "pandas": ("python3-pandas", None, "pytest"),
-            "lxml": ("python3-lxml", "src/lxml", "unittest")}
+# name: the folder of its source with tests that are not installed, suites of unittest; None:
+# they are installed, and pytest runs them
+PACKAGES = {"numpy": None, "pandas": None, "lxml": "src/lxml"}
 LISTS = Path("/etc/apt")
 
 
@@ -87,12 +86,13 @@ class PackageTests:
     seconds = 1800
 
     def __init__(self, package, python, folder, whole):
-        debian, part, self.runner = PACKAGES[package]
+        part = PACKAGES[package]
+        self.runner = "unittest" if part else "pytest"
         self.package = package
         self.title = f"{package}'s own tests"
         self.marks = [] if whole else ["-m", "not slow"]
         if part:
-            self.source = fetch_source(debian, folder)
+            self.source = fetch_source(f"python3-{package}", folder)
             self.top = self.source / part
         else:
             self.top = Path(output_of(

@@ -31,6 +31,9 @@ from oracle_differences import reason_to_differ
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("PYMEM_BUILD", TOP / "build")).resolve()
+# Of the library, without what only one version of CPython needs.
+C_SOURCES = [path for folder in ("Objects", "Python") for path in (TOP / folder).rglob("*.c")
+             if path.parent.name != "abi"]
 sys.path.insert(0, str(BUILD))
 sys.path.insert(1, str(TOP / "Lib"))
 # A job in the background ignores Ctrl-C, and so would all programs that tests start.
@@ -70,11 +73,28 @@ def run(*command, environment=None, **options):
                           env=environment or clean_environment(), **options)
 
 
+def compile_with_library(source, *options):
+    """The program, beside its source."""
+    program = source.with_suffix("")
+    result = run("cc", *options, source, f"-I{TOP / 'Include'}", f"-I{BUILD}",
+                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
+                 "-o", program)
+    assert result.returncode == 0, result.stderr
+    return program
+
+
+def has_wasm():
+    """A compiler for the playground."""
+    return subprocess.run(["sh", "-c", "command -v wasm-ld clang && "
+                           "test -e /usr/include/wasm32-wasi/stdio.h"],
+                          stdout=subprocess.DEVNULL).returncode == 0
+
+
 def make_playground():
     """In the build, for the pages; other workers of pytest want it, too."""
     with open(BUILD / "playground.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = run("make", "-s", "-C", BUILD, "playground", "WASM_CC=clang")
+        made = run("make", "-s", "-C", BUILD, "playground")
         assert made.returncode == 0, made.stderr
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, run
+from conftest import BUILD, TOP, clean_environment, compile_with_library, run
 
 SCRIPT = TOP / "Tools" / "gdb" / "pymem.py"
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None,
@@ -26,20 +26,11 @@ int main(void)
 """
 
 
-def compile_program(source):
-    program = source.with_suffix("")
-    result = run("cc", "-g", source, f"-I{TOP / 'Include'}", f"-I{BUILD}",
-                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
-                 "-o", program)
-    assert result.returncode == 0, result.stderr
-    return program
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     source = tmp_path_factory.mktemp("gdb") / "prog.c"
     source.write_text(PROGRAM % {"size": 40})
-    return compile_program(source)
+    return compile_with_library(source, "-g")
 
 
 def gdb(*arguments, commands, **variables):
@@ -140,10 +131,10 @@ int main(void)
 
 def test_a_block_at_hand_is_free(tmp_path):
     (tmp_path / "large.c").write_text(LARGE)
-    output = gdb(compile_program(tmp_path / "large.c"), commands=[
+    output = gdb(compile_with_library(tmp_path / "large.c", "-g"), commands=[
         "run", "pymem-block last", "pymem-block before"]).stdout
-    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, free", output, re.M)
-    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, used", output, re.M)
+    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, free;", output, re.M)
+    assert re.search(r"^block \d+ at 0x[0-9a-f]+, 64 bytes, used;", output, re.M)
 
 
 def test_a_real_python(python):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, pythons, run
+from conftest import BUILD, TOP, clean_environment, compile_with_library, pythons, run
 
 sys.path.insert(0, str(TOP / "Lib"))
 from pymem import remote  # noqa: E402
@@ -229,11 +229,7 @@ KEPT = [0, 500_000]
 
 def compile_program(folder, end, *others, kept=0):
     (folder / "prog.c").write_text(PROGRAM % end.replace("%%", "%"))
-    result = run("cc", "-O1", f"-DKEPT={kept}", folder / "prog.c", *others, f"-I{TOP / 'Include'}", f"-I{BUILD}",
-                 f"-L{BUILD / '.libs'}", "-lpymem", f"-Wl,-rpath,{BUILD / '.libs'}",
-                 "-o", folder / "prog")
-    assert result.returncode == 0, result.stderr
-    return folder / "prog"
+    return compile_with_library(folder / "prog.c", "-O1", f"-DKEPT={kept}", *others)
 
 
 class Running:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from conftest import BUILD, TOP, run
+from conftest import BUILD, C_SOURCES, TOP, run
 
 # {(file, header): why it is above}
 INCLUDES_UP = {
@@ -27,8 +27,6 @@ def layers():
 
 
 LAYERS = layers()
-SOURCES = [path for folder in ("Objects", "Python") for path in (TOP / folder).rglob("*.c")
-           if path.parent.name != "abi"]
 HEADERS = list((TOP / "Include" / "internal").glob("pycore_*.h"))
 
 
@@ -37,7 +35,7 @@ def name_of(path):
 
 
 def test_every_file_is_in_the_picture():
-    names = {name_of(path) for path in [*SOURCES, *HEADERS]} - {"host"}
+    names = {name_of(path) for path in [*C_SOURCES, *HEADERS]} - {"host"}
     assert names - set(LAYERS) == set()
     assert set(LAYERS) - {"host"} - names == set()
 
@@ -45,7 +43,7 @@ def test_every_file_is_in_the_picture():
 def test_includes_go_down():
     """Headers without pycore_ are the contract, which every layer knows."""
     up = set()
-    for path in [*SOURCES, *HEADERS]:
+    for path in [*C_SOURCES, *HEADERS]:
         if path.name == "pycore_host.h":
             continue
         for header in re.findall(r'^# *include "(pycore_\w+\.h)"', path.read_text(), re.M):
@@ -78,13 +76,14 @@ def symbols(path):
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm (Debian: binutils)")
 def test_calls_go_down():
     """By the symbols of the object files, data too."""
-    found = {name_of(path): symbols(path) for path in SOURCES}
+    found = {name_of(path): symbols(path) for path in C_SOURCES}
     assert sum(bool(defined) for defined, _ in found.values()) > 20
     # The host replaces some weak symbols of layers below it, which stay theirs.
     owner = {symbol: name for name in sorted(found, key=LAYERS.get, reverse=True)
              for symbol in found[name][0]}
+    of_the_host = functions_of_the_host()
     up = {(name, symbol): owner[symbol] for name, (_, needed) in found.items()
-          for symbol in needed - functions_of_the_host()
+          for symbol in needed - of_the_host
           if symbol in owner and LAYERS[owner[symbol]] > LAYERS[name]}
     assert {call: above for call, above in up.items() if call not in CALLS_UP} == {}
 

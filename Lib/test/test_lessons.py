@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import (BUILD, TOP, VERSION, chromium, clean_environment, make_playground,
-                      need_module, needs_chromium, run)
+from conftest import (BUILD, TOP, VERSION, chromium, clean_environment, has_wasm,
+                      make_playground, need_module, needs_chromium, run)
 
 DOC = TOP / "Doc"
 CHAPTERS = sorted((DOC / "how-it-works").glob("[0-9]*.rst"))
@@ -130,7 +130,7 @@ def test_a_chapter_has_pictures_and_exercises_with_answers(page):
 def html(tmp_path_factory):
     if shutil.which("sphinx-build") is None:
         pytest.skip("needs sphinx-build (Debian: python3-sphinx)")
-    if shutil.which("clang") is not None:
+    if has_wasm():
         make_playground()
     folder = tmp_path_factory.mktemp("html")
     result = subprocess.run(

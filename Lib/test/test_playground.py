@@ -5,19 +5,18 @@ What it shows is compared with the same sources, compiled for this machine."""
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from functools import lru_cache
 
 import pytest
 
-from conftest import (BUILD, TOP, chromium, clean_environment, make_playground, need_module,
-                      needs_chromium, run)
+from conftest import (BUILD, TOP, chromium, clean_environment, has_wasm, make_playground,
+                      need_module, needs_chromium, run)
 
 pytestmark = [pytest.mark.once, needs_chromium, pytest.mark.skipif(
-    subprocess.run(["sh", "-c", "command -v sphinx-build wasm-ld clang && "
-                    "test -e /usr/include/wasm32-wasi/stdio.h"],
-                   stdout=subprocess.DEVNULL).returncode != 0,
+    shutil.which("sphinx-build") is None or not has_wasm(),
     reason="needs a compiler for WebAssembly (Debian: clang lld wasi-libc "
            "libclang-rt-dev-wasm32) and sphinx-build (python3-sphinx)")]
 need_module("selenium.webdriver", "python3-selenium")

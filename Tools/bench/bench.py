@@ -31,13 +31,12 @@ from math import exp, log
 from pathlib import Path
 from statistics import median
 
+import machine
+
 TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "Lib"))
 from pymem.allocators import (LIBPYTHON, OURS, STOCK, WorkerFailed,  # noqa: E402
                               find_allocators, run_worker)
-
-sys.path.insert(0, str(Path(__file__).parent))
-import machine  # noqa: E402
 
 AGAIN = "the same again"        # ours, to see the noise
 

@@ -106,9 +106,9 @@ class Heap:
                 if block := read_word(place):
                     yield block
 
-    def freed(self, number):
-        """Addresses of the blocks of a heap that wait for its owner, or are at hand."""
-        found = set(self.at_hand()) if number == 0 else set()
+    def freed_by_others(self, number):
+        """Addresses of the blocks of a heap that wait for its owner."""
+        found = set()
         for heap in self.heaps():
             block = int(heap["freed_by_others"]) if int(heap["number"]) == number else 0
             while block and block not in found:
@@ -145,9 +145,10 @@ class Pool:
         self.ncut = (int(record["nextoffset"]) * heap.alignment
                      - (self.start - self.address)) // self.blocksize
         self.owner = heap.owner(int(record["owner"]))
-        end = self.address + size
-        self.waiting = [block for block in heap.freed(int(record["owner"]))
-                        if self.address <= block < end]
+        blocks = range(self.address, self.address + size)
+        self.waiting = [block for block in heap.freed_by_others(int(record["owner"]))
+                        if block in blocks]
+        self.at_hand = [block for block in heap.at_hand() if block in blocks]
 
     def free_list(self):
         """Numbers of the free blocks, in the order in which they will be given."""
@@ -185,8 +186,8 @@ class Pool:
         kind = "medium" if self.is_medium else "small"
         state = "full" if self.is_full else "empty" if not self.nused else "used"
         return (f"{kind} pool {self.address:#x}: blocks of {self.blocksize} bytes, "
-                f"{self.nused - len(self.waiting)} of {self.nblocks} used, {self.ncut} cut, "
-                f"{state}, of {self.owner}")
+                f"{self.nused - len(self.waiting) - len(self.at_hand)} of {self.nblocks} used, "
+                f"{self.ncut} cut, {state}, of {self.owner}")
 
 
 class Arenas(gdb.Command):
@@ -252,11 +253,11 @@ class BlockCommand(gdb.Command):
         free, fault = pool.free_list()
 
         def state(n):
+            address = pool.start + n * pool.blocksize
             return ("not there" if not 0 <= n < pool.nblocks else
                     "never used" if n >= pool.ncut else
-                    "free" if n in free else
-                    "freed by another heap's owner" if pool.start + n * pool.blocksize
-                    in pool.waiting else "used")
+                    "free" if n in free or address in pool.at_hand else
+                    "freed by another heap's owner" if address in pool.waiting else "used")
         gdb.write(f"block {i} at {start:#x}, {pool.blocksize} bytes, {state(i)}; "
                   f"the address is its byte {address - start}\n")
         gdb.write(f"before it: {state(i - 1)}; behind it: {state(i + 1)}\n")
