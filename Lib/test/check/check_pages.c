@@ -1,5 +1,5 @@
 /* Kernels with pages of 16 and 64 KiB, pretended by pages.c: nothing takes a page for
- * smaller than it is. */
+ * smaller than it is.  Objects/virtualforgood.c: memory that stays. */
 
 #include "support.h"
 #include "pages.h"
