@@ -36,7 +36,6 @@ class Playground(Directive):
     has_content = True
     option_spec = {"replaces": directives.unchanged, "exercise": directives.unchanged,
                    "at": directives.nonnegative_int, "debug": directives.flag,
-                   "geometry": directives.unchanged, "rule": directives.unchanged,
                    "show": directives.unchanged, "says": directives.unchanged,
                    "page": directives.flag}
 
@@ -44,7 +43,7 @@ class Playground(Directive):
         environment = self.state.document.settings.env
         depth = environment.docname.count("/")
         options = {name: self.options[name] for name in
-                   ("replaces", "exercise", "at", "geometry", "rule", "show") if name in self.options}
+                   ("replaces", "exercise", "at", "show") if name in self.options}
         options.update(program="\n".join(self.content) + "\n", debug="debug" in self.options,
                        is_page="page" in self.options, page="../" * depth + "playground.html")
         if not MODULES.is_dir():
