@@ -52,8 +52,9 @@ class Machine {
         this.said = "";             /* on stderr */
         this.ended = false;         /* by a fatal error */
         this.ncalls = 0;
-        this.addresses = [];        /* what each call gave, 0 for free */
         this.looked = null;         /* what look() gave, until the next call */
+        /* Of the block in its slot, after each call; 0 where the call ended the program. */
+        this.addresses = [];
         const known = system_for(this), imports = {};
         for (const {name} of WebAssembly.Module.imports(this.module)) {
             imports[name] = known[name] || (() => 52);      /* no such call */

@@ -441,8 +441,8 @@ class View {
         if (this.pinned_block === null) {
             return address ? this.block_of_address(address, block) : null;
         }
-        const pool = play.pool_of(this.state, this.shown_pool);
-        if (pool === undefined) {
+        const pool = this.shown_pool && play.pool_of(this.state, this.shown_pool);
+        if (!pool) {
             return null;
         }
         return this.block_of_address(

@@ -342,6 +342,9 @@ def test_a_pool_is_chosen(page):
     page.find("svg.blocks").send_keys(Keys.ARROW_RIGHT)
     assert page.find("svg.blocks").get_attribute("aria-label").endswith("block 1: free")
     assert page.label() == "43 of 43 calls"
+    page.press("to the beginning")                      # where that block is in no pool
+    assert page.happened() == []
+    assert page.find(".bytes-part").text == "Choose a block: a click on it in its pool."
 
 
 def test_rules_differ(page):
