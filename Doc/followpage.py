@@ -83,10 +83,9 @@ def state(nmallocs, nfrees, block):
 def values(nbefore, then):
     """{name: text} of the moments before and after the call: name0 and name1."""
     block = told(nbefore + 1, 0)[nbefore]
-    before, after = state(nbefore, 0, block), state(nbefore + 1, 0, block)
-    if then == "free":
-        before, after = after, state(nbefore + 1, 1, block)
     known = state(nbefore + 1, 0, block)
+    before, after = ((known, state(nbefore + 1, 1, block)) if then == "free"
+                     else (state(nbefore, 0, block), known))
     return {"size": SIZE, "pool": known["pool"], "block": known["block"],
             "blocksize": known["blocksize"],
             **{f"{name}0": value for name, value in before.items()},

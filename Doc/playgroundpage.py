@@ -12,7 +12,7 @@
 
 What it says is there only where the playground is, as without JavaScript it is not.  Its files
 are in the folder playground of the build (PYMEM_BUILD), where make puts them.  Where there is
-no compiler for WebAssembly the pages have the pictures only.
+no compiler for WebAssembly the pages have the pictures only, as a book always has.
 """
 
 import json
@@ -32,11 +32,15 @@ WITHOUT = ("there is no playground: %s is not there. It needs a compiler for Web
            "clang lld wasi-libc libclang-rt-dev-wasm32) when configure is run")
 
 
+def is_there(app):
+    """The builder of a book makes HTML, too, and a book runs no scripts."""
+    return MODULES.is_dir() and app.builder.format == "html" and app.builder.name != "epub"
+
+
 class Playground(Directive):
     has_content = True
     option_spec = {"replaces": directives.unchanged, "exercise": directives.unchanged,
                    "at": directives.nonnegative_int, "debug": directives.flag,
-                   "geometry": directives.unchanged, "rule": directives.unchanged,
                    "show": directives.unchanged, "says": directives.unchanged,
                    "page": directives.flag}
 
@@ -44,10 +48,10 @@ class Playground(Directive):
         environment = self.state.document.settings.env
         depth = environment.docname.count("/")
         options = {name: self.options[name] for name in
-                   ("replaces", "exercise", "at", "geometry", "rule", "show") if name in self.options}
+                   ("replaces", "exercise", "at", "show") if name in self.options}
         options.update(program="\n".join(self.content) + "\n", debug="debug" in self.options,
                        is_page="page" in self.options, page="../" * depth + "playground.html")
-        if not MODULES.is_dir():
+        if not is_there(environment.app):
             text = "This page was built without it." if options["is_page"] else ""
             return [nodes.paragraph("", text)] if text else []
         says = f"<p>{escape(self.options['says'])}</p>" if "says" in self.options else ""
@@ -57,7 +61,7 @@ class Playground(Directive):
 
 
 def copy_files(app, exception):
-    if exception is None and app.builder.format == "html" and MODULES.is_dir():
+    if exception is None and is_there(app):
         folder = Path(app.outdir) / "_static" / "playground"
         shutil.copytree(MODULES, folder, dirs_exist_ok=True)
         for path in sorted((HERE / "playground").glob("*.[jc]s*")):
@@ -65,10 +69,10 @@ def copy_files(app, exception):
 
 
 def add_scripts(app):
-    if MODULES.is_dir():
+    if is_there(app):
         app.add_js_file("playground/loader.js")
         app.add_css_file("playground/playground.css")
-    else:                                   # make says so, too
+    elif not MODULES.is_dir():              # make says so, too
         logging.getLogger(__name__).info(WITHOUT, MODULES)
 
 

@@ -77,8 +77,8 @@ play.draw_bytes = function (box, machine, chosen) {
                           element("span", {class: "offset"},
                                   `p${offset < 0 ? "−" : "+"}${Math.abs(offset)}`), ...cells));
     }
-    const grid = element("div", {class: "bytes-grid", role: "group",
-                                 "aria-label": `bytes of ${chosen.name}`}, ...rows);
+    const grid = element("div", {role: "group", "aria-label": `bytes of ${chosen.name}`},
+                         ...rows);
     play.roving(grid, () => 8);
     const legend = [...kinds].map(kind => element("span", {class: `byte ${kind}`}, KINDS[kind]));
     box.replaceChildren(

@@ -81,7 +81,7 @@ function pools_of(state) {
 }
 
 /* {sentences, pools: keys that changed, rings: sizes of those that changed}. */
-play.changes = function (before, after) {
+function changes(before, after) {
     const was = pools_of(before), is = pools_of(after), pools = new Set();
     const sentences = arena_sentences(before, after);
     for (const [key, pool] of is) {
@@ -106,11 +106,11 @@ play.changes = function (before, after) {
         }
     }
     return {sentences, pools, rings};
-};
+}
 
 /* Of one call: the same, with the call and its block in front. */
 play.call_changes = function (machine, call, before, after, was, is) {
-    const found = play.changes(before, after);
+    const found = changes(before, after);
     const old_block = was ? play.block_at(before, machine, was) : null;
     const new_block = is ? play.block_at(after, machine, is) : null;
     found.sentences.unshift(call_sentence(call, was, is, old_block, new_block));

@@ -16,12 +16,11 @@ function run(module, source, with_debug_hooks) {
 }
 
 function pools(state) {
-    return state.arenas.flatMap(arena => [...arena.pools.values()].map(
-        pool => ({...pool, arena})));
+    return state.arenas.flatMap(arena => [...arena.pools.values()]);
 }
 
-function used_in(arena) {
-    return [...arena.pools.values()].reduce((sum, pool) => sum + pool.nused, 0);
+function used_in(pools) {
+    return pools.reduce((sum, pool) => sum + pool.nused, 0);
 }
 
 function small_arenas(state) {
@@ -60,15 +59,15 @@ play.EXERCISES = {
         asks: "The numbers of the first four free blocks after this program, in the order in "
             + "which they will be given:",
         answer: (module, view) => {
-            const {machine, state} = run(module, view.options.program), arena = state.arenas[0];
-            return machine.free_list(arena.pools.get(0), arena).slice(0, 4);
+            const {machine, state} = run(module, view.options.program);
+            return machine.free_list(state.arenas[0].pools.get(0)).slice(0, 4);
         },
     },
     worst: {
         asks: "Which request of 1 to 512 bytes wastes the largest share of its pool?",
         answer: module => {
-            const {machine} = run(module, "a = [malloc(n) for n in range(1, 513)]");
-            const state = machine.look(), shares = machine.addresses.map((address, i) => {
+            const {machine, state} = run(module, "a = [malloc(n) for n in range(1, 513)]");
+            const shares = machine.addresses.map((address, i) => {
                 const {pool} = play.block_at(state, machine, address);
                 return pool.nblocks * (i + 1) / state.arenas[0].pool_size;
             });
@@ -115,7 +114,7 @@ play.EXERCISES = {
                     .forEach(arena => full.add(arena.number));
             }
             const left = small_arenas(last || view.machine.look()).filter(
-                arena => full.has(arena.number) && used_in(arena) === 1);
+                arena => full.has(arena.number) && used_in([...arena.pools.values()]) === 1);
             return full.size === 0 ? "No arena was full: one had free pools all the time."
                 : left.length === 0 ? "An arena was full, but none of these has one block in "
                 + "use at the end." : "";
@@ -128,9 +127,9 @@ play.EXERCISES = {
             let most = 0, blocks = 0, now = null;
             for (now of states(view)) {
                 most = Math.max(most, small_arenas(now).length);
-                blocks = Math.max(blocks, pools(now).reduce((n, pool) => n + pool.nused, 0));
+                blocks = Math.max(blocks, used_in(pools(now)));
             }
-            const left = now === null ? 0 : pools(now).reduce((n, pool) => n + pool.nused, 0);
+            const left = now === null ? 0 : used_in(pools(now));
             return most < 4 ? `There were ${most} arenas at most.`
                 : left > blocks / 50 ? `${left} of ${blocks} blocks are still in use.`
                 : small_arenas(now).length <= most / 2

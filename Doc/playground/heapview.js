@@ -9,19 +9,7 @@ const play = globalThis.pymemPlay = globalThis.pymemPlay || {};
 const MOST_ARENAS = 24, MOST_ARROWS = 24;
 const WORDS = {used: "used", free: "free", never: "never used"};
 
-/* An element: attributes, then children or text. */
-play.element = function (name, attributes, ...children) {
-    const element = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes || {})) {
-        element.setAttribute(key, value);
-    }
-    element.append(...children);
-    return element;
-};
-const element = play.element;
-
-function svg(name, attributes, ...children) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+function filled(made, attributes, children) {
     for (const [key, value] of Object.entries(attributes)) {
         made.setAttribute(key, value);
     }
@@ -29,13 +17,25 @@ function svg(name, attributes, ...children) {
     return made;
 }
 
+/* An element: attributes, then children or text. */
+play.element = (name, attributes, ...children) =>
+    filled(document.createElement(name), attributes, children);
+const element = play.element;
+
+const svg = (name, attributes, ...children) =>
+    filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+
 /* A colour of each size of blocks: neighbours differ. */
-play.hue = blocksize => blocksize * 137.5 / 16 % 360;
+const hue = blocksize => blocksize * 137.5 / 16 % 360;
 
 function pool_label(pool) {
     return `pool ${pool.key}: blocks of ${play.count(pool.blocksize)} bytes, `
         + `${pool.nused} of ${pool.nblocks} used`;
 }
+
+/* How far an arrow key goes in a grid; other keys go nowhere. */
+play.arrow_step = (key, columns) =>
+    ({ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns}[key]);
 
 /* Arrow keys go through the buttons of a grid, of which one can be reached by Tab. */
 play.roving = function (grid, columns) {
@@ -43,8 +43,7 @@ play.roving = function (grid, columns) {
     const first = buttons().find(b => b.getAttribute("aria-pressed") === "true") || buttons()[0];
     buttons().forEach(button => { button.tabIndex = button === first ? 0 : -1; });
     grid.onkeydown = event => {
-        const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(),
-                      ArrowDown: columns()}[event.key];
+        const step = play.arrow_step(event.key, columns());
         const all = buttons(), next = all[all.indexOf(event.target) + step];
         if (step !== undefined) {
             event.preventDefault();
@@ -70,7 +69,7 @@ function pool_button(arena, number, marked, chosen) {
     }
     button.removeAttribute("disabled");
     button.classList.add("of-class");
-    button.style.setProperty("--hue", play.hue(pool.blocksize));
+    button.style.setProperty("--hue", hue(pool.blocksize));
     button.style.setProperty("--fill", `${100 * pool.nused / pool.nblocks}%`);
     button.title = pool_label(pool);
     button.setAttribute("aria-label", pool_label(pool));
@@ -114,7 +113,7 @@ function layout(pool, width) {
     const least = pool.nblocks <= 100 ? 46 : pool.nblocks <= 400 ? 22 : 12;
     const columns = Math.max(4, Math.min(pool.nblocks, Math.floor(width / least)));
     const side = width / columns, height = pool.nblocks <= 100 ? 30 : Math.max(11, side * 0.7);
-    return {columns, side, height, width,
+    return {columns, side, height,
             x: i => (i % columns + 0.5) * side, y: i => (Math.floor(i / columns) + 0.5) * height};
 }
 
@@ -128,7 +127,7 @@ function arrows(list, place) {
     });
 }
 
-function block_cell(pool, state, i, place, marked, chosen) {
+function block_cell(state, i, place, marked, chosen) {
     const label = `block ${i}: ${WORDS[state]}`;
     const cell = svg("rect", {
         x: place.x(i) - place.side / 2 + 1, y: place.y(i) - place.height / 2 + 1,
@@ -156,9 +155,9 @@ play.draw_pool = function (box, pool, list, marked, chosen) {
                                 role: "application", "data-columns": place.columns,
                                 "aria-label": `${pool_label(pool)}${at}`, class: "blocks"},
                         svg("defs", {}, marker));
-    picture.style.setProperty("--hue", play.hue(pool.blocksize));
+    picture.style.setProperty("--hue", hue(pool.blocksize));
     states.forEach((state, i) =>
-        picture.append(...block_cell(pool, state, i, place, marked, chosen)));
+        picture.append(...block_cell(state, i, place, marked, chosen)));
     picture.append(...arrows(list, place));
     const first = list.slice(0, 12).join(" → ");
     const words = pool.nused === pool.nblocks ? "No block is free."
@@ -178,7 +177,7 @@ play.draw_rings = function (box, state, marked, chosen) {
             const button = element("button", {type: "button", "data-pool": key, class: "in-ring",
                                               "aria-pressed": chosen === key,
                                               "aria-label": `pool ${key}`}, key);
-            button.style.setProperty("--hue", play.hue(ring.blocksize));
+            button.style.setProperty("--hue", hue(ring.blocksize));
             return [element("span", {"aria-hidden": "true"}, "→"), button];
         });
         const more = ring.pools.length > 40 ? [`→ and ${ring.pools.length - 40} more`] : [];

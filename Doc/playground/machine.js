@@ -52,7 +52,9 @@ class Machine {
         this.said = "";             /* on stderr */
         this.ended = false;         /* by a fatal error */
         this.ncalls = 0;
-        this.addresses = [];        /* what each call gave, 0 for free */
+        this.looked = null;         /* what look() gave, until the next call */
+        /* Of the block in its slot, after each call; 0 where the call ended the program. */
+        this.addresses = [];
         const known = system_for(this), imports = {};
         for (const {name} of WebAssembly.Module.imports(this.module)) {
             imports[name] = known[name] || (() => 52);      /* no such call */
@@ -73,6 +75,7 @@ class Machine {
         return this.ncalls;
     }
     make(call) {
+        this.looked = null;
         this.ncalls++;
         let address = 0;
         try {
@@ -102,10 +105,11 @@ class Machine {
         return this.told("play_table");
     }
     look() {
-        return parse(this.told("play_look"), number => this.exports.play_arena(number) >>> 0);
+        return this.looked ??= parse(this.told("play_look"),
+                                     number => this.exports.play_arena(number) >>> 0);
     }
-    free_list(pool, arena) {
-        return this.told("play_pool", arena.number, pool.offset).split(" ")
+    free_list(pool) {
+        return this.told("play_pool", pool.arena.number, pool.offset).split(" ")
             .filter(word => word !== "").map(Number);
     }
     /* Where an address is: [arena, offset], or null. */
@@ -128,7 +132,7 @@ const LINES = {
             words.map(Number);
         const arena = state.arenas.find(a => a.number === arena_number);
         arena.pools.set(number, {
-            key: `${arena_number}.${number}`, number, blocksize, nblocks, ncut, nused,
+            key: `${arena_number}.${number}`, arena, number, blocksize, nblocks, ncut, nused,
             in_ring, offset: number * arena.pool_size, first: arena.first,
             freeblock: freeblock === 0 ? null : (freeblock - arena.first) / blocksize});
     },
@@ -136,13 +140,10 @@ const LINES = {
         state.rings.push({blocksize: Number(words[0]), level: Number(words[1]),
                           pools: words.slice(2)});
     },
-    bought(state, words) {
-        state.bought = Number(words[0]);
-    },
 };
 
 function parse(text, address_of) {
-    const state = {arenas: [], rings: [], bought: 0, text};
+    const state = {arenas: [], rings: [], text};
     for (const line of text.split("\n")) {
         const [kind, ...words] = line.split(" ");
         if (LINES[kind] !== undefined) {
@@ -158,7 +159,7 @@ play.pool_of = function (state, key) {
     return found === undefined ? undefined : found.pools.get(number);
 };
 
-/* {arena, pool, number, offset} of a block, where it is one of a pool. */
+/* {pool, number} of a block, where it is one of a pool. */
 play.block_at = function (state, machine, address) {
     const place = machine.place(address);
     const arena = place === null ? undefined : state.arenas.find(a => a.number === place[0]);
@@ -168,8 +169,7 @@ play.block_at = function (state, machine, address) {
         return null;
     }
     const offset = place[1] - pool.offset - pool.first;
-    return {arena, pool, number: Math.floor(offset / pool.blocksize),
-            offset: offset % pool.blocksize};
+    return {pool, number: Math.floor(offset / pool.blocksize)};
 };
 
 play.Machine = Machine;

@@ -240,8 +240,10 @@ const SUMS = {
     "==": (a, b) => +(a === b), "!=": (a, b) => +(a !== b), "<": (a, b) => +(a < b),
     ">": (a, b) => +(a > b), "<=": (a, b) => +(a <= b), ">=": (a, b) => +(a >= b),
 };
-const FUNCTIONS = ["malloc", "calloc", "realloc", "free", "write", "random", "range", "len",
-                   "seed", "trace"];
+/* How many arguments a function takes. */
+const ARGUMENTS = {malloc: [1], calloc: [1, 2], realloc: [2], free: [1], write: [2, 3],
+                   random: [2], range: [1, 2, 3], len: [1], seed: [1], trace: [1]};
+const FUNCTIONS = Object.keys(ARGUMENTS);
 
 class Run {
     constructor(traces) {
@@ -302,8 +304,7 @@ class Run {
         const block_name = args.length > 0 && ["realloc", "free", "write"].includes(name)
             ? this.text(args[0]) : "";
         const values = args.map(arg => this.value(arg));
-        const wanted = {malloc: [1], calloc: [1, 2], realloc: [2], free: [1], write: [2, 3],
-                        random: [2], range: [1, 2, 3], len: [1], seed: [1]}[name];
+        const wanted = ARGUMENTS[name];
         if (!wanted.includes(values.length)) {
             this.fail(`${name}() takes ${wanted.join(" or ")} argument`
                       + (wanted[wanted.length - 1] > 1 ? "s" : ""));

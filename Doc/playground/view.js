@@ -185,22 +185,28 @@ class View {
     }
     right() {
         const shown = (this.options.show || "arenas pool rings bytes").split(" ");
-        const part = (title, name) => section(title, shown.includes(name), `${name}-part`);
-        this.arenas = part("Arenas and pools", "arenas");
-        this.pool = part("A pool, its blocks, the list of free ones", "pool");
-        this.rings = part("Rings of usedpools", "rings");
-        this.bytes = part("Bytes of a block", "bytes");
-        this.table = part("Statistics", "table");
-        /* What was closed has no width to be drawn in. */
-        this.pool.details.addEventListener("toggle", () => {
-            if (this.state !== undefined) {
-                this.draw_pool();
-            }
-        });
-        this.table.content.tabIndex = 0;
-        this.table.details.addEventListener("toggle", () => this.show_table());
-        return element("div", {class: "right"}, ...[
-            this.arenas, this.pool, this.rings, this.bytes, this.table].map(s => s.details));
+        /* What is closed is drawn when it opens: it costs time, and has no width to be drawn in. */
+        const part = (title, name, draw) => {
+            const made = section(title, shown.includes(name), `${name}-part`);
+            made.draw = () => {
+                if (made.details.open && this.state !== undefined) {
+                    draw(made.content);
+                }
+            };
+            made.details.addEventListener("toggle", made.draw);
+            return made;
+        };
+        const table = part("Statistics", "table", box => this.show_table(box));
+        table.content.tabIndex = 0;
+        this.parts = [
+            part("Arenas and pools", "arenas", box => play.draw_arenas(
+                box, this.state, this.changed.pools, this.shown_pool)),
+            part("A pool, its blocks, the list of free ones", "pool", box => this.draw_pool(box)),
+            part("Rings of usedpools", "rings", box => play.draw_rings(
+                box, this.state, this.changed.rings, this.shown_pool)),
+            part("Bytes of a block", "bytes", box => this.draw_bytes(box)),
+            table];
+        return element("div", {class: "right"}, ...this.parts.map(made => made.details));
     }
     exercise(exercise) {
         const answer = element("input", {type: "text", "aria-label": "your answer",
@@ -256,9 +262,7 @@ class View {
     }
     /* Arrow keys go from block to block. */
     key_in_pool(event) {
-        const columns = Number(event.target.dataset.columns);
-        const step = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns,
-                      ArrowDown: columns}[event.key];
+        const step = play.arrow_step(event.key, Number(event.target.dataset.columns));
         const pool = play.pool_of(this.state, this.shown_pool);
         if (step === undefined) {
             return false;
@@ -345,27 +349,31 @@ class View {
     go(n) {
         const to = Math.max(0, Math.min(this.calls.length, n)), {calls, machine} = this;
         machine.go(calls, Math.max(0, to - 1));
-        this.before = machine.look();
+        const before = machine.look();
         this.at = machine.go(calls, to);
-        this.state = machine.ended ? this.before : machine.look();
+        this.state = machine.ended ? before : machine.look();
         this.changed = {sentences: [], pools: new Set(), rings: new Set(), block: null};
         if (this.at > 0) {
             const call = calls[this.at - 1];
             this.changed = play.call_changes(
-                machine, call, this.before, this.state, this.address_before(call),
+                machine, call, before, this.state, this.address_before(call),
                 machine.addresses[this.at - 1]);
         }
         this.chosen.at = this.at;
         this.draw();
     }
+    /* The number of the last call of a slot before another call, -1 for none. */
+    last_call(slot, before, whats = "mcrfw") {
+        let i = before - 1;
+        while (i >= 0 && !(this.calls[i].slot === slot && whats.includes(this.calls[i].what))) {
+            i--;
+        }
+        return i;
+    }
     /* Where the block of a call was before it. */
     address_before(call) {
-        for (let i = this.at - 2; i >= 0; i--) {
-            if (this.calls[i].slot === call.slot) {
-                return this.machine.addresses[i];
-            }
-        }
-        return 0;
+        const last = this.last_call(call.slot, this.at - 1);
+        return last < 0 ? 0 : this.machine.addresses[last];
     }
     run_or_stop() {
         if (this.timer !== null) {
@@ -396,21 +404,16 @@ class View {
     /* What is shown of the moment. */
 
     draw() {
-        const {state, changed} = this;
         this.slider.max = this.calls.length;
         this.slider.value = this.at;
         this.label.textContent = `${play.count(this.at)} of ${play.count(this.calls.length)} calls`;
         this.choose_pool();
-        play.draw_arenas(this.arenas.content, state, changed.pools, this.shown_pool);
-        play.draw_rings(this.rings.content, state, changed.rings, this.shown_pool);
-        this.draw_pool();
-        this.draw_bytes();
-        this.happened.replaceChildren(...changed.sentences.slice(0, 12).map(
+        this.parts.forEach(part => part.draw());
+        this.happened.replaceChildren(...this.changed.sentences.slice(0, 12).map(
             sentence => element("li", {}, sentence)));
         this.said.hidden = this.machine.said === "";
         this.said.textContent = this.machine.said;
         this.show_lines();
-        this.show_table();
         if (this.timer === null) {
             this.show_link();
         }
@@ -422,17 +425,14 @@ class View {
         this.shown_pool = [this.pinned_pool, of_call, this.shown_pool, any && any.key].find(
             key => key && play.pool_of(this.state, key) !== undefined);
     }
-    draw_pool() {
+    draw_pool(box) {
         const pool = this.shown_pool && play.pool_of(this.state, this.shown_pool);
         if (!pool) {
-            this.free_list = [];
-            this.pool.content.replaceChildren(element("p", {}, "No pool is in use."));
+            box.replaceChildren(element("p", {}, "No pool is in use."));
             return;
         }
-        const arena = this.state.arenas.find(a => a.pools.get(pool.number) === pool);
         const {block} = this.changed, is_here = block !== null && block.pool.key === pool.key;
-        this.free_list = this.machine.free_list(pool, arena);
-        play.draw_pool(this.pool.content, pool, this.free_list, is_here ? block.number : null,
+        play.draw_pool(box, pool, this.machine.free_list(pool), is_here ? block.number : null,
                        this.pinned_block);
     }
     /* {address, size, block, is_free, name, slot}: the block of this call, or the pinned one. */
@@ -441,32 +441,29 @@ class View {
         if (this.pinned_block === null) {
             return address ? this.block_of_address(address, block) : null;
         }
-        const pool = play.pool_of(this.state, this.shown_pool);
-        if (pool === undefined) {
+        const pool = this.shown_pool && play.pool_of(this.state, this.shown_pool);
+        if (!pool) {
             return null;
         }
-        const arena = this.state.arenas.find(a => a.pools.get(pool.number) === pool);
         return this.block_of_address(
-            arena.address + pool.offset + pool.first + this.pinned_block * pool.blocksize + hooks,
-            {arena, pool, number: this.pinned_block});
+            pool.arena.address + pool.offset + pool.first + this.pinned_block * pool.blocksize
+                + hooks, {pool, number: this.pinned_block});
     }
     block_of_address(address, block) {
         const made = this.machine.addresses.lastIndexOf(address, this.at - 1);
         const call = made < 0 ? {} : this.calls[made];
-        const sized = this.calls.slice(0, this.at).reverse().find(
-            c => c.slot === call.slot && "mcr".includes(c.what));
-        return {address, block, slot: call.slot, size: sized === undefined ? 0 : sized.size,
+        const sized = this.last_call(call.slot, this.at, "mcr");
+        return {address, block, slot: call.slot, size: sized < 0 ? 0 : this.calls[sized].size,
                 is_free: call.what === "f" || made < 0,
                 name: call.name || (made < 0 ? "a block that nobody has had" : `block ${call.slot}`)};
     }
-    draw_bytes() {
+    draw_bytes(box) {
         this.shown_block = this.choose_block() || {};
         if (this.shown_block.address === undefined) {
-            this.bytes.content.replaceChildren(element(
-                "p", {}, "Choose a block: a click on it in its pool."));
+            box.replaceChildren(element("p", {}, "Choose a block: a click on it in its pool."));
             return;
         }
-        play.draw_bytes(this.bytes.content, this.machine, this.shown_block);
+        play.draw_bytes(box, this.machine, this.shown_block);
     }
     show_lines() {
         const n = this.chosen.program.split("\n").length;
@@ -475,9 +472,9 @@ class View {
             "span", {class: last && last.line === i + 1 ? "now"
                      : next && next.line === i + 1 ? "next" : ""}, String(i + 1))));
     }
-    show_table() {
-        if (this.table.details.open && this.machine !== undefined && !this.machine.ended) {
-            this.table.content.replaceChildren(element("pre", {}, this.machine.table()));
+    show_table(box) {
+        if (!this.machine.ended) {
+            box.replaceChildren(element("pre", {}, this.machine.table()));
         }
     }
     show_link() {

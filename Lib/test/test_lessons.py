@@ -194,9 +194,12 @@ def test_answers_are_folded(html):
 
 @pytest.mark.once
 def test_the_book_of_the_course(tmp_path):
-    """Each chapter is XML that a reader takes, with its pictures, and nothing is folded."""
+    """Each chapter is XML that a reader takes, with its pictures; nothing is folded, and there
+    is no playground, whose files are in no book."""
     if shutil.which("sphinx-build") is None:
         pytest.skip("needs sphinx-build (Debian: python3-sphinx)")
+    if has_wasm():
+        make_playground()
     result = run("sphinx-build", "-q", "-W", "-t", "course", "-b", "epub", "-d",
                  tmp_path / "doctrees", DOC, tmp_path / "epub",
                  environment=clean_environment(PYMEM_BUILD=str(BUILD)))
@@ -207,6 +210,8 @@ def test_the_book_of_the_course(tmp_path):
             tags = [element.tag.split("}")[-1] for element in chapter.iter()]
             assert tags.count("img") == page.read_text().count(".. heap-diagram:: ")
             assert "details" not in tags
+            assert not [element for element in chapter.iter()
+                        if "playground" in element.get("class", "")]
         assert not [name for name in book.namelist() if "c-api" in name]
 
 
@@ -226,7 +231,8 @@ def wait_for(condition):
 @pytest.mark.once
 @needs_chromium
 def test_a_reader_in_a_browser(html, browser):
-    """The search finds functions, an answer opens, pages fit a telephone, the dark is dark."""
+    """The search finds functions, an answer opens, pages fit a telephone, the dark is dark, and
+    a playground looks as it does in other themes."""
     browser.get(f"file://{html}/search.html?q=PyMem_RawCalloc")
     links = "[...document.querySelectorAll('#search-results a')].map(a => a.textContent)"
     wait_for(lambda: "PyMem_RawCalloc" in browser.execute_script(f"return {links}"))
@@ -254,6 +260,12 @@ def test_a_reader_in_a_browser(html, browser):
         const before = answer.offsetHeight;
         answer.querySelector("summary").click();
         return answer.open && answer.offsetHeight > 2 * before""")
+    if has_wasm():
+        browser.execute_script("document.querySelector('.playground').scrollIntoView()")
+        wait_for(lambda: browser.execute_script(
+            "return document.querySelector('.playground[data-ready]') !== null"))
+        assert browser.execute_script(
+            "return getComputedStyle(document.querySelector('.pool-part p')).marginTop") == "4px"
 
 
 @pytest.mark.once

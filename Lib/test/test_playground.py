@@ -212,7 +212,7 @@ view.start().then(() => {
     const state = machine.look(), lists = [];
     for (const arena of state.arenas) {
         for (const pool of arena.pools.values()) {
-            lists.push([arena.number, pool.offset, machine.free_list(pool, arena)]);
+            lists.push([arena.number, pool.offset, machine.free_list(pool)]);
         }
     }
     done({places, text: state.text, lists, table: machine.table(), said: machine.said});
@@ -342,6 +342,9 @@ def test_a_pool_is_chosen(page):
     page.find("svg.blocks").send_keys(Keys.ARROW_RIGHT)
     assert page.find("svg.blocks").get_attribute("aria-label").endswith("block 1: free")
     assert page.label() == "43 of 43 calls"
+    page.press("to the beginning")                      # where that block is in no pool
+    assert page.happened() == []
+    assert page.find(".bytes-part").text == "Choose a block: a click on it in its pool."
 
 
 def test_rules_differ(page):
@@ -450,15 +453,13 @@ def test_an_exercise_knows_the_answer(page, name):
 def test_it_fits_a_phone(page, driver, scheme):
     """Nothing is wider than the screen, what is touched is large enough, and text can be
     read on what it stands on."""
-    from selenium.webdriver.support.ui import WebDriverWait
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
         {"name": "prefers-color-scheme", "value": scheme}]})
     try:
-        Page(driver, driver.current_url.split("#")[0])
-        WebDriverWait(driver, 20).until(lambda driver: driver.execute_script(
-            "return document.documentElement.scrollWidth") == 390)      # drawers move out
+        page = Page(driver, driver.current_url.split("#")[0])
+        page.wait("return document.documentElement.scrollWidth === 390")    # drawers move out
         sizes = driver.execute_script(
             "return [...document.querySelectorAll('.playground .bar button')].map("
             "b => [b.getBoundingClientRect().width, b.getBoundingClientRect().height])")
