@@ -118,10 +118,12 @@ def cut(calls):
 
 
 def record(library, python):
+    """LD_PRELOAD ends at a space, and a folder may have one: it is the current one."""
+    library = Path(library)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace"
-        subprocess.run([python, "-S", "-c", RECORDED], check=True, env={
-            **os.environ, "LD_PRELOAD": str(Path(library).resolve()),
+        subprocess.run([python, "-S", "-c", RECORDED], check=True, cwd=library.parent, env={
+            **os.environ, "LD_PRELOAD": f"./{library.name}",
             "PYMEM_TRACE": str(path), "PYTHONHASHSEED": "0"})
         return cut(calls_of(path.read_bytes()))
 

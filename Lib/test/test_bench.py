@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import runpy
 import shutil
 import sys
 
@@ -105,6 +106,18 @@ def test_bench_compares(tmp_path):
     assert re.search(r"^noise, two processes of ours: pairs \d+ %$", result.stdout, re.M)
     figures = json.loads((tmp_path / "j").read_text())["pairs"]
     assert {"pymem", "CPython", "glibc"} <= set(figures)
+
+
+@pytest.mark.parametrize("record_in", [
+    lambda build, folder: bench.record_traces(build, folder)[0].read_bytes()[:8] == b"pymemtr1",
+    lambda build, _: runpy.run_path(str(TOP / "Doc/playground/build.py"))["record"](
+        build / "record.so", sys.executable)], ids=["bench", "playground"])
+def test_a_program_is_recorded_from_any_folder(tmp_path, monkeypatch, record_in):
+    build = tmp_path / "it's here"
+    build.mkdir()
+    shutil.copy(BUILD / "record.so", build)
+    monkeypatch.setattr(bench, "TRACED", ["json_documents"])
+    assert record_in(build, tmp_path / "traces")
 
 
 def test_a_ratio_within_the_noise_has_a_mark(capsys):

@@ -186,11 +186,11 @@ def record_traces(build, directory):
         progress(f"recording {name}")
         unfinished = trace.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
+        # LD_PRELOAD ends at a space, and a folder may have one: it is the current one.
         result = subprocess.run(
-            [sys.executable, "-I", Path(__file__).parent / "programs.py", name],
+            [sys.executable, "-I", TOP / "Tools" / "bench" / "programs.py", name], cwd=build,
             stdout=subprocess.DEVNULL, env={
-                "LD_PRELOAD": str(build / "record.so"),
-                "PYMEM_TRACE": str(unfinished)})
+                "LD_PRELOAD": "./record.so", "PYMEM_TRACE": str(unfinished.resolve())})
         if result.returncode != 0 or not unfinished.exists():
             sys.exit(f"bench: {name} could not be recorded")
         unfinished.rename(trace)
