@@ -434,8 +434,9 @@ def geometries():
         "for key in list(words)[::2]: del words[key]\n"
         "more = [float(i) for i in range(30_000)]\ndel words\n")
     try:
-        subprocess.run([sys.executable, program], check=True, env={
-            **os.environ, "LD_PRELOAD": str(BUILD / "record.so"), "PYMEM_TRACE": str(trace)})
+        # LD_PRELOAD ends at a space, and a folder may have one: it is the current one.
+        subprocess.run([sys.executable, program], check=True, cwd=BUILD, env={
+            **os.environ, "LD_PRELOAD": "./record.so", "PYMEM_TRACE": str(trace)})
         curves = replay.replay(trace, {
             "2.5": replay.GEOMETRIES["2.5"], "3.9": replay.GEOMETRIES["classic"],
             "3.10": replay.GEOMETRIES["CPython 3.10"]}, [])
