@@ -19,6 +19,7 @@
 #include "pycore_heap.h"
 #include "pycore_arenas.h"
 #include "pycore_athand.h"
+#include "pycore_growing.h"
 #include "pycore_host.h"
 #include "pycore_pools.h"
 #include "pycore_sparse.h"
@@ -119,7 +120,7 @@ heap_unused(void)
     if (heap != NULL) {
         unused_heaps = heap->next;
     }
-    else if (nheaps < HEAP_OF_NOBODY
+    else if (nheaps < HEAP_OF_GROWING
              && (heap = virtual_alloc_for_good(sizeof(*heap))) != NULL)
     {
         heap_init(heap, nheaps);
@@ -338,6 +339,9 @@ heap_do(struct heap *heap, unsigned to_do)
     if (to_do & HEAP_RELEASES_KEPT) {
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_RELEASES_KEPT);
         heap_release_kept_medium(heap);
+    }
+    if ((to_do & HEAP_KEEPS_SLOTS) && !growing_tick()) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_KEEPS_SLOTS);
     }
     if (to_do & HEAP_SWEEPS) {
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_SWEEPS);
@@ -650,6 +654,7 @@ lock_before_fork(void)
 {
     struct heap *current = heap_current();
     pthread_mutex_lock(&lock);
+    growing_lock();
     pool_map_lock();
     current_at_fork = current;
 }
@@ -658,6 +663,7 @@ static void
 unlock_after_fork(void)
 {
     pool_map_unlock();
+    growing_unlock();
     pthread_mutex_unlock(&lock);
 }
 

@@ -53,8 +53,8 @@
 
 static atomic_size_t keep = SIZE_MAX;       /* SIZE_MAX: not known yet */
 
-static size_t
-keeping_bytes(void)
+size_t
+arenas_keep(void)
 {
     size_t known = keep;
     if (LIKELY(known != SIZE_MAX)) {
@@ -75,7 +75,7 @@ keeping_bytes(void)
 static int
 has_cpythons_rule(const struct arena_set *set)
 {
-    return !arenas_are_the_systems(set) || keeping_bytes() == 0;
+    return !arenas_are_the_systems(set) || arenas_keep() == 0;
 }
 
 static size_t
@@ -108,7 +108,7 @@ kept_sixteenths(const struct arena_set *set)
 static size_t
 may_rest(const struct arena_set *set)
 {
-    return kept_sixteenths(set) * (keeping_bytes() / 16) / set->pool_size + set->earned;
+    return kept_sixteenths(set) * (arenas_keep() / 16) / set->pool_size + set->earned;
 }
 
 /* So many stay however long they are not needed. */
@@ -310,7 +310,7 @@ would_have_served(struct arena_set *set, size_t npools)
 void
 arenas_lacked(struct arena_set *set, size_t npools)
 {
-    keeping_bytes();            /* a value that is wrong is refused now */
+    arenas_keep();            /* a value that is wrong is refused now */
     if (set->nreturned == 0) {
         return;
     }

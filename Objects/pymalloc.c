@@ -22,6 +22,7 @@
 
 #include "pycore_pymalloc.h"
 #include "pycore_arenas.h"
+#include "pycore_growing.h"
 #include "pycore_host.h"
 #include "pycore_pymem.h"
 #include "cpython/pymem.h"
@@ -129,12 +130,37 @@ medium_free_after_visit(poolp pool, void *ptr)
     heap_leave(heap);
 }
 
+static NOINLINE void
+raw_free(void *ptr)
+{
+    if (ptr != NULL) {
+        heap_count_raw(heap_of_thread, -1);
+        _PyMem_RawFreeOwn(ptr);
+    }
+}
+
+/* A block that grows is counted as one of malloc, where it would be otherwise. */
+static NOINLINE void
+medium_free_of_others(poolp pool, void *ptr)
+{
+    if (!is_growing(pool)) {
+        heap_free_from_outside(pool, ptr);
+    }
+    else if (growing_size(pool, ptr) == 0) {
+        raw_free(ptr);
+    }
+    else {
+        heap_count_raw(heap_of_thread, -1);
+        growing_free(pool);
+    }
+}
+
 static inline void
 medium_free(poolp pool, void *ptr)
 {
     struct heap *heap = heap_of_thread;
     if (UNLIKELY(pool_owner(pool) != heap->number)) {
-        heap_free_from_outside(pool, ptr);
+        medium_free_of_others(pool, ptr);
     }
     else if (UNLIKELY(!heap_enter(heap))) {
         medium_free_after_visit(pool, ptr);
@@ -144,15 +170,6 @@ medium_free(poolp pool, void *ptr)
     }
     else {
         heap_leave(heap);
-    }
-}
-
-static NOINLINE void
-raw_free(void *ptr)
-{
-    if (ptr != NULL) {
-        heap_count_raw(heap_of_thread, -1);
-        _PyMem_RawFreeOwn(ptr);
     }
 }
 
@@ -237,14 +254,70 @@ block_fits(size_t blocksize, size_t nbytes)
     return nbytes <= blocksize && 4 * nbytes > 3 * blocksize;
 }
 
-/* A block that was made larger once is usually made larger again, and malloc can
- * often do that in place: it goes there when it is no longer small. */
+/* A block that was made larger once is usually made larger again.  Where one grows at a
+ * time, malloc makes it larger in place; where many do it copies them, again and again.  What
+ * it did with the last ones tells, and now and then one more is tried. */
+
+static atomic_int malloc_in_place;      /* at least 0: it stays where it is */
+
+static void *
+raw_realloc(void *ptr, size_t nbytes)
+{
+    enum { MOST = 8, MOVED = -1000 };
+    void *resized = _PyMem_RawReallocOwn(ptr, nbytes);
+    int score = atomic_load_explicit(&malloc_in_place, memory_order_relaxed);
+    score = resized != ptr ? MOVED : score < MOST ? score + 1 : MOST;
+    atomic_store_explicit(&malloc_in_place, score, memory_order_relaxed);
+    return resized;
+}
+
+static int
+malloc_copies(void)
+{
+    int score = atomic_load_explicit(&malloc_in_place, memory_order_relaxed);
+    if (score < 0) {
+        atomic_store_explicit(&malloc_in_place, score + 1, memory_order_relaxed);
+    }
+    return score < 0;
+}
+
+static void *
+malloc_for_growth(size_t nbytes)
+{
+    if (medium_span == 0 || !malloc_copies() || !pymalloc_choose_medium()) {
+        return raw_malloc(nbytes);
+    }
+    if (nbytes < GROWING_FROM) {
+        return pymalloc_malloc_larger(nbytes);
+    }
+    void *ptr = counted(growing_malloc(nbytes));
+    return ptr != NULL ? ptr : raw_malloc(nbytes);
+}
+
 static void *
 malloc_for_move(struct heap *heap, size_t blocksize, size_t nbytes)
 {
     return nbytes > blocksize && !is_small(nbytes)
-        ? counted(PyMem_RawMalloc(nbytes))
-        : pymalloc_malloc(heap, nbytes);
+        ? malloc_for_growth(nbytes) : pymalloc_malloc(heap, nbytes);
+}
+
+/* In its slot or another, or where malloc_for_move() says. */
+static void *
+realloc_growing(struct heap *heap, poolp slot, void *ptr, size_t nbytes)
+{
+    size_t size = growing_size(slot, ptr);
+    if (size == 0) {
+        return _PyMem_RawReallocOwn(ptr, nbytes);
+    }
+    if (medium_span != 0 && growing_resize(slot, nbytes)) {
+        return ptr;
+    }
+    void *moved = nbytes > size ? raw_malloc(nbytes) : pymalloc_malloc(heap, nbytes);
+    if (moved != NULL) {
+        memcpy(moved, ptr, nbytes < size ? nbytes : size);
+        medium_free_of_others(slot, ptr);
+    }
+    return moved;
 }
 
 static inline void
@@ -270,7 +343,10 @@ pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes)
     poolp small = heap_pool_of(heap, ptr);
     poolp pool = small != NULL ? small : medium_pool_of(ptr);
     if (pool == NULL) {
-        return _PyMem_RawReallocOwn(ptr, nbytes);
+        return raw_realloc(ptr, nbytes);
+    }
+    if (UNLIKELY(is_growing(pool))) {
+        return realloc_growing(heap, pool, ptr, nbytes);
     }
     size_t blocksize = pool->blocksize;
     if (block_fits(blocksize, nbytes)) {
@@ -296,6 +372,9 @@ size_t
 pymalloc_medium_size(const void *ptr)
 {
     poolp pool = medium_pool_of(ptr);
+    if (pool != NULL && is_growing(pool)) {
+        return growing_size(pool, ptr);
+    }
     return pool != NULL
         && (size_t)((const block *)ptr - pool_address(pool)) % pool->blocksize == 0
         ? pool->blocksize : 0;
@@ -406,5 +485,5 @@ pymalloc_trim(void)
         heap_take_over();
     }
     nbytes += heap_trim(heap);
-    return nbytes + heap_trim_of_thread();
+    return nbytes + heap_trim_of_thread() + growing_trim();
 }

@@ -261,6 +261,21 @@ virtual_use_huge_pages(void *ptr, size_t size)
 #endif
 }
 
+void
+virtual_avoid_huge_pages(void *ptr, size_t size)
+{
+#ifdef MADV_NOHUGEPAGE
+    int kept = errno;           /* a kernel without huge pages refuses it */
+    if (!virtual_is_confined()) {
+        madvise(ptr, size, MADV_NOHUGEPAGE);
+    }
+    errno = kept;
+#else
+    (void)ptr;
+    (void)size;
+#endif
+}
+
 uint64_t
 virtual_clock(void)
 {

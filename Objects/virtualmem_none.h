@@ -131,6 +131,13 @@ virtual_yield(void)
 {
 }
 
+void
+virtual_avoid_huge_pages(void *ptr, size_t size)
+{
+    (void)ptr;
+    (void)size;
+}
+
 /* No pages that can't be touched: the hardened allocator has no guards here. */
 
 void *

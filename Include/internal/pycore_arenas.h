@@ -95,7 +95,11 @@ size_t arenas_trim(struct arena_set *set);
  * bytes.  They are taken where most pools are free: those arenas are used last. */
 size_t arenas_purge_resting(struct arena_set *set, size_t npools);
 
-/* keeping.c.  An arena became empty, or a pool came back to one that did not: what may not
+/* keeping.c.  Bytes that may stay though nobody uses them: PYMEM_KEEP, or what it is by
+ * default. */
+size_t arenas_keep(void);
+
+/* An arena became empty, or a pool came back to one that did not: what may not
  * stay goes back. */
 void arenas_became_empty(struct arena_set *set);
 void arenas_pool_rests(struct arena_set *set);

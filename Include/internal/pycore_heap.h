@@ -91,6 +91,7 @@ enum heap_to_do {
     HEAP_GIVES_BACK = 8,        /* somebody's request failed: keep nothing */
     HEAP_RELEASES_KEPT = 16,    /* empty pools have waited long enough in their rings */
     HEAP_SWEEPS = 32,           /* many pools may have become sparse */
+    HEAP_KEEPS_SLOTS = 64,      /* main_heap: look whether slots were free for long */
 };
 
 struct heap {

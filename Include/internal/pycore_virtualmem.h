@@ -51,6 +51,9 @@ int virtual_lend(void *ptr, size_t size);
 /* Ask for huge pages, where the system has them. */
 void virtual_use_huge_pages(void *ptr, size_t size);
 
+/* Have none there, where most of the memory will not be touched. */
+void virtual_avoid_huge_pages(void *ptr, size_t size);
+
 /* Is nothing to be called but mmap and munmap?  PYTHON_PYMALLOC_MMAP_ONLY, or
  * virtual_confine() before the first block. */
 int virtual_is_confined(void);

@@ -50,6 +50,11 @@ WORKLOADS = {
     "build 3,000,000": ("build", 3_000_000, False),
     "pairs": ("pairs", 1_000, True),
     "grow to 100,000": ("grow", 100_000, True),
+    "grow to 2,000,000": ("grow", 2_000_000, False),
+    "a hundred to 100,000": ("grow_many", 100_000, True),
+    "a hundred to 2,000,000": ("grow_many", 2_000_000, False),
+    "append to 100,000": ("append", 100_000, True),
+    "append to 2,000,000": ("append", 2_000_000, False),
     "large to 4,000": ("large", 4_000, True),
 }
 
@@ -100,9 +105,9 @@ def measure(worker, allocators, workloads, rounds):
 
 def print_table(title, results, allocators, cell):
     print(title)
-    print(f"{'':20}" + "".join(f"{name:>12}" for name in allocators))
+    print(f"{'':24}" + "".join(f"{name:>12}" for name in allocators))
     for name, figures in results.items():
-        print(f"{name:20}" + "".join(
+        print(f"{name:24}" + "".join(
             f"{cell(figures, allocator):>12}" for allocator in allocators))
 
 
@@ -128,7 +133,7 @@ def report(results, noise, allocators):
                 lambda f, a: f"{f[a]['ns']:.2f}")
     print_table(f"\nspeed, {STOCK}'s own = 1; ~: 1 within the noise",
                 {name: name for name in results}, allocators, marked)
-    print(f"{'geometric mean':20}" + "".join(
+    print(f"{'geometric mean':24}" + "".join(
         f"{geometric_mean(ratio(f, a) for f in results.values()):12.2f}"
         for a in allocators))
     print("\nnoise, two processes of ours: "

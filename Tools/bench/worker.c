@@ -100,7 +100,7 @@ struct call {
     uint32_t kind : 2, slot : 30;   /* which of the live blocks */
     uint32_t size;
 };
-enum { CALLS = 4096, SLOTS = 1 << 26 };
+enum { CALLS = 4096, CALLS_A_STEP = 3, SLOTS = 1 << 26, NBUFFERS = 100 };
 static struct call calls[CALLS];
 static size_t ncalls;
 static uint64_t position;       /* of the stream, in steps of the workload */
@@ -187,22 +187,64 @@ pairs(size_t n)
     }
 }
 
-/* A buffer grows to n bytes by an eighth at a time, as a list does. */
+/* Buffer k grows as a list does, by an eighth at a time, to limit bytes.  Then it is freed. */
+static void
+grow_buffer(size_t k, size_t limit)
+{
+    static size_t sizes[NBUFFERS];
+    if (sizes[k] == 0) {
+        sizes[k] = 56;
+        add(MALLOC, k, sizes[k]);
+    }
+    else if (sizes[k] < limit) {
+        sizes[k] += sizes[k] / 8 + 16;
+        add(REALLOC, k, sizes[k]);
+    }
+    else {
+        sizes[k] = 0;
+        add(FREE, k, 0);
+    }
+}
+
+/* One buffer grows to n bytes, and another. */
 static void
 grow(size_t n)
 {
-    static size_t size;
-    if (size == 0) {
-        size = 16;
-        add(MALLOC, 0, size);
+    if (position < 3000000) {
+        grow_buffer(0, n);
     }
-    else if (size < n) {
-        size += size / 8 + 16;
-        add(REALLOC, 0, size);
+}
+
+/* A hundred buffers grow at a time, any of them next. */
+static void
+grow_many(size_t n)
+{
+    if (position < 1000000) {
+        grow_buffer(random_below(NBUFFERS), n);
     }
-    else if (position < 3000000) {
-        size = 0;
-        add(FREE, 0, 0);
+}
+
+/* Lists are appended to, each to a length of its own up to n bytes, most of them short, and
+ * an object is made for each.  */
+static void
+append(size_t n)
+{
+    enum { OBJECTS = 1000 };
+    static size_t limits[NBUFFERS];
+    if (position < OBJECTS) {
+        add(MALLOC, NBUFFERS + position, python_size());
+    }
+    else if (position < OBJECTS + 2000000) {
+        size_t k = random_below(NBUFFERS), object = NBUFFERS + random_below(OBJECTS);
+        if (limits[k] == 0) {
+            limits[k] = n >> random_below(12);
+        }
+        grow_buffer(k, limits[k]);
+        if (calls[ncalls - 1].kind == FREE) {
+            limits[k] = 0;
+        }
+        add(FREE, object, 0);
+        add(MALLOC, object, python_size());
     }
 }
 
@@ -310,6 +352,9 @@ play(char **live)
             break;
         case REALLOC:
             *slot = resize(*slot, size);
+            for (size_t i = size - size / 8; i < size; i += 64) {     /* what is new of it */
+                *(volatile char *)(*slot + i) = 1;
+            }
             *(volatile char *)(*slot + size - 1) = 1;
             break;
         case CALLOC:
@@ -404,7 +449,7 @@ run(void (*workload)(size_t n), size_t n, uint64_t first_timed, uint64_t *spent)
             if (warming_up && position >= first_timed) {
                 break;
             }
-        } while (ncalls > before && ncalls < CALLS - 1);
+        } while (ncalls > before && ncalls <= CALLS - CALLS_A_STEP);
         uint64_t start = now();
         play(live);
         if (!warming_up) {
@@ -422,7 +467,8 @@ static const struct {
     size_t untimed;     /* steps at the start, times n, that build up a heap */
 } workloads[] = {
     {"replace", replace, 2}, {"batch", batch, 0}, {"build", build, 0},
-    {"pairs", pairs, 1}, {"grow", grow, 0}, {"large", large, 1},
+    {"pairs", pairs, 1}, {"grow", grow, 0}, {"grow_many", grow_many, 0},
+    {"append", append, 0}, {"large", large, 1},
     {"sparse", sparse, 0},
     {"trace", recorded, 0},
 };

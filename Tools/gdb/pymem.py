@@ -48,6 +48,8 @@ class Heap:
         self.overhead = -(-(4 * pointer + 16) // alignment) * alignment
         self.medium_pool_size = int(value("main_heap.medium_arenas.pool_size"))
         self.alignment = alignment
+        # HEAP_OF_GROWING of pycore_growing.h
+        self.grow_here = int(value("heap_of_nobody.number")) - 1
 
     def heaps(self):
         """All heaps, by number."""
@@ -87,7 +89,8 @@ class Heap:
         if has_pool(record):
             return Pool(self, record, False, address)
         record = leaf["medium"][(address & 0xffffffff) // self.medium_pool_size]["pool"]
-        return Pool(self, record, True, address) if has_pool(record) else None
+        return (Pool(self, record, True, address)
+                if has_pool(record) and int(record["owner"]) != self.grow_here else None)
 
     def owner(self, number):
         """Whose heap a pool's number names."""
@@ -218,7 +221,7 @@ def pool_at(command, argument):
     pool = Heap().pool_of(address)
     if pool is None:
         raise gdb.GdbError(f"{address:#x} is in no pool: never pymem's, freed with "
-                           "its pool, or a block of the raw domain")
+                           "its pool, a block that grows, or one of the raw domain")
     return address, pool
 
 
