@@ -13,8 +13,8 @@
  *
  * A slot is a frame of a medium pool and has its record in the pool map, so whoever asks for
  * the pool of a block finds it; HEAP_OF_GROWING is its owner.  Only realloc brings blocks
- * here, of those that would otherwise go to malloc.  A slot is mostly address space: there
- * are none under a limit on that, where all memory is locked, and on 32-bit platforms.
+ * here, of those that would otherwise go to malloc.  There are none under a limit on
+ * address space, where all memory is locked, and on 32-bit platforms.
  *
  * One lock for all: a block is here for long, and most of its calls need no lock.
  *
