@@ -15,9 +15,9 @@
 #include "pycore_pools.h"
 #include "pycore_shortways.h"
 
-/* The last levels of caches have 16 to 64 MiB. */
-#define LARGE_FROM (((size_t)24 << 20) / ARENA_SIZE)
-#define SMALL_BELOW (LARGE_FROM / 2)
+/* Smaller heaps are in the cache: the second level has 1 to 2 MiB, the last one 16 to 64. */
+#define LARGE_FROM (((size_t)12 << 20) / ARENA_SIZE)
+#define SMALL_BELOW (LARGE_FROM / 6 * 5)     /* more than empty arenas that stay: keeping.c */
 
 block *at_hand_places[NB_SMALL_SIZE_CLASSES][AT_HAND_PLACES];
 

@@ -247,6 +247,7 @@ END_TEST
 static void
 grow_in_child(void *arg)
 {
+    alarm(60);                  /* a lock that nobody releases */
     unsigned char *p = arg, *more;
     ck_assert(grows_here(p) && has_pattern(p, 20 * KIB, 1));
     ck_assert_ptr_eq(PyMem_Realloc(p, 60 * KIB), p);
