@@ -24,7 +24,7 @@
  * a list of free blocks of the right size needs none of it.
  *
  * The fast paths are in pycore_pools.h; here is what happens when a pool reaches a
- * border.  Owns size_classes[].  Calls arenas.c for pools, heaps.c for what others
+ * border.  Owns size_classes[] and medium_pools_at_once.  Calls arenas.c for pools, heaps.c for what others
  * freed. */
 
 #include "pycore_rings.h"
@@ -451,6 +451,21 @@ is_refused_still(struct arena_set *set)
     return 1;
 }
 
+atomic_int medium_pools_at_once;
+
+/* A medium class has a pool of its own when as much was asked for as one holds.  Until then
+ * malloc, whose blocks of all sizes lie side by side, needs less memory: in a small program a
+ * thirtieth of all. */
+static int
+is_asked_for_often(struct heap *heap, unsigned szclass)
+{
+    uint32_t *asked = &heap->asked[szclass - NB_SMALL_SIZE_CLASSES];
+    if (*asked < MEDIUM_POOL_SIZE) {
+        *asked += size_classes[szclass].blocksize;
+    }
+    return *asked >= MEDIUM_POOL_SIZE || medium_pools_at_once;
+}
+
 /* Under Valgrind no pool is ever made, so that every block comes from malloc. */
 static COLD poolp
 pool_new(struct heap *heap, unsigned szclass)
@@ -460,6 +475,9 @@ pool_new(struct heap *heap, unsigned szclass)
     struct arena_set *set = is_medium ? &heap->medium_arenas : &heap->small_arenas;
     if (set->arena_size == 0 || running_on_valgrind()) {
         return NULL;            /* heap_of_nobody's, or see above */
+    }
+    if (is_medium && !is_asked_for_often(heap, szclass)) {
+        return NULL;
     }
     if (!arenas_have_free_pool(set)) {
         heap_make_room(heap, set);

@@ -59,6 +59,7 @@ pymalloc_choose_medium(void)
         }
         else {
             known = *value == 'p';
+            medium_pools_at_once = known;
         }
     }
     return known;

@@ -113,6 +113,9 @@ struct heap {
 
     size_t nwith_gone;          /* pools with pages that are gone: sparse.c */
 
+    /* Bytes that were asked for of each medium class before it had a pool. */
+    uint32_t asked[NB_MEDIUM_SIZE_CLASSES];
+
     /* What the owner has to do where it leaves its fast path: one test for all. */
     atomic_uint to_do;          /* of enum heap_to_do */
 

@@ -19,6 +19,9 @@ struct size_class {
 };
 INTERNAL_DATA(const struct size_class) size_classes[NB_SIZE_CLASSES];
 
+/* Are medium classes to have pools from their first request on? */
+INTERNAL_DATA(atomic_int) medium_pools_at_once;
+
 /* The size class of a medium request.  n is the size without the header, less 1.  The
  * highest bit of n says which doubling it is, counted from 256.  The next three bits say
  * which eighth of the doubling.  The first class is the one of 513 bytes. */

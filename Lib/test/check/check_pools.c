@@ -267,6 +267,34 @@ START_TEST(without_an_arena_malloc_serves_them)
 }
 END_TEST
 
+#if MEDIUM_POOLS_BY_DEFAULT
+static void
+ask_often(void *arg)
+{
+    enum { SIZE = 2000 };
+    (void)arg;
+    medium_pools_at_once = 0;       /* PYMEM_MEDIUM is not set */
+    size_t nbytes = 0, most = MEDIUM_POOL_SIZE + 4096;
+    void *p = PyMem_Malloc(SIZE), *other = PyMem_Malloc(5000);
+    for (; nbytes < most && !is_medium_block(p); nbytes += SIZE) {
+        PyMem_Free(p);
+        p = PyMem_Malloc(SIZE);
+    }
+    ck_assert_uint_gt(nbytes, MEDIUM_POOL_SIZE / 2);
+    ck_assert(is_medium_block(p));
+    ck_assert(!is_medium_block(other) && !is_medium_block(PyMem_Malloc(5000)));
+    PyMem_Free(p);
+    PyMem_Free(other);
+}
+
+START_TEST(a_class_has_a_pool_once_it_was_asked_for_often)
+{
+    struct child child = run_child(ask_often, NULL);
+    ck_assert_msg(child.signal == 0 && child.status == 0, "%s", child.text);
+}
+END_TEST
+#endif
+
 int
 main(void)
 {
@@ -285,6 +313,9 @@ main(void)
     tcase_add_test(tc, a_peak_goes_back);
     tcase_add_test(tc, trim_keeps_what_is_in_use);
     tcase_add_test(tc, without_an_arena_malloc_serves_them);
+#if MEDIUM_POOLS_BY_DEFAULT
+    tcase_add_test(tc, a_class_has_a_pool_once_it_was_asked_for_often);
+#endif
     suite_add_tcase(suite, tc);
     return run_suite(suite);
 }
