@@ -81,9 +81,9 @@ shares_main_gil(const char *interp)
         if (gil >= size || own >= size || gil % sizeof(void *) != 0) {
             continue;
         }
-        const char *main_gil = pointer_at(main_one, gil);
+        const char *main_gil = pointer_at(main_one, (size_t)gil);
         if (main_gil == main_one + own) {
-            return pointer_at(interp, gil) == main_gil;
+            return pointer_at(interp, (size_t)gil) == main_gil;
         }
     }
     return 0;
