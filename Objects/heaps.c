@@ -206,7 +206,7 @@ heap_count_larger(struct heap *heap)
 {
     Py_ssize_t n = heap->raw_blocks;
     arenas_visit(&heap->medium_arenas, count_used, &n);
-    for (const block *bp = heap->freed_by_others; bp != NULL; bp = *(block *const *)bp) {
+    for (block *bp = heap->freed_by_others; bp != NULL; bp = *block_link(bp)) {
         n -= pool_of(bp) == NULL;
     }
     return n;
@@ -238,7 +238,7 @@ heap_take_in_for(struct heap *heap, const struct heap *owner)
 {
     size_t n = 0;
     for (block *bp = take_list(heap), *next; bp != NULL; bp = next, n++) {
-        next = *(block **)bp;
+        next = *block_link(bp);
         poolp pool = pool_of(bp);
         if (pool == NULL) {
             pool = medium_pool_of(bp);
@@ -271,7 +271,7 @@ heap_free_from_outside(poolp pool, void *ptr)
     size_t n = atomic_fetch_add_explicit(&heap->nfreed_by_others, 1, memory_order_relaxed);
     block *head = atomic_load_explicit(&heap->freed_by_others, memory_order_relaxed);
     do {
-        *(block **)ptr = head;      /* seen by whoever takes the list: exchange */
+        *block_link(ptr) = head;     /* seen by whoever takes the list: exchange */
     } while (!atomic_compare_exchange_weak(&heap->freed_by_others, &head, ptr));
     heap_tell(heap, HEAP_HAS_FREED);
     if (UNLIKELY(atomic_load(&pool->owner) != heap->number)) {
@@ -301,7 +301,7 @@ void
 heap_visit_freed(const struct heap *heap, block *first, void (*visit)(void *arg, block *bp),
                  void *arg)
 {
-    for (block *bp = first; bp != NULL; bp = *(block **)bp) {
+    for (block *bp = first; bp != NULL; bp = *block_link(bp)) {
         visit(arg, bp);
     }
     if (heap == &main_heap) {

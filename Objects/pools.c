@@ -67,7 +67,7 @@ pool_is_valid(poolp pool)
     for (unsigned i = 0; i < cut; i++) {
         ngone += (unsigned)block_is_gone(pool_header_of(pool)->gone, class, i);
     }
-    for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
+    for (block *bp = pool->freeblock; bp != NULL; bp = *block_link(bp)) {
         if (block_number((size_t)(bp - first), class->blocksize, cut) < 0 || ++nfree > cut) {
             return 0;
         }
@@ -118,10 +118,10 @@ pool_cut_blocks(struct heap *heap, poolp pool, const struct size_class *class)
          offset < end && offset + size <= class->pool_size;
          offset += size)
     {
-        *(block **)bp = bp + size;
+        *block_link(bp) = bp + size;
         bp += size;
     }
-    *(block **)bp = NULL;
+    *block_link(bp) = NULL;
     pool->nextoffset = (uint16_t)(offset / ALIGNMENT);
 }
 
@@ -543,7 +543,7 @@ take_block_from_ring(struct heap *heap, unsigned szclass)
             pool_cut_blocks(heap, pool, class);
         }
         block *bp = pool->freeblock;
-        pool->freeblock = *(block **)bp;
+        pool->freeblock = *block_link(bp);
         pool->inuse++;
         DEBUG_ASSERT(pool_is_valid(pool));
         return bp;

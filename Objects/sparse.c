@@ -62,7 +62,7 @@ cut_page(poolp pool, const struct size_class *class, unsigned page)
         }
         if (!block_is_gone(header->gone, class, number)) {
             *last = pool_address(pool) + offset;
-            last = (block **)*last;
+            last = block_link(*last);
         }
     }
     *last = NULL;
@@ -107,7 +107,7 @@ mark_free_blocks(const struct pool *pool, const struct size_class *class,
                  struct block_set *free_blocks)
 {
     const block *first = pool_address(pool) + class->first;
-    for (const block *bp = pool->freeblock; bp != NULL; bp = *(block *const *)bp) {
+    for (block *bp = pool->freeblock; bp != NULL; bp = *block_link(bp)) {
         unsigned number = (unsigned)(bp - first) / class->blocksize;
         free_blocks->words[number / 64] |= (uint64_t)1 << number % 64;
     }
@@ -145,11 +145,11 @@ shorten_list(poolp pool, const struct size_class *class)
     const struct pool_header *header = pool_header_of(pool);
     const block *first = pool_address(pool) + class->first;
     block **last = &pool->freeblock;
-    for (block *bp = pool->freeblock; bp != NULL; bp = *(block **)bp) {
+    for (block *bp = pool->freeblock; bp != NULL; bp = *block_link(bp)) {
         unsigned number = (unsigned)(bp - first) / class->blocksize;
         if (!block_is_gone(header->gone, class, number)) {
             *last = bp;
-            last = (block **)bp;
+            last = block_link(bp);
         }
     }
     *last = NULL;

@@ -43,8 +43,8 @@ esac
 if [ -z "$quick" ]; then
     multilib=
     case $(uname -m) in x86_64) multilib=gcc-multilib ;; esac
-    need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev cppcheck python3-numpy \
-        python3-pytest-asyncio python3-exceptiongroup python3-sphinx furo \
+    need_packages valgrind systemtap-sdt-dev clang libclang-rt-dev clang-tidy cppcheck \
+        python3-numpy python3-pytest-asyncio python3-exceptiongroup python3-sphinx furo \
         python3-matplotlib python3-selenium python3-pil \
         chromium chromium-driver lld wasi-libc libclang-rt-dev-wasm32 $multilib \
         gunicorn python3-gevent uvicorn uwsgi-core uwsgi-plugin-python3

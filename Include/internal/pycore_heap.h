@@ -184,10 +184,11 @@ extern __attribute__((visibility("hidden"))) FAST_THREAD_LOCAL
 INTERNAL_DATA(atomic_ulong) interpreter_changes;
 INTERNAL_DATA(atomic_size_t) place_of_interp;       /* in a thread's state; 0: not known */
 
+/* What an interpreter's or a thread's state points to from that offset, which is aligned. */
 static inline const void *
-interp_at(const char *tstate, size_t place)
+pointer_at(const char *state, size_t offset)
 {
-    return *(const void *const *)(tstate + place);
+    return *(const void *const *)(const void *)(state + offset);
 }
 
 static inline int
@@ -208,7 +209,7 @@ heap_is_known(struct heap **heap)
     const char *tstate;
     if (LIKELY(known_heap.tstate != NULL && (tstate = *known_heap.tstate) != NULL)) {
         *heap = known_heap.heap;
-        return known_heap_is_of(interp_at(tstate, atomic_load_explicit(
+        return known_heap_is_of(pointer_at(tstate, atomic_load_explicit(
             &place_of_interp, memory_order_relaxed)));
     }
     return 0;

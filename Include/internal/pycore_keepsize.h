@@ -19,6 +19,7 @@ keepsize_parse(const char *text)
     case 'K': case 'k': shift = 10; break;
     case 'M': case 'm': shift = 20; break;
     case 'G': case 'g': shift = 30; break;
+    default: break;
     }
     end += shift != 0;
     int is_number = *text >= '0' && *text <= '9' && *end == '\0';

@@ -32,6 +32,14 @@
 
 typedef uint8_t block;
 
+/* The first word of a free block has the address of the next one in its list.  A compiler
+ * need not warn that the word is not aligned: every block is, to ALIGNMENT. */
+static inline block **
+block_link(void *bp)
+{
+    return bp;
+}
+
 /* One pool.  It is in one of three states, CPython's:
  *
  *   used   in the ring of its size class; some blocks may be free.
@@ -235,7 +243,7 @@ static inline struct pool_header *
 pool_header_of(poolp pool)
 {
     return pool_is_medium(pool) ? medium_header_of(pool)
-        : (struct pool_header *)pool_address(pool);
+        : (void *)pool_address(pool);
 }
 
 static inline uint16_t

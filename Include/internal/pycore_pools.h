@@ -76,7 +76,7 @@ ring_take_block(const struct pool *ring)
     poolp pool = ring->next;
     block *bp = pool->freeblock;
     if (LIKELY(bp != NULL)) {
-        pool->freeblock = *(block **)bp;
+        pool->freeblock = *block_link(bp);
         pool->inuse++;
     }
     return bp;
@@ -89,7 +89,7 @@ ring_of_small(struct heap *heap, size_t nbytes)
 {
     size_t below = (nbytes - 1) & ~(size_t)(ALIGNMENT - 1);
     return sizeof(struct pool) % ALIGNMENT == 0
-        ? (poolp)((char *)heap->usedpools + below * (sizeof(struct pool) / ALIGNMENT))
+        ? (void *)((char *)heap->usedpools + below * (sizeof(struct pool) / ALIGNMENT))
         : &heap->usedpools[below / ALIGNMENT];
 }
 
@@ -98,7 +98,7 @@ ring_of_small(struct heap *heap, size_t nbytes)
 static inline int
 pool_put_block(poolp pool, void *ptr)
 {
-    *(block **)ptr = pool->freeblock;
+    *block_link(ptr) = pool->freeblock;
     pool->freeblock = ptr;
     return --pool->inuse == 0;
 }

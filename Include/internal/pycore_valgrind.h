@@ -8,9 +8,14 @@
 
 #ifdef WITH_VALGRIND
 #  include <valgrind/valgrind.h>
-#  define running_on_valgrind() (RUNNING_ON_VALGRIND != 0)
 #else
-#  define running_on_valgrind() 0
+#  define RUNNING_ON_VALGRIND 0
 #endif
+
+static inline int
+running_on_valgrind(void)
+{
+    return RUNNING_ON_VALGRIND != 0;
+}
 
 #endif /* !Py_INTERNAL_VALGRIND_H */

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from conftest import BUILD, TOP, clean_environment
+from elffiles import checked_calls, is_bound_at_once, is_elf
 from packaged import ODD_NAME, Environment, backend, call, chosen
 
 sys.path.insert(0, str(TOP / "Tools" / "package"))
@@ -54,6 +55,16 @@ from pymem import faults
 print(pymem.beside("bench-worker") is not None)
 print(faults.call(lambda: [1] * 1000, "mem", fail_from=1).exception)""")
     assert out.splitlines() == ["True", ""]
+
+
+def test_what_is_installed_is_hardened(environment):
+    files = [path for path in environment.packages.glob("**/*")
+             if "pymem" in str(path.relative_to(environment.packages)) and is_elf(path)]
+    assert len(files) == 8
+    for path in [*files, environment.bin("pymem-run")]:
+        assert is_bound_at_once(path), path.name
+    checked = set().union(*map(checked_calls, files))
+    assert {"__snprintf_chk", "__memcpy_chk"} <= checked
 
 
 def test_conformance_needs_no_compiler(environment):

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from conftest import BUILD, TOP, VERSION, clean_environment, pythons, run
+from conftest import BUILD, SIZE_CLASSES, TOP, VERSION, clean_environment, pythons, run
 
 PYMEM_RUN = BUILD / "pymem-run"
 PYTHONS = pythons(3, 8)
@@ -82,7 +82,7 @@ api.PyObject_Free(ctypes.c_void_p(p))
 def test_statistics_at_the_end():
     result = pymem_run("--stats", sys.executable, "-c", "print('out')")
     assert result.stdout == "out\n"
-    assert result.stderr.startswith("Small block threshold = 512, in 32 size")
+    assert result.stderr.startswith(f"Small block threshold = 512, in {SIZE_CLASSES} size")
     assert result.stderr.count("Small block threshold") == 1
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from conftest import BUILD, LETTERS, TOP, clean_environment, run
+from conftest import BUILD, LETTERS, SIZE_CLASSES, TOP, clean_environment, run
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_mimalloc_that_is_not_there(faults, no_mimalloc, why, text):
 
 def test_statistics_at_the_end(faults):
     result = run_fault(faults, "none", PYTHONMALLOCSTATS="1")
-    assert result.stderr.startswith("Small block threshold = 512, in 32 size")
+    assert result.stderr.startswith(f"Small block threshold = 512, in {SIZE_CLASSES} size")
 
 
 BOX = r"""

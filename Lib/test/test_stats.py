@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import BUILD, Child, clean_environment, run as run_command
+from conftest import BUILD, SIZE_CLASSES, Child, clean_environment, run as run_command
 
 NUMBER = r"[\d,]+"
 
@@ -131,6 +131,6 @@ api.malloc_stats(path)
 def test_pythonmallocstats(python):
     result = run_command("env", "PYTHONMALLOCSTATS=1", python, "-c", "pass")
     assert result.stderr.count("Small block threshold") >= 2
-    assert result.stderr.startswith("Small block threshold = 512, in 32 size")
+    assert result.stderr.startswith(f"Small block threshold = 512, in {SIZE_CLASSES} size")
     result = run_command("env", "PYTHONMALLOCSTATS=", python, "-c", "pass")
     assert result.stderr == ""

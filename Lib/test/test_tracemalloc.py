@@ -372,7 +372,7 @@ tracemalloc.start()
 kept = [object() for i in range(2000)]
 for thing in kept:
     line = get_traceback(0, id(thing))[0]
-    for offset in (1, 8, 15):
+    for offset in (1, object.__basicsize__ // 2, object.__basicsize__ - 1):
         assert get_traceback(0, id(thing) + offset) is None
         _testcapi.tracemalloc_untrack(0, id(thing) + offset)
     assert get_traceback(0, id(thing))[0] == line

@@ -64,6 +64,7 @@ struct pool_record {
     uint64_t address, first_block, freeblock;
     uint32_t blocksize;
     uint16_t nblocks, ncut, nused, nfree;   /* nfree UINT16_MAX: a broken list */
+    uint32_t padding;           /* which compilers for i386 leave out */
 };
 
 struct bytes {
@@ -122,7 +123,7 @@ write_pool(void *into, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
     *record = (struct pool_record){
         pool->address, pool->first_block, (uintptr_t)pool->freeblock,
         (uint32_t)pool->blocksize, (uint16_t)pool->nblocks, (uint16_t)pool->ncut,
-        (uint16_t)pool->nused, nfree < 0 ? UINT16_MAX : (uint16_t)nfree};
+        (uint16_t)pool->nused, nfree < 0 ? UINT16_MAX : (uint16_t)nfree, 0};
     return 0;
 }
 

@@ -207,7 +207,7 @@ first_free(void *ctx, void *ptr)
     alloc->free(alloc->ctx, ptr);
 }
 
-#define FIRST_ALLOC(domain) [domain] = {(void *)domain, first_malloc, first_calloc, \
+#define FIRST_ALLOC(domain) [domain] = {(void *)(domain), first_malloc, first_calloc, \
                                         first_realloc, first_free}
 PyMemAllocatorEx _PyMem_Allocators[NB_DOMAINS] = {
     FIRST_ALLOC(PYMEM_DOMAIN_RAW), FIRST_ALLOC(PYMEM_DOMAIN_MEM),

@@ -81,9 +81,9 @@ shares_main_gil(const char *interp)
         if (gil >= size || own >= size || gil % sizeof(void *) != 0) {
             continue;
         }
-        const char *main_gil = *(const char *const *)(main_one + gil);
+        const char *main_gil = pointer_at(main_one, (size_t)gil);
         if (main_gil == main_one + own) {
-            return *(const char *const *)(interp + gil) == main_gil;
+            return pointer_at(interp, (size_t)gil) == main_gil;
         }
     }
     return 0;
@@ -148,7 +148,7 @@ heap_begin(const char *interp, int64_t id)
 static void
 check_words(char *tstate, const void *interp)
 {
-    if (place_of_interp != 0 && interp_at(tstate, place_of_interp) != interp) {
+    if (place_of_interp != 0 && pointer_at(tstate, place_of_interp) != interp) {
         place_of_interp = 0;
     }
     if (known_heap.tstate == NULL) {
@@ -189,7 +189,7 @@ heap_of_their_interpreter(void)
         return &heap_of_nobody;
     }
     size_t place = atomic_load_explicit(&place_of_interp, memory_order_relaxed);
-    const void *interp = place != 0 ? interp_at(tstate, place)
+    const void *interp = place != 0 ? pointer_at(tstate, place)
         : interpreter.PyThreadState_GetInterpreter(tstate);
     return known_heap_is_of(interp) ? known_heap.heap : heap_look_up(tstate);
 }

@@ -10,6 +10,9 @@
 
 #include <string.h>
 
+/* The index has twice as many entries, which are counted with 32 bits. */
+#define MAX_CAPACITY ((uint32_t)1 << 30)
+
 uint32_t
 intern(struct intern_table *table, const void *item)
 {
@@ -32,16 +35,17 @@ intern(struct intern_table *table, const void *item)
     }
     if (table->count == table->capacity) {
         uint32_t capacity = table->capacity != 0 ? 2 * table->capacity : 64;
-        uint32_t *index = tracer_alloc(2 * capacity * sizeof(uint32_t));
+        size_t index_size = 2 * (size_t)capacity * sizeof(uint32_t);
+        uint32_t *index = capacity <= MAX_CAPACITY ? tracer_alloc(index_size) : NULL;
         char *items = index == NULL ? NULL : tracer_resize(
             table->items, (size_t)table->capacity * size,
             (size_t)capacity * size);
         if (items == NULL) {
-            tracer_free(index, 2 * capacity * sizeof(uint32_t));
+            tracer_free(index, index_size);
             return 0;
         }
         struct intern_table old = *table;
-        memset(index, 0, 2 * capacity * sizeof(uint32_t));
+        memset(index, 0, index_size);
         table->items = items;       /* they stay in order, and are found anew */
         table->index = index;
         table->capacity = capacity;

@@ -68,8 +68,8 @@ class Builder:
         self.folder = Path(folder)
         self.compiler = find_compiler()
         self.python_include = include_folder()
-        self.flags = [*compiler_flags(), "-fPIC", "-pthread", *shlex.split(
-            os.environ.get("CFLAGS") or "-O2")]
+        given = shlex.split(os.environ.get("CFLAGS") or "-O2")
+        self.flags = [*compiler_flags(), *self.hardening(given), "-fPIC", "-pthread", *given]
         # __has_include and similar tests differ by what was configured, never by the machine.
         (self.folder / "pyconfig.h").write_text(configured(struct.calcsize("P")))
         ours = [TOP / "Include" / "internal", TOP / "Include"]
@@ -87,11 +87,17 @@ class Builder:
                        "-fvisibility=default"]
         self.jobs, self.done = [], 0
 
+    def hardening(self, given):
+        """As configure asks for it."""
+        return self.run(["sh", TOP / "Tools" / "hardening-flags", *self.compiler,
+                         *given]).split()
+
     def run(self, command):
         result = subprocess.run([str(word) for word in command], text=True, errors="replace",
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if result.returncode != 0:
             raise BuildError(f"{shlex.join(map(str, command))} failed:\n{result.stdout}")
+        return result.stdout
 
     def add(self, kind, flags, sources):
         """Compiles sources later, with others. Returns the objects that there will be."""
@@ -116,7 +122,7 @@ class Builder:
         """A shared object with an export list, or a program without."""
         path = self.folder / name
         options = ["-shared", "-Xlinker", f"--version-script={TOP / exports}"] if exports else []
-        self.run([*self.compiler, "-pthread",
+        self.run([*self.compiler, "-pthread", *make_list("HARDENED_LINK"),
                   *shlex.split(os.environ.get("LDFLAGS") or ""), *options,
                   "-o", path, *objects, *flags])
         return path

@@ -108,7 +108,7 @@ START_TEST(the_block_freed_last_is_given_next)
         PyObject_Free(last[i]);
     }
     for (size_t i = 100; i > 0; i--) {
-        ck_assert_ptr_eq(PyObject_Malloc(SIZE - i % 16), last[i - 1]);
+        ck_assert_ptr_eq(PyObject_Malloc(SIZE - i % ALIGNMENT), last[i - 1]);
     }
     PyObject_Free(last[7]);
     ck_assert_ptr_eq(PyMem_Malloc(SIZE), last[7]);      /* both domains */

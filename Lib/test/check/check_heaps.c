@@ -261,7 +261,7 @@ START_TEST(a_late_free_is_passed_on)
     current = &main_heap;
     PyMem_Trim();
     ck_assert_uint_eq(owner_of(p), 0);
-    *(block **)p = NULL;                    /* as if it had been pushed before */
+    *block_link(p) = NULL;                  /* as if it had been pushed before */
     other->freed_by_others = p;
     other->nfreed_by_others = 1;
     other->to_do |= HEAP_HAS_FREED;

@@ -144,9 +144,11 @@ START_TEST(what_is_left_of_a_peak)
     size_t nbytes = PyMem_Trim();
     size_t left = resident_bytes() - before;
     if (virtual_page_size() <= POOL_SIZE / 4) {
+        /* An emulator's own memory counts, too: it translated PyMem_Trim(). */
+        size_t others = is_emulated() ? 8 * MIB : MIB;
         ck_assert_uint_le(left, peak / 100 * reach[_i].percent);
-        ck_assert_uint_ge(nbytes, thin - left - MIB);
-        ck_assert_uint_le(nbytes, thin - left + MIB);
+        ck_assert_uint_ge(nbytes, thin - left - others);
+        ck_assert_uint_le(nbytes, thin - left + others);
     }
     check_patterns(&blocks);
     drop(&blocks);

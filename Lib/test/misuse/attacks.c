@@ -15,8 +15,6 @@
 #define WORD 0x4141414141414141u
 #define SECRET 0x5ec5e75ec5e75ec5u
 
-typedef volatile uintptr_t word;
-
 /* Where an attacker wants a block to be: no allocator's memory. */
 static _Alignas(4096) unsigned char target[8192];
 
@@ -30,7 +28,7 @@ static void
 fill(void *block, uintptr_t value, size_t size)
 {
     for (size_t i = 0; i + sizeof(uintptr_t) <= size; i += sizeof(uintptr_t)) {
-        *(word *)((char *)block + i) = value;
+        *word_at((char *)block + i) = value;
     }
 }
 
@@ -38,7 +36,7 @@ static int
 has(void *block, uintptr_t value, size_t size)
 {
     for (size_t i = 0; i + sizeof(uintptr_t) <= size; i += sizeof(uintptr_t)) {
-        if (*(word *)((char *)block + i) == value) {
+        if (*word_at((char *)block + i) == value) {
             return 1;
         }
     }
@@ -234,8 +232,8 @@ free_inside_live(const struct domain *d, size_t size, unsigned seed)
 static void
 forge_header(char *address, size_t size)
 {
-    *(word *)(address - 16) = 0;
-    *(word *)(address - 8) = ((size + 8 + 15) & ~(size_t)15) | 1;
+    *word_at(address - 16) = 0;
+    *word_at(address - 8) = ((size + 8 + 15) & ~(size_t)15) | 1;
 }
 
 static int
@@ -295,7 +293,7 @@ forge_link(const struct domain *d, size_t size, void *to, link_function *link)
     void *one = d->malloc(size), *other = d->malloc(size);
     d->free(one);
     d->free(other);
-    *(word *)other = link(to, other);
+    *word_at(other) = link(to, other);
     return is_given(d, size, to);
 }
 
@@ -336,7 +334,7 @@ overflow(char *pair[2], size_t size, uintptr_t value)
 {
     char *place = pair[0] + size;
     for (; place <= pair[1] && place < pair[0] + size + 8192; place += sizeof(value)) {
-        *(word *)place = value;
+        *word_at(place) = value;
     }
 }
 
@@ -472,7 +470,7 @@ underflow_into_records(const struct domain *d, size_t size, unsigned seed)
             first = blocks[i];
         }
     }
-    *(word *)(first - POOL_HEADER + POOL_FREEBLOCK) = (uintptr_t)target;
+    *word_at(first - POOL_HEADER + POOL_FREEBLOCK) = (uintptr_t)target;
     return is_given(d, size, target);
 }
 
@@ -527,7 +525,7 @@ static int
 has_address(void *block, size_t size)
 {
     for (size_t i = 0; i + sizeof(uintptr_t) <= size; i += sizeof(uintptr_t)) {
-        uintptr_t value = *(word *)((char *)block + i);
+        uintptr_t value = *word_at((char *)block + i);
         if (value >> 22 == (uintptr_t)block >> 22 || value == (uintptr_t)block >> 12) {
             return 1;
         }
@@ -580,7 +578,7 @@ write_seen_by_next_owner(const struct domain *d, size_t size, unsigned seed)
     live_before(d, size, seed);
     char *block = d->malloc(size);
     d->free(block);
-    *(word *)(block + 24) = WORD;
+    *word_at(block + 24) = WORD;
     return next_owner_has(d, size, WORD);
 }
 
@@ -668,7 +666,7 @@ overflow_into_next_request(const struct domain *d, size_t size, unsigned seed)
     char *block = d->malloc(size), *victim = d->malloc(size);
     fill(victim, 0, size);
     fill(block + size, WORD, 64);
-    return *(word *)victim == WORD;
+    return *word_at(victim) == WORD;
 }
 
 /* The attacker knows that the victim lies behind.  The buffer is freed before the victim
@@ -682,7 +680,7 @@ overflow_into_live(const struct domain *d, size_t size, unsigned seed)
     fill(pair[1], 0, size);
     overflow(pair, size, WORD);
     d->free(pair[0]);
-    return *(word *)pair[1] == WORD;
+    return *word_at(pair[1]) == WORD;
 }
 
 /* The attacker reads what lies between the blocks, writes the victim's first word only,
@@ -694,9 +692,9 @@ write_over_the_gap(const struct domain *d, size_t size, unsigned seed)
     live_before(d, size, seed);
     find_neighbours(d, size, pair);
     fill(pair[1], 0, size);
-    *(word *)pair[1] = WORD;
+    *word_at(pair[1]) = WORD;
     d->free(pair[0]);
-    return *(word *)pair[1] == WORD;
+    return *word_at(pair[1]) == WORD;
 }
 
 static int
@@ -708,7 +706,7 @@ nul_behind(const struct domain *d, size_t size, unsigned seed)
     fill(pair[1], WORD, size);
     ((byte *)pair[0])[size] = 0;
     d->free(pair[0]);
-    return *(word *)pair[1] != WORD;
+    return *word_at(pair[1]) != WORD;
 }
 
 static int

@@ -251,8 +251,8 @@ realloc_inside_freed(const struct how *how)
 static void
 forge_header(byte *address)
 {
-    ((volatile size_t *)address)[-2] = 0;
-    ((volatile size_t *)address)[-1] = 0x41;
+    word_at(address)[-2] = 0;
+    word_at(address)[-1] = 0x41;
 }
 
 static void

@@ -37,6 +37,14 @@ enum { HERE, THREAD, INTERPRETER, CHILD };
 
 /* Every access is made: the compiler knows that a freed block is nobody's. */
 typedef volatile unsigned char byte;
+typedef volatile uintptr_t word;
+
+/* The word at a place that is aligned for one. */
+static inline word *
+word_at(volatile void *place)
+{
+    return place;
+}
 
 struct program {
     const char *name;

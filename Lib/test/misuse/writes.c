@@ -340,7 +340,7 @@ write_freed_whole(const struct how *how)
 static void
 count_freed(const struct how *how)
 {
-    ++*(volatile size_t *)freed(how);
+    ++*word_at(freed(how));
     run_in_place(how, come_and_go, NULL);
 }
 
@@ -445,8 +445,8 @@ read_address_in_freed(const struct how *how)
     }
     for (int i = 0; i < COUNT; i++) {
         for (size_t k = 0; k + sizeof(uintptr_t) <= how->size; k += sizeof(uintptr_t)) {
-            uintptr_t word = *(volatile uintptr_t *)(blocks[i] + k);
-            need(word >> 24 != (uintptr_t)blocks[i] >> 24, "an address was read");
+            uintptr_t value = *word_at(blocks[i] + k);
+            need(value >> 24 != (uintptr_t)blocks[i] >> 24, "an address was read");
         }
     }
 }

@@ -62,8 +62,7 @@ static int
 instruction_offset(const struct trace_place *place)
 {
     PyCodeObject *code = (PyCodeObject *)place->code;
-    return (int)((const char *)place->instruction
-                 - (const char *)_PyCode_CODE(code));
+    return (int)((const char *)place->instruction - code->co_code_adaptive);
 }
 
 static int
