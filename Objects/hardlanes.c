@@ -19,27 +19,28 @@ class_size(unsigned class)
     return (9 + eighth) << (6 + doubling);
 }
 
-/* Rows are short as long as a program needs few blocks of a class. */
-enum { PAGE = 4096, NROW_FIRST = PAGE / NLANES, LONGEST = 4096 };
+enum { PAGE = 4096, LONGEST_ROW = 64, LONGEST = 4096 };
 
+static unsigned
+between(unsigned least, unsigned n, unsigned most)
+{
+    return n < least ? least : n > most ? most : n;
+}
+
+/* The ring has room for a hand that is put back, a row, and some that are ready. */
 static COLD int
 class_begin(struct ready *class, unsigned blocksize)
 {
     size_t longest = hard_options.quarantine / NCLASSES / blocksize;
     longest = longest == 0 && hard_options.quarantine != 0 ? 1 : longest;
-    class->longest = (uint16_t)(longest < LONGEST ? longest : LONGEST);
+    class->longest = (uint32_t)(longest < LONGEST ? longest : LONGEST);
     class->blocksize = (uint16_t)blocksize;
-    class->nrow = (uint8_t)(blocksize < NROW_FIRST ? NROW_FIRST / blocksize : 1);
-    class->most = (uint8_t)(2 * PAGE / blocksize > LANE_MAX ? LANE_MAX
-                            : blocksize < PAGE ? 2 * PAGE / blocksize : 2);
-    handle *blocks = hard_metadata(
-        (1 + NLANES * LANE_MAX + (size_t)class->longest) * sizeof(handle));
-    if (blocks == NULL) {
-        return -1;
-    }
-    class->blocks = blocks + 1;
-    class->waiting = class->blocks + NLANES * LANE_MAX;
-    return 0;
+    class->hand_size = (uint8_t)between(4, 2 * PAGE / blocksize, MOST_IN_HAND);
+    class->nrow = (uint8_t)between(1, PAGE / blocksize, LONGEST_ROW);
+    unsigned room = 2u * class->hand_size + class->nrow + class->longest;
+    class->mask = (2u << highest_bit(room)) - 1;
+    class->ring = hard_metadata((class->mask + 1) * sizeof(handle));
+    return class->ring == NULL ? -1 : 0;
 }
 
 /* Slots of slabs. */
@@ -78,7 +79,7 @@ slot_free(struct ready *class, handle block)
     struct hard_slab *slab = &hard_slab_records[number];
     uint16_t *state = &slab->states[handle_number(block)];
     if (*state == WAITS_FRESH && hard_options.fill) {
-        make_dead(handle_address(block), slab->blocksize);
+        memset(handle_address(block), DEADBYTE, slab->blocksize);
     }
     *state = slab->free;
     slab->free = (uint16_t)(FREE_NEXT + handle_number(block));
@@ -92,25 +93,32 @@ slot_free(struct ready *class, handle block)
 }
 
 static void
-take_slots(struct ready *class, unsigned lane)
+put_first(struct ready *class, handle block)
+{
+    class->first--;
+    class->ring[class->first & class->mask] = block;
+}
+
+static void
+take_slots(struct ready *class)
 {
     uint32_t number = class->slabs;
     struct hard_slab *slab = &hard_slab_records[number];
     size_t first = ((size_t)number << HARD_SLAB_BITS) + slab->first;
-    for (; class->n[lane] < class->nrow && slab->nfree > 0; slab->nfree--) {
+    for (unsigned n = class->nrow; n > 0 && slab->nfree > 0; n--, slab->nfree--) {
         unsigned block = slab->free - (unsigned)FREE_NEXT;
         slab->free = slab->states[block];
         slab->states[block] = WAITS_DEAD;
-        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
+        put_first(class, handle_of(first + block * slab->blocksize, block));
     }
     if (slab->nfree == 0) {
         slab_unlink(class, slab);
     }
 }
 
-/* The first one is the next. */
+/* The one with the lowest address is the first. */
 static int
-cut_slots(struct ready *class, unsigned number, unsigned heap, unsigned lane)
+cut_slots(struct ready *class, unsigned number, unsigned heap)
 {
     if (class->uncut == 0) {
         class->uncut = hard_slab_new(number, class_size(number), heap);
@@ -126,56 +134,75 @@ cut_slots(struct ready *class, unsigned number, unsigned heap, unsigned lane)
     for (unsigned block = slab->ncut; n-- > 0;) {
         block--;
         slab->states[block] = WAITS_FRESH;
-        put_into_lane(class, lane, handle_of(first + block * slab->blocksize, block));
+        put_first(class, FRESH | handle_of(first + block * slab->blocksize, block));
     }
     if (slab->ncut == hard_slab_nblocks(slab)) {
         class->uncut = 0;
     }
-    unsigned longer = 2u * class->nrow;
-    if (longer <= LANE_MAX && longer * slab->blocksize <= PAGE) {
-        class->nrow = (uint8_t)longer;
+    return 0;
+}
+
+/* The ring. */
+
+/* All but the last ones that were freed. */
+uint32_t
+hard_ready(struct ready *class)
+{
+    if (class->end - class->ready_end > class->longest) {
+        class->ready_end = class->end - class->longest;
+    }
+    return class->ready_end - class->first;
+}
+
+static int
+ring_fill(struct ready *class, unsigned number, unsigned heap)
+{
+    if (class->ring == NULL && class_begin(class, class_size(number)) < 0) {
+        return -1;
+    }
+    while (hard_ready(class) < class->hand_size) {
+        if (class->slabs != 0) {
+            take_slots(class);
+        }
+        else if (cut_slots(class, number, heap) < 0) {
+            return hard_ready(class) != 0 ? 0 : -1;
+        }
     }
     return 0;
 }
 
-/* Lanes. */
-
 int
-hard_lane_fill(struct ready *class, unsigned number, unsigned heap, unsigned lane)
+hard_hand_fill(struct ready *class, unsigned number, unsigned heap, uint64_t order)
 {
-    if (class->blocks == NULL && class_begin(class, class_size(number)) < 0) {
+    if (hard_ready(class) < MOST_IN_HAND && ring_fill(class, number, heap) < 0) {
         return -1;
     }
-    if (class->slabs != 0) {
-        take_slots(class, lane);
-        return 0;
-    }
-    return cut_slots(class, number, heap, lane);
-}
-
-void
-hard_lane_empty(struct ready *class, unsigned lane, unsigned nleft)
-{
-    while (class->n[lane] > nleft) {
-        slot_free(class, class->blocks[lane * LANE_MAX + --class->n[lane]]);
-    }
-}
-
-/* Of large blocks a few are ready, and the same ones in each child of a process. */
-void
-hard_lanes_mix(struct ready *class, struct hard_random *random)
-{
-    for (unsigned lane = 0; lane < NLANES; lane++) {
-        for (unsigned i = 0; i < class->n[lane]; i++) {
-            unsigned other_lane = hard_random_below(random, NLANES);
-            if (class->n[other_lane] != 0) {
-                unsigned other = hard_random_below(random, class->n[other_lane]);
-                handle *a = &class->blocks[lane * LANE_MAX + i];
-                handle *b = &class->blocks[other_lane * LANE_MAX + other];
-                handle kept = *a;
-                *a = *b;
-                *b = kept;
-            }
+    uint32_t n = hard_ready(class);
+    n = n < class->hand_size ? n : class->hand_size;
+    for (unsigned i = 0; i < MOST_IN_HAND; i++, order >>= 4) {
+        unsigned chosen = order & (MOST_IN_HAND - 1);
+        if (LIKELY(chosen < n)) {
+            handle block = class->ring[(class->first + chosen) & class->mask];
+            class->hand[class->nhand++] = block;
+            PREFETCH(handle_address(block));
         }
+    }
+    class->first += n;
+    return 0;
+}
+
+void
+hard_hand_put_back(struct ready *class)
+{
+    while (class->nhand != 0) {
+        put_first(class, class->hand[--class->nhand]);
+    }
+}
+
+void
+hard_ready_give_back(struct ready *class, unsigned nleft)
+{
+    for (uint32_t n = hard_ready(class); n > nleft; n--) {
+        slot_free(class, class->ring[class->first++ & class->mask]);
     }
 }

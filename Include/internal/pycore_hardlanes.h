@@ -17,8 +17,10 @@ class_of(size_t size)
     return NSMALL + (highest - 9) * 8 + (unsigned)(size >> (highest - 3)) - 8;
 }
 
-/* A block: where it is from the first slab on, and in the lowest 16 bits its number. */
+/* A block: where it is from the first slab on, and in the lowest 15 bits its number.  FRESH is
+ * set while it was never in use. */
 typedef uint64_t handle;
+#define FRESH ((handle)1 << 15)
 
 static inline handle
 handle_of(size_t offset, unsigned number)
@@ -29,7 +31,7 @@ handle_of(size_t offset, unsigned number)
 static inline unsigned
 handle_number(handle block)
 {
-    return block & 0xffff;
+    return block & (FRESH - 1);
 }
 
 static inline unsigned char *
@@ -44,59 +46,68 @@ handle_slab(handle block)
     return (uint32_t)(block >> (16 + HARD_SLAB_BITS));
 }
 
-/* Ready blocks are in lanes of blocks in a row.  Each request has the next block of a random
- * lane: nobody foresees which, and what was asked for in a row is in a few rows, as the
- * processor expects it.  (A random one of all would be as hard to foresee, and programs twice
- * as slow.) */
-enum { LANE_BITS = 2, NLANES = 1 << LANE_BITS, LANE_MAX = 64 };
+/* Free blocks of a class are in a ring, and the next ones in a hand.
+ *
+ *   hand  <-- mixed --  first                ready_end            end
+ *    |                    |  ready ...           |  in quarantine  |  <- what is freed
+ *    +-> the next one
+ *
+ * Nobody foresees which of the hand is the next one, and what was asked for in a row is near
+ * to each other, as the processor expects it.  (A random one of all that are ready would be as
+ * hard to foresee, and programs twice as slow.  A random place at each request would take
+ * longer than the rest of it, as the processor can't tell whether that was just written.)
+ * Fresh blocks come before the first.  Positions only grow, modulo 2**32. */
+enum { MOST_IN_HAND = 16 };
 
 struct ready {
-    _Alignas(64) handle *blocks;        /* of all lanes; the last of a lane is the next */
-    handle *waiting;            /* in quarantine */
-    uint8_t n[NLANES];
-    uint16_t nwaiting, next;    /* as many; the one that has waited longest */
-    uint16_t longest;           /* as many may be there */
+    _Alignas(64) uint32_t nhand;
     uint16_t blocksize;
-    uint8_t nrow, most;         /* as many are put into an empty lane; and may be there */
+    uint8_t hand_size;          /* as many are taken from the ring at once */
+    uint8_t nrow;               /* as many are taken from slabs at once */
+    handle *ring;
+    uint32_t first, ready_end, end;
+    uint32_t mask;              /* of a position: its place in the ring */
+    uint32_t longest;           /* as many are in quarantine at the most */
     uint32_t slabs;             /* with free blocks; 0: none */
     uint32_t uncut;             /* with blocks that were never in use; 0: none */
+    handle hand[MOST_IN_HAND];
 };
 
-static inline void
-put_into_lane(struct ready *class, unsigned lane, handle block)
+/* Take blocks of a class of a heap, by their numbers, into its empty hand; order is one of
+ * random_order().  -1: no memory. */
+int hard_hand_fill(struct ready *class, unsigned number, unsigned heap, uint64_t order);
+
+/* What is in the hand is the first of the ring again. */
+void hard_hand_put_back(struct ready *class);
+
+/* As many of the ring are ready. */
+uint32_t hard_ready(struct ready *class);
+
+/* Give ready blocks of the ring back to their slabs, but for so many. */
+void hard_ready_give_back(struct ready *class, unsigned nleft);
+
+static ALWAYS_INLINE int
+ring_is_full(const struct ready *class)
 {
-    class->blocks[lane * LANE_MAX + class->n[lane]++] = block;
+    return class->end - class->first > class->mask;
 }
 
-/* Put blocks into an empty lane of a class of a heap, by their numbers; -1: no memory. */
-int hard_lane_fill(struct ready *class, unsigned number, unsigned heap, unsigned lane);
+/* Whether another one is ready then is asked when the hand is empty. */
+static ALWAYS_INLINE void
+ring_append(struct ready *class, handle block)
+{
+    class->ring[class->end & class->mask] = block;
+    class->end++;
+}
 
-/* Give them back to their slabs, but for so many. */
-void hard_lane_empty(struct ready *class, unsigned lane, unsigned nleft);
-
-/* A block was freed: it waits, and the one that has waited longest is ready. */
+/* A block was freed: it waits until others were. */
 static inline void
 hard_quarantine(struct ready *class, handle block)
 {
-    if (UNLIKELY(class->nwaiting < class->longest)) {
-        class->waiting[class->nwaiting++] = block;
-        return;
+    if (UNLIKELY(ring_is_full(class))) {
+        hard_ready_give_back(class, hard_ready(class) / 2);
     }
-    unsigned next = class->next, lane = next % NLANES;
-    if (LIKELY(class->longest != 0)) {
-        handle goes = class->waiting[next];
-        class->waiting[next] = block;
-        block = goes;
-    }
-    next++;
-    class->next = (uint16_t)(next < class->longest ? next : 0);
-    if (UNLIKELY(class->n[lane] >= class->most)) {
-        hard_lane_empty(class, lane, class->most / 2u);
-    }
-    put_into_lane(class, lane, block);
+    ring_append(class, block);
 }
-
-/* Another order of what is ready. */
-void hard_lanes_mix(struct ready *class, struct hard_random *random);
 
 #endif /* !Py_INTERNAL_HARDLANES_H */
