@@ -294,7 +294,8 @@ heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
         }
         class = &heap->classes[number];
     }
-    handle block = class->hand[--class->nhand];
+    handle block = next_in_hand(class);
+    leaves_hand(class);
     unsigned blocksize = class->blocksize;
     unsigned char *start = handle_address(block);
     if (!(block & FRESH) && hard_options.fill && UNLIKELY(!is_dead(start, blocksize))) {
@@ -329,13 +330,12 @@ request_by_gil(const char *domain, size_t size)
         return request_otherwise(domain, size);
     }
     struct ready *class = &heap->classes[size / 16];
-    uint32_t n = class->nhand;
-    if (LIKELY(n != 0)) {
-        handle block = class->hand[n - 1];
+    if (LIKELY(class->nhand != 0)) {
+        handle block = next_in_hand(class);
         unsigned blocksize = class->blocksize;
         unsigned char *start = handle_address(block);
         if (LIKELY(block & FRESH || is_dead(start, blocksize))) {
-            class->nhand = n - 1;
+            leaves_hand(class);
             unsigned slack = blocksize - (unsigned)size;
             *state_of(block) = (uint16_t)slack;
             mark_end(start + size, slack);
@@ -703,7 +703,6 @@ _PyMem_TrimHardened(void)
         struct heap_of_blocks *heap = &hard_heaps[i];
         heap_take(heap);
         for (unsigned number = 0; number < NCLASSES; number++) {
-            hard_hand_put_back(&heap->classes[number]);
             hard_ready_give_back(&heap->classes[number], 0);
         }
         heap_release(heap);

@@ -27,7 +27,7 @@ between(unsigned least, unsigned n, unsigned most)
     return n < least ? least : n > most ? most : n;
 }
 
-/* The ring has room for a hand that is put back, a row, and some that are ready. */
+/* The ring has room for two hands, a row, and what waits. */
 static COLD int
 class_begin(struct ready *class, unsigned blocksize)
 {
@@ -37,7 +37,7 @@ class_begin(struct ready *class, unsigned blocksize)
     class->blocksize = (uint16_t)blocksize;
     class->hand_size = (uint8_t)between(4, 2 * PAGE / blocksize, MOST_IN_HAND);
     class->nrow = (uint8_t)between(1, PAGE / blocksize, LONGEST_ROW);
-    unsigned room = 2u * class->hand_size + class->nrow + class->longest;
+    unsigned room = 2u * MOST_IN_HAND + class->nrow + class->longest;
     class->mask = (2u << highest_bit(room)) - 1;
     class->ring = hard_metadata((class->mask + 1) * sizeof(handle));
     return class->ring == NULL ? -1 : 0;
@@ -171,6 +171,20 @@ ring_fill(struct ready *class, unsigned number, unsigned heap)
     return 0;
 }
 
+/* The hand is right before the first: the numbers of its n places. */
+static uint64_t
+order_of_last(uint64_t order, unsigned n)
+{
+    uint64_t last = 0;
+    for (unsigned i = 0; i < MOST_IN_HAND; i++, order >>= 4) {
+        unsigned place = order & (MOST_IN_HAND - 1);
+        if (place >= MOST_IN_HAND - n) {
+            last = last << 4 | place;
+        }
+    }
+    return last;
+}
+
 int
 hard_hand_fill(struct ready *class, unsigned number, unsigned heap, uint64_t order)
 {
@@ -179,29 +193,29 @@ hard_hand_fill(struct ready *class, unsigned number, unsigned heap, uint64_t ord
     }
     uint32_t n = hard_ready(class);
     n = n < class->hand_size ? n : class->hand_size;
-    for (unsigned i = 0; i < MOST_IN_HAND; i++, order >>= 4) {
-        unsigned chosen = order & (MOST_IN_HAND - 1);
-        if (LIKELY(chosen < n)) {
-            handle block = class->ring[(class->first + chosen) & class->mask];
-            class->hand[class->nhand++] = block;
-            PREFETCH(handle_address(block));
-        }
-    }
     class->first += n;
+    class->nhand = n;
+    class->order = n == MOST_IN_HAND ? order : order_of_last(order, n);
     return 0;
 }
 
 void
 hard_hand_put_back(struct ready *class)
 {
-    while (class->nhand != 0) {
-        put_first(class, class->hand[--class->nhand]);
+    handle hand[MOST_IN_HAND];
+    unsigned n = 0;
+    for (; class->nhand != 0; leaves_hand(class)) {
+        hand[n++] = next_in_hand(class);
+    }
+    while (n > 0) {
+        put_first(class, hand[--n]);
     }
 }
 
 void
 hard_ready_give_back(struct ready *class, unsigned nleft)
 {
+    hard_hand_put_back(class);
     for (uint32_t n = hard_ready(class); n > nleft; n--) {
         slot_free(class, class->ring[class->first++ & class->mask]);
     }

@@ -141,13 +141,14 @@ static atomic_int has_heaps[NB_DOMAINS];
 
 /* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line,
  * for each domain, so that its places in the tables are known. */
-static inline void *
+static ALWAYS_INLINE void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
-    if (size - 1 < SMALL_REQUEST_THRESHOLD && IS_BY_HAND(domain)) {
+    enum way way = WAY_OF(domain);
+    if (LIKELY(way == WAY_BY_HAND) && size - 1 < SMALL_REQUEST_THRESHOLD) {
         return pymalloc_malloc_by_hand(size);
     }
-    if (IS_PYMALLOC(domain)) {
+    if (LIKELY(way != WAY_CLOSED)) {
         return pymalloc_malloc_larger(size);
     }
     if (IS_PYMALLOC_OF_HEAPS(domain)) {
@@ -200,14 +201,15 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
 
 /* A block that is in another leaf than the newest arena, or in none; a large heap, or a
  * domain that is not pymalloc. */
-static inline void
+static ALWAYS_INLINE void
 domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
-    if (IS_BY_HAND(domain)) {
+    enum way way = WAY_OF(domain);
+    if (LIKELY(way == WAY_BY_HAND)) {
         pymalloc_free_by_hand(ptr);
         return;
     }
-    if (IS_PYMALLOC(domain)) {
+    if (LIKELY(way != WAY_CLOSED)) {
         pymalloc_free_far(ptr);
         return;
     }

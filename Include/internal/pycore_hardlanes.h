@@ -46,32 +46,44 @@ handle_slab(handle block)
     return (uint32_t)(block >> (16 + HARD_SLAB_BITS));
 }
 
-/* Free blocks of a class are in a ring, and the next ones in a hand.
+/* Free blocks of a class are in a ring, the first of them in the hand.
  *
- *   hand  <-- mixed --  first                ready_end            end
- *    |                    |  ready ...           |  in quarantine  |  <- what is freed
- *    +-> the next one
+ *   | in the hand |   ready ...            |  in quarantine ...  |  <- what is freed
+ *                  first             ready_end                 end
  *
- * Nobody foresees which of the hand is the next one, and what was asked for in a row is near
- * to each other, as the processor expects it.  (A random one of all that are ready would be as
- * hard to foresee, and programs twice as slow.  A random place at each request would take
- * longer than the rest of it, as the processor can't tell whether that was just written.)
- * Fresh blocks come before the first.  Positions only grow, modulo 2**32. */
+ * The hand is handed out in a random order, so nobody foresees which one is next, and what was
+ * asked for in a row is near to each other, as the processor expects it.  (A random one of all
+ * that are ready would be as hard to foresee, and programs twice as slow.)  Fresh blocks come
+ * before the first.  Positions only grow, modulo 2**32. */
 enum { MOST_IN_HAND = 16 };
 
 struct ready {
-    _Alignas(64) uint32_t nhand;
-    uint16_t blocksize;
-    uint8_t hand_size;          /* as many are taken from the ring at once */
-    uint8_t nrow;               /* as many are taken from slabs at once */
-    handle *ring;
+    _Alignas(64) handle *ring;
+    uint64_t order;             /* of the hand: four bits for each, the lowest is next */
+    uint32_t nhand;
     uint32_t first, ready_end, end;
     uint32_t mask;              /* of a position: its place in the ring */
     uint32_t longest;           /* as many are in quarantine at the most */
+    uint16_t blocksize;
+    uint8_t hand_size;          /* as many are taken from the ring at once */
+    uint8_t nrow;               /* as many are taken from slabs at once */
     uint32_t slabs;             /* with free blocks; 0: none */
     uint32_t uncut;             /* with blocks that were never in use; 0: none */
-    handle hand[MOST_IN_HAND];
 };
+
+static ALWAYS_INLINE handle
+next_in_hand(const struct ready *class)
+{
+    uint32_t position = class->first - MOST_IN_HAND + (class->order & (MOST_IN_HAND - 1));
+    return class->ring[position & class->mask];
+}
+
+static ALWAYS_INLINE void
+leaves_hand(struct ready *class)
+{
+    class->order >>= 4;
+    class->nhand--;
+}
 
 /* Take blocks of a class of a heap, by their numbers, into its empty hand; order is one of
  * random_order().  -1: no memory. */
@@ -83,13 +95,13 @@ void hard_hand_put_back(struct ready *class);
 /* As many of the ring are ready. */
 uint32_t hard_ready(struct ready *class);
 
-/* Give ready blocks of the ring back to their slabs, but for so many. */
+/* Give the hand back, and ready blocks to their slabs, but for so many. */
 void hard_ready_give_back(struct ready *class, unsigned nleft);
 
 static ALWAYS_INLINE int
 ring_is_full(const struct ready *class)
 {
-    return class->end - class->first > class->mask;
+    return class->end - class->first > class->mask - MOST_IN_HAND;
 }
 
 /* Whether another one is ready then is asked when the hand is empty. */
