@@ -12,10 +12,10 @@
  * Requests of the mem and object domains of up to 512 bytes have a heap that the GIL
  * guards, as in CPython.  All others have one with a lock, as they never need the GIL.
  *
- * Owns the two heaps.  Calls hardlanes.c, hardlarge.c and hardoptions.c; malloc for what is
+ * Owns the two heaps.  Calls hardrings.c, hardlarge.c and hardoptions.c; malloc for what is
  * no block, where that was asked for. */
 
-#include "pycore_hardlanes.h"
+#include "pycore_hardrings.h"
 #include "pycore_hardblocks.h"
 #include "pycore_geometry.h"
 
@@ -35,7 +35,7 @@ static struct heap_of_blocks {
     atomic_int is_in;           /* a thread, by the GIL */
     struct ready *classes;
     struct hard_random random;
-    uint64_t orders[NORDERS];   /* of a hand: all numbers below 16; [0] is 0: there are none yet */
+    uint64_t orders[NORDERS];   /* of a hand: all numbers below 16; [0] is 0: none yet */
 } hard_heaps[2] = {
     {.classes = no_classes, .random = HARD_RANDOM},
     {.classes = no_classes, .random = HARD_RANDOM, .is_shared = 1},
@@ -151,7 +151,7 @@ release_all(void)
     spin_release(&hard_heaps[OF_ALL].lock);
 }
 
-/* The child's order is its own. */
+/* The child's order is its own, but in a heap that a thread was in that is not in the child. */
 static void
 begin_in_child(void)
 {
@@ -162,7 +162,7 @@ begin_in_child(void)
         for (unsigned number = 0; !heap->is_in && number < NCLASSES; number++) {
             hard_hand_put_back(&heap->classes[number]);
         }
-        heap->is_in = 0;        /* a thread that is not in the child */
+        heap->is_in = 0;
     }
     hard_large_begin_in_child();
     release_all();
@@ -186,7 +186,9 @@ begin_once(void)
 {
     hard_options_read();
     make_canary();
-    hard_heaps[OF_GIL].is_shared |= !hard_options.fill || !hard_options.canary;
+    if (!hard_options.fill || !hard_options.canary) {
+        hard_heaps[OF_GIL].is_shared = 1;       /* request_by_gil() has no look for these */
+    }
     pthread_atfork(take_all, release_all, begin_in_child);
 }
 
@@ -434,7 +436,8 @@ check_block(struct heap_of_blocks *heap, const char *domain, struct place place,
         heap_fault(heap, *domain, &fault);
     }
     if (hard_options.canary
-        && UNLIKELY(!end_is_marked((const unsigned char *)ptr + place.slab->blocksize - slack, slack)))
+        && UNLIKELY(!end_is_marked((const unsigned char *)ptr + place.slab->blocksize - slack,
+                                   slack)))
     {
         struct hard_fault fault = fault_of_end(place, ptr, slack);
         heap_fault(heap, *domain, &fault);
@@ -531,15 +534,13 @@ free_elsewhere(const char *domain, void *ptr)
 
 /* Resizing. */
 
-static void free_otherwise(const char *domain, void *ptr);
-
 static void *
 move(const char *domain, void *ptr, size_t old_size, size_t size)
 {
     void *moved = request(domain, size);
     if (moved != NULL) {
         memcpy(moved, ptr, old_size < size ? old_size : size);
-        free_otherwise(domain, ptr);
+        (*domain == 'r' ? _PyMem_HardenedRawFree : _PyMem_HardenedFree)((void *)domain, ptr);
     }
     return moved;
 }

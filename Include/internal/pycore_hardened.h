@@ -1,7 +1,7 @@
 /* The hardened allocator: PYTHONMALLOC=hardened.  Declarations that its files share.
  *
  *   hardened.c      the three domains: what is handed out, what is taken back and checked
- *   hardlanes.c     free blocks of up to 32 KiB: ready, in quarantine, in their slabs
+ *   hardrings.c     free blocks of up to 32 KiB: ready, in quarantine, in their slabs
  *   hardslabs.c     the memory of these blocks, and what is known of it, apart
  *   hardlarge.c     larger blocks, each in a separate mapping
  *   hardoptions.c   PYMEM_HARDENED, and the messages */

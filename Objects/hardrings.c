@@ -1,12 +1,12 @@
 /* Free blocks of the hardened allocator: slots of slabs, ready ones, and those that wait.
  *
- *   slots of slabs  -- hard_lane_fill() -->  4 lanes of ready blocks  -->  in use
- *        ^                                     |      ^                       |
- *        +----------- hard_lane_empty() -------+      +--- hard_quarantine() -+
+ *   slots of slabs  -- ring_fill() -->  ready  -- hard_hand_fill() -->  hand  -->  in use
+ *        ^                              |   ^                                        |
+ *        +--- hard_ready_give_back() ---+   +--  in quarantine  <- hard_quarantine() -+
  *
  * The caller has the lock of the heap.  Calls hardslabs.c. */
 
-#include "pycore_hardlanes.h"
+#include "pycore_hardrings.h"
 #include "pycore_hardblocks.h"
 
 static unsigned
@@ -19,6 +19,8 @@ class_size(unsigned class)
     return (9 + eighth) << (6 + doubling);
 }
 
+/* A page of fresh blocks is taken at once, and a hand has two pages at the most: as long as a
+ * program needs few blocks of a class it gets few. */
 enum { PAGE = 4096, LONGEST_ROW = 64, LONGEST = 4096 };
 
 static unsigned
@@ -212,11 +214,18 @@ hard_hand_put_back(struct ready *class)
     }
 }
 
+/* Those that are ready for the shortest time go.  The others move up, so that they are handed
+ * out before, and are checked then. */
 void
 hard_ready_give_back(struct ready *class, unsigned nleft)
 {
     hard_hand_put_back(class);
-    for (uint32_t n = hard_ready(class); n > nleft; n--) {
-        slot_free(class, class->ring[class->first++ & class->mask]);
+    uint32_t n = hard_ready(class), nback = n > nleft ? n - nleft : 0;
+    for (uint32_t i = 1; i <= nback; i++) {
+        slot_free(class, class->ring[(class->ready_end - i) & class->mask]);
     }
+    for (uint32_t from = class->ready_end - nback; from != class->first; from--) {
+        class->ring[(from - 1 + nback) & class->mask] = class->ring[(from - 1) & class->mask];
+    }
+    class->first += nback;
 }

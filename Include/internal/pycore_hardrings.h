@@ -1,7 +1,7 @@
 /* Free blocks of the hardened allocator by class, for one heap. */
 
-#ifndef Py_INTERNAL_HARDLANES_H
-#define Py_INTERNAL_HARDLANES_H
+#ifndef Py_INTERNAL_HARDRINGS_H
+#define Py_INTERNAL_HARDRINGS_H
 
 #include "pycore_hardened.h"
 
@@ -122,4 +122,4 @@ hard_quarantine(struct ready *class, handle block)
     ring_append(class, block);
 }
 
-#endif /* !Py_INTERNAL_HARDLANES_H */
+#endif /* !Py_INTERNAL_HARDRINGS_H */
