@@ -29,7 +29,8 @@ between(unsigned least, unsigned n, unsigned most)
     return n < least ? least : n > most ? most : n;
 }
 
-/* The ring has room for two hands, a row, and what waits. */
+/* Eight pages of blocks are ready at the most.  The ring has room for these, for what waits, and
+ * for the hand. */
 static COLD int
 class_begin(struct ready *class, unsigned blocksize)
 {
@@ -39,8 +40,8 @@ class_begin(struct ready *class, unsigned blocksize)
     class->blocksize = (uint16_t)blocksize;
     class->hand_size = (uint8_t)between(4, 2 * PAGE / blocksize, MOST_IN_HAND);
     class->nrow = (uint8_t)between(1, PAGE / blocksize, LONGEST_ROW);
-    unsigned room = 2u * MOST_IN_HAND + class->nrow + class->longest;
-    class->mask = (2u << highest_bit(room)) - 1;
+    class->most = class->longest + between(8, 8 * PAGE / blocksize, 2 * LONGEST_ROW);
+    class->mask = (2u << highest_bit(class->most + MOST_IN_HAND - 1)) - 1;
     class->ring = hard_metadata((class->mask + 1) * sizeof(handle));
     return class->ring == NULL ? -1 : 0;
 }

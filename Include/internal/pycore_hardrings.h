@@ -64,6 +64,7 @@ struct ready {
     uint32_t first, ready_end, end;
     uint32_t mask;              /* of a position: its place in the ring */
     uint32_t longest;           /* as many are in quarantine at the most */
+    uint32_t most;              /* as many are from the first to the end at the most */
     uint16_t blocksize;
     uint8_t hand_size;          /* as many are taken from the ring at once */
     uint8_t nrow;               /* as many are taken from slabs at once */
@@ -101,7 +102,7 @@ void hard_ready_give_back(struct ready *class, unsigned nleft);
 static ALWAYS_INLINE int
 ring_is_full(const struct ready *class)
 {
-    return class->end - class->first > class->mask - MOST_IN_HAND;
+    return class->end - class->first >= class->most;
 }
 
 /* Whether another one is ready then is asked when the hand is empty. */
