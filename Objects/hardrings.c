@@ -19,8 +19,8 @@ class_size(unsigned class)
     return (9 + eighth) << (6 + doubling);
 }
 
-/* A page of fresh blocks is taken at once, and a hand has two pages at the most: as long as a
- * program needs few blocks of a class it gets few. */
+/* A page of fresh blocks is taken at once, and a hand is one at the most, or four blocks: a
+ * program that needs few blocks of a class gets few. */
 enum { PAGE = 4096, LONGEST_ROW = 64, LONGEST = 4096 };
 
 static unsigned
@@ -38,7 +38,7 @@ class_begin(struct ready *class, unsigned blocksize)
     longest = longest == 0 && hard_options.quarantine != 0 ? 1 : longest;
     class->longest = (uint32_t)(longest < LONGEST ? longest : LONGEST);
     class->blocksize = (uint16_t)blocksize;
-    class->hand_size = (uint8_t)between(4, 2 * PAGE / blocksize, MOST_IN_HAND);
+    class->hand_size = (uint8_t)between(4, PAGE / blocksize, MOST_IN_HAND);
     class->nrow = (uint8_t)between(1, PAGE / blocksize, LONGEST_ROW);
     class->most = class->longest + between(8, 8 * PAGE / blocksize, 2 * LONGEST_ROW);
     class->mask = (2u << highest_bit(class->most + MOST_IN_HAND - 1)) - 1;
