@@ -117,16 +117,14 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  define WAY_OF(domain) \
     atomic_load_explicit(&short_ways[domain].way, memory_order_relaxed)
 #  define IS_PYMALLOC(domain) LIKELY(WAY_OF(domain) != WAY_CLOSED)
-/* The same, and the heap is large? */
-#  define IS_BY_HAND(domain) LIKELY(WAY_OF(domain) == WAY_BY_HAND)
 /* The same, and each interpreter has a heap?  A thread that sees it (acquire) sees whom to
  * ask, which was written before (release, in _PyMem_ChooseShortWays()). */
 static atomic_int has_heaps[NB_DOMAINS];
 #  define IS_PYMALLOC_OF_HEAPS(domain) \
     LIKELY(atomic_load_explicit(&has_heaps[domain], memory_order_acquire))
 #else
+#  define WAY_OF(domain) WAY_CLOSED
 #  define IS_PYMALLOC(domain) 0
-#  define IS_BY_HAND(domain) 0
 #  define pymalloc_malloc_by_hand(size) NULL
 #  define pymalloc_free_by_hand(ptr) ((void)0)
 #  define IS_PYMALLOC_OF_HEAPS(domain) 0
