@@ -12,10 +12,10 @@
  * Requests of the mem and object domains of up to 512 bytes have a heap that the GIL
  * guards, as in CPython.  All others have one with a lock, as they never need the GIL.
  *
- * Owns the two heaps.  Calls hardlanes.c, hardlarge.c and hardoptions.c; malloc for what is
+ * Owns the two heaps.  Calls hardrings.c, hardlarge.c and hardoptions.c; malloc for what is
  * no block, where that was asked for. */
 
-#include "pycore_hardlanes.h"
+#include "pycore_hardrings.h"
 #include "pycore_hardblocks.h"
 #include "pycore_geometry.h"
 
@@ -27,15 +27,15 @@ const char _PyMem_HardenedDomains[3] = {'r', 'm', 'o'};
 /* Of a heap that has none yet. */
 static struct ready no_classes[NCLASSES];
 
+enum { NORDERS = 64 };
 static struct heap_of_blocks {
     spin_lock lock;
     int is_locked;              /* by whoever is in the heap */
     atomic_int is_shared;       /* else the GIL is the lock */
     atomic_int is_in;           /* a thread, by the GIL */
     struct ready *classes;
-    uint64_t bits;              /* random ones */
-    unsigned nbits;
     struct hard_random random;
+    uint64_t orders[NORDERS];   /* of a hand: all numbers below 16; [0] is 0: none yet */
 } hard_heaps[2] = {
     {.classes = no_classes, .random = HARD_RANDOM},
     {.classes = no_classes, .random = HARD_RANDOM, .is_shared = 1},
@@ -151,19 +151,20 @@ release_all(void)
     spin_release(&hard_heaps[OF_ALL].lock);
 }
 
-/* The child's order is its own. */
+/* The child's order is its own, but in a heap that a thread was in that is not in the child. */
 static void
 begin_in_child(void)
 {
     for (int i = 0; i < 2; i++) {
-        hard_heaps[i].random.used = sizeof(hard_heaps[i].random.bytes);
-        hard_heaps[i].nbits = 0;
-        hard_heaps[i].is_in = 0;        /* a thread that is not in the child */
+        struct heap_of_blocks *heap = &hard_heaps[i];
+        heap->random.used = sizeof(heap->random.bytes);
+        heap->orders[0] = 0;
+        for (unsigned number = 0; !heap->is_in && number < NCLASSES; number++) {
+            hard_hand_put_back(&heap->classes[number]);
+        }
+        heap->is_in = 0;
     }
     hard_large_begin_in_child();
-    for (unsigned number = NSMALL; number < NCLASSES; number++) {
-        hard_lanes_mix(&hard_heaps[OF_ALL].classes[number], &hard_heaps[OF_ALL].random);
-    }
     release_all();
 }
 
@@ -185,6 +186,9 @@ begin_once(void)
 {
     hard_options_read();
     make_canary();
+    if (!hard_options.fill || !hard_options.canary) {
+        hard_heaps[OF_GIL].is_shared = 1;       /* request_by_gil() has no look for these */
+    }
     pthread_atfork(take_all, release_all, begin_in_child);
 }
 
@@ -212,15 +216,6 @@ heap_begin(struct heap_of_blocks *heap)
     return 0;
 }
 
-static COLD int
-fill_lane(struct heap_of_blocks *heap, unsigned number, unsigned lane)
-{
-    if (heap->classes == no_classes && heap_begin(heap) < 0) {
-        return -1;
-    }
-    return hard_lane_fill(&heap->classes[number], number, (unsigned)(heap - hard_heaps), lane);
-}
-
 /* Handing out. */
 
 /* Blocks that others gave back come to their heap every 32 requests. */
@@ -236,72 +231,86 @@ take_in_given_back(struct heap_of_blocks *heap)
     spin_release(&given_back.lock);
 }
 
-static COLD void
-more_bits(struct heap_of_blocks *heap)
+/* All numbers below 16, mixed. */
+static uint64_t
+mixed_numbers(struct hard_random *random)
 {
-    if (heap->random.used > sizeof(heap->random.bytes) - sizeof(heap->bits)) {
-        hard_random_refill(&heap->random);
+    uint64_t order = 0;
+    for (unsigned n = 0; n < MOST_IN_HAND; n++) {
+        unsigned at = 4 * hard_random_below(random, n + 1);
+        order |= (order >> at & 15) << 4 * n;
+        order = (order & ~((uint64_t)15 << at)) | (uint64_t)n << at;
     }
-    memcpy(&heap->bits, heap->random.bytes + heap->random.used, sizeof(heap->bits));
-    heap->random.used += (unsigned)sizeof(heap->bits);
-    heap->nbits = 64;
+    return order;
+}
+
+static COLD void
+make_orders(struct heap_of_blocks *heap)
+{
+    for (unsigned i = 0; i < NORDERS; i++) {
+        heap->orders[i] = mixed_numbers(&heap->random);
+    }
+}
+
+/* One of many, as it is or with other numbers. */
+static uint64_t
+random_order(struct heap_of_blocks *heap)
+{
+    if (UNLIKELY(heap->orders[0] == 0)) {
+        make_orders(heap);
+    }
+    unsigned other = hard_random_below(&heap->random, MOST_IN_HAND);
+    return heap->orders[hard_random_below(&heap->random, NORDERS)]
+        ^ other * (UINT64_MAX / (MOST_IN_HAND - 1));
+}
+
+static NOINLINE int
+fill_hand(struct heap_of_blocks *heap, unsigned number)
+{
+    if (UNLIKELY(heap->classes == no_classes) && heap_begin(heap) < 0) {
+        return -1;
+    }
     if (heap == &hard_heaps[OF_GIL]
         && atomic_load_explicit(&given_back.n, memory_order_relaxed) != 0)
     {
         take_in_given_back(heap);
     }
+    return hard_hand_fill(&heap->classes[number], number, (unsigned)(heap - hard_heaps),
+                          random_order(heap));
 }
 
-static inline unsigned
-random_lane(struct heap_of_blocks *heap)
+static ALWAYS_INLINE uint16_t *
+state_of(handle block)
 {
-    if (UNLIKELY(heap->nbits == 0)) {
-        more_bits(heap);
-    }
-    unsigned lane = heap->bits % NLANES;
-    heap->bits /= NLANES;
-    heap->nbits -= LANE_BITS;
-    return lane;
-}
-
-/* The next request of this lane finds it in the cache: most of the time of a request is to
- * wait for the block.  Behind the last one of a lane is another lane's, or none. */
-static inline void
-prefetch_block(handle block)
-{
-    PREFETCH(handle_address(block));
-    PREFETCH(handle_address(block) + 64);
+    return &hard_slab_records[handle_slab(block)].states[handle_number(block)];
 }
 
 static ALWAYS_INLINE void *
 heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
 {
-    unsigned number = class_of(size), lane = random_lane(heap);
+    unsigned number = class_of(size);
     struct ready *class = &heap->classes[number];
-    if (UNLIKELY(class->n[lane] == 0)) {
-        if (fill_lane(heap, number, lane) < 0) {
+    if (UNLIKELY(class->nhand == 0)) {
+        if (fill_hand(heap, number) < 0) {
             return NULL;
         }
         class = &heap->classes[number];
     }
-    const handle *last = &class->blocks[lane * LANE_MAX + --class->n[lane]];
-    handle block = *last;
-    prefetch_block(last[-1]);
+    handle block = next_in_hand(class);
+    leaves_hand(class);
+    unsigned blocksize = class->blocksize;
     unsigned char *start = handle_address(block);
-    uint16_t *state = &hard_slab_records[handle_slab(block)].states[handle_number(block)];
-    if (LIKELY(*state == WAITS_DEAD) && hard_options.fill
-        && UNLIKELY(!is_dead(start, class->blocksize)))
-    {
-        fault_of_free_block(heap, domain, start, class->blocksize);
+    if (!(block & FRESH) && hard_options.fill && UNLIKELY(!is_dead(start, blocksize))) {
+        fault_of_free_block(heap, domain, start, blocksize);
     }
-    unsigned slack = class->blocksize - (unsigned)size;
-    *state = (uint16_t)slack;
+    unsigned slack = blocksize - (unsigned)size;
+    *state_of(block) = (uint16_t)slack;
     mark_end(start + size, slack);
     return start;
 }
 
 static NOINLINE void *
-request_with_lock(const char *domain, size_t size)
+request_otherwise(const char *domain, size_t size)
 {
     if (UNLIKELY(size > HARD_MEDIUM_MAX)) {
         return hard_large_malloc(size);
@@ -313,18 +322,37 @@ request_with_lock(const char *domain, size_t size)
     return block;
 }
 
+/* The common case calls nothing, so that no register is saved for it.  All else, and what is
+ * wrong, is the other way's. */
+static ALWAYS_INLINE void *
+request_by_gil(const char *domain, size_t size)
+{
+    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
+    if (UNLIKELY(size > SMALL_REQUEST_THRESHOLD) || !heap_enter_by_gil(heap)) {
+        return request_otherwise(domain, size);
+    }
+    struct ready *class = &heap->classes[size / 16];
+    if (LIKELY(class->nhand != 0)) {
+        handle block = next_in_hand(class);
+        unsigned blocksize = class->blocksize;
+        unsigned char *start = handle_address(block);
+        if (LIKELY(block & FRESH || is_dead(start, blocksize))) {
+            leaves_hand(class);
+            unsigned slack = blocksize - (unsigned)size;
+            *state_of(block) = (uint16_t)slack;
+            mark_end(start + size, slack);
+            heap_leave_by_gil(heap);
+            return start;
+        }
+    }
+    heap_leave_by_gil(heap);
+    return request_otherwise(domain, size);
+}
+
 static inline void *
 request(const char *domain, size_t size)
 {
-    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
-    if (LIKELY(size <= SMALL_REQUEST_THRESHOLD) && *domain != 'r'
-        && heap_enter_by_gil(heap))
-    {
-        void *block = heap_malloc(heap, domain, size);
-        heap_leave_by_gil(heap);
-        return block;
-    }
-    return request_with_lock(domain, size);
+    return *domain == 'r' ? request_otherwise(domain, size) : request_by_gil(domain, size);
 }
 
 /* Taking back. */
@@ -332,16 +360,16 @@ request(const char *domain, size_t size)
 struct place {
     struct hard_slab *slab;
     uint16_t *state;
-    handle handle;
-    unsigned char *block;
+    uint32_t number;
+    int is_start;               /* the address is where a block begins */
 };
 
 /* Which block an address is in; slab is NULL where it is in none of a slab.  Behind the last
  * block of a slab is a state that no block has. */
-static inline struct place
+static ALWAYS_INLINE struct place
 find_place(const void *ptr)
 {
-    struct place place = {NULL, NULL, 0, NULL};
+    struct place place = {NULL, NULL, 0, 0};
     size_t offset = (uintptr_t)ptr - (uintptr_t)hard_slabs_start;
     if (UNLIKELY(offset >= atomic_load_explicit(&hard_slabs_size, memory_order_acquire))) {
         return place;
@@ -351,10 +379,18 @@ find_place(const void *ptr)
     if (UNLIKELY(slab->states == NULL || inside >= HARD_SLAB_SIZE)) {
         return place;
     }
-    unsigned number = (unsigned)((uint64_t)inside * slab->reciprocal >> 32);
-    size_t in_block = inside - number * (size_t)slab->blocksize;
-    return (struct place){slab, &slab->states[number], handle_of(offset - in_block, number),
-                          (unsigned char *)ptr - in_block};
+    uint64_t quotient = (uint64_t)inside * slab->reciprocal;
+    uint32_t number = (uint32_t)(quotient >> 32);
+    return (struct place){slab, &slab->states[number], number,
+                          (uint32_t)quotient < slab->reciprocal};
+}
+
+static unsigned char *
+block_of_place(struct place place)
+{
+    size_t slab_number = (size_t)(place.slab - hard_slab_records);
+    return hard_slab_address(slab_number) + place.slab->first
+        + place.number * (size_t)place.slab->blocksize;
 }
 
 static COLD struct hard_fault
@@ -364,26 +400,27 @@ fault_of_address(struct place place, const void *ptr)
     size_t size = place.slab->blocksize;
     return (struct hard_fault){
         .finding = state == NEVER_USED || state == WAITS_FRESH ? NOT_A_BLOCK
-            : place.block != ptr ? INSIDE_A_BLOCK : FREED_TWICE,
+            : !place.is_start ? INSIDE_A_BLOCK : FREED_TWICE,
         .address = ptr,
-        .block = place.block,
+        .block = block_of_place(place),
         .size = size,
         .requested = hard_is_in_use(state) ? size - state : SIZE_MAX,
     };
 }
 
 static COLD struct hard_fault
-fault_of_end(struct place place, unsigned slack)
+fault_of_end(struct place place, const void *block, unsigned slack)
 {
     size_t size = place.slab->blocksize;
-    const unsigned char *end = place.block + size - slack;
-    unsigned char right[CANARY_SIZE];
-    memcpy(right, &hard_canary, CANARY_SIZE);
+    const unsigned char *end = (const unsigned char *)block + size - slack;
+    unsigned char canary[CANARY_SIZE];
+    memcpy(canary, &hard_canary, CANARY_SIZE);
+    const unsigned char *right = canary + bytes_before_canary(slack);
     unsigned i = 0;
     while (i < CANARY_SIZE - 1 && end[i] == right[i]) {
         i++;
     }
-    return (struct hard_fault){WRITTEN_BEHIND_ITS_END, place.block, place.block, size,
+    return (struct hard_fault){WRITTEN_BEHIND_ITS_END, block, block, size,
                                size - slack, end + i, right[i]};
 }
 
@@ -394,17 +431,24 @@ check_block(struct heap_of_blocks *heap, const char *domain, struct place place,
             const void *ptr)
 {
     unsigned slack = *place.state;
-    if (UNLIKELY(place.block != ptr || !hard_is_in_use(slack))) {
+    if (UNLIKELY(!place.is_start || !hard_is_in_use(slack))) {
         struct hard_fault fault = fault_of_address(place, ptr);
         heap_fault(heap, *domain, &fault);
     }
     if (hard_options.canary
-        && UNLIKELY(!end_is_marked(place.block + place.slab->blocksize - slack, slack)))
+        && UNLIKELY(!end_is_marked((const unsigned char *)ptr + place.slab->blocksize - slack,
+                                   slack)))
     {
-        struct hard_fault fault = fault_of_end(place, slack);
+        struct hard_fault fault = fault_of_end(place, ptr, slack);
         heap_fault(heap, *domain, &fault);
     }
     return slack;
+}
+
+static ALWAYS_INLINE handle
+handle_of_place(struct place place, const void *ptr)
+{
+    return handle_of((uintptr_t)ptr - (uintptr_t)hard_slabs_start, place.number);
 }
 
 /* All of a free that is the block's own. */
@@ -413,7 +457,7 @@ take_back(struct heap_of_blocks *heap, const char *domain, struct place place, v
 {
     check_block(heap, domain, place, ptr);
     if (hard_options.fill) {
-        make_dead(ptr, place.slab->blocksize);
+        memset(ptr, DEADBYTE, place.slab->blocksize);
     }
     *place.state = WAITS_DEAD;
 }
@@ -422,7 +466,7 @@ static ALWAYS_INLINE void
 heap_free(struct heap_of_blocks *heap, const char *domain, struct place place, void *ptr)
 {
     take_back(heap, domain, place, ptr);
-    hard_quarantine(&heap->classes[place.slab->class], place.handle);
+    hard_quarantine(&heap->classes[place.slab->class], handle_of_place(place, ptr));
 }
 
 static inline struct heap_of_blocks *
@@ -440,7 +484,7 @@ free_for_gil(const char *domain, struct place place, void *ptr)
     spin_take(&given_back.lock);
     unsigned n = given_back.n;
     if (n < NGIVEN_BACK) {      /* more than that are lost */
-        given_back.blocks[n] = place.handle;
+        given_back.blocks[n] = handle_of_place(place, ptr);
         atomic_store_explicit(&given_back.n, n + 1, memory_order_relaxed);
     }
     spin_release(&given_back.lock);
@@ -496,7 +540,7 @@ move(const char *domain, void *ptr, size_t old_size, size_t size)
     void *moved = request(domain, size);
     if (moved != NULL) {
         memcpy(moved, ptr, old_size < size ? old_size : size);
-        _PyMem_HardenedFree((void *)domain, ptr);
+        (*domain == 'r' ? _PyMem_HardenedRawFree : _PyMem_HardenedFree)((void *)domain, ptr);
     }
     return moved;
 }
@@ -532,7 +576,7 @@ resize_in_place(const char *domain, struct place place, void *ptr, size_t size,
     if (is_there) {
         slack = (unsigned)(blocksize - size);
         *place.state = (uint16_t)slack;
-        mark_end(place.block + size, slack);
+        mark_end_again((unsigned char *)ptr + size, slack);
     }
     if (is_of_all) {
         heap_release(heap);
@@ -541,8 +585,15 @@ resize_in_place(const char *domain, struct place place, void *ptr, size_t size,
 }
 
 static NOINLINE void
-free_with_lock(const char *domain, struct place place, void *ptr)
+free_otherwise(const char *domain, void *ptr)
 {
+    struct place place = find_place(ptr);
+    if (UNLIKELY(place.slab == NULL)) {
+        if (ptr != NULL) {
+            free_elsewhere(domain, ptr);
+        }
+        return;
+    }
     struct heap_of_blocks *heap = heap_of_block(place);
     if (heap == &hard_heaps[OF_GIL] && *domain == 'r') {
         free_for_gil(domain, place, ptr);
@@ -553,12 +604,45 @@ free_with_lock(const char *domain, struct place place, void *ptr)
     heap_release(heap);
 }
 
+/* See request_by_gil(). */
+static ALWAYS_INLINE void
+free_by_gil(const char *domain, void *ptr)
+{
+    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
+    struct place place = find_place(ptr);
+    if (UNLIKELY(place.slab == NULL) || place.slab->heap != OF_GIL
+        || !heap_enter_by_gil(heap))
+    {
+        free_otherwise(domain, ptr);
+        return;
+    }
+    unsigned slack = *place.state, blocksize = place.slab->blocksize;
+    struct ready *class = &heap->classes[place.slab->class];
+    if (LIKELY(place.is_start && hard_is_in_use(slack) && !ring_is_full(class)
+               && end_is_marked((unsigned char *)ptr + blocksize - slack, slack)))
+    {
+        make_dead(ptr, blocksize);
+        *place.state = WAITS_DEAD;
+        ring_append(class, handle_of_place(place, ptr));
+        heap_leave_by_gil(heap);
+        return;
+    }
+    heap_leave_by_gil(heap);
+    free_otherwise(domain, ptr);
+}
+
 /* The allocator. */
+
+void *
+_PyMem_HardenedRawMalloc(void *ctx, size_t size)
+{
+    return request_otherwise(ctx, size);
+}
 
 void *
 _PyMem_HardenedMalloc(void *ctx, size_t size)
 {
-    return request(ctx, size);
+    return request_by_gil(ctx, size);
 }
 
 void *
@@ -570,23 +654,15 @@ _PyMem_HardenedCalloc(void *ctx, size_t nelem, size_t elsize)
 }
 
 void
+_PyMem_HardenedRawFree(void *ctx, void *ptr)
+{
+    free_otherwise(ctx, ptr);
+}
+
+void
 _PyMem_HardenedFree(void *ctx, void *ptr)
 {
-    const char *domain = ctx;
-    struct place place = find_place(ptr);
-    if (UNLIKELY(place.slab == NULL)) {
-        if (ptr != NULL) {
-            free_elsewhere(domain, ptr);
-        }
-        return;
-    }
-    struct heap_of_blocks *heap = &hard_heaps[OF_GIL];
-    if (LIKELY(place.slab->heap == OF_GIL) && *domain != 'r' && heap_enter_by_gil(heap)) {
-        heap_free(heap, domain, place, ptr);
-        heap_leave_by_gil(heap);
-        return;
-    }
-    free_with_lock(domain, place, ptr);
+    free_by_gil(ctx, ptr);
 }
 
 void *
@@ -628,10 +704,7 @@ _PyMem_TrimHardened(void)
         struct heap_of_blocks *heap = &hard_heaps[i];
         heap_take(heap);
         for (unsigned number = 0; number < NCLASSES; number++) {
-            struct ready *class = &heap->classes[number];
-            for (unsigned lane = 0; lane < NLANES; lane++) {
-                hard_lane_empty(class, lane, 0);
-            }
+            hard_ready_give_back(&heap->classes[number], 0);
         }
         heap_release(heap);
     }

@@ -73,11 +73,12 @@ map_between(size_t size, size_t before, size_t behind)
     return large;
 }
 
+/* room: bytes that it may grow by, which are a part of its guard up to then. */
 static struct large
-map_block(size_t size)
+map_block(size_t size, size_t room)
 {
     size_t before = next_guard();
-    return map_between(size, before, before != 0 ? virtual_page_size() : 0);
+    return map_between(size, before, before != 0 ? virtual_page_size() + room : 0);
 }
 
 static void
@@ -290,16 +291,16 @@ let_all_go(void)
 
 /* Blocks. */
 
-void *
-hard_large_malloc(size_t size)
+static void *
+new_block(size_t size, size_t room)
 {
     if (size > PY_SSIZE_T_MAX - 3 * virtual_page_size()) {
         return NULL;
     }
-    struct large large = map_block(size);
+    struct large large = map_block(size, room);
     if (UNLIKELY(large.block == NULL)) {
         let_all_go();
-        large = map_block(size);
+        large = map_block(size, 0);
     }
     if (large.block == NULL) {
         return NULL;
@@ -310,6 +311,12 @@ hard_large_malloc(size_t size)
         return NULL;
     }
     return large.block;
+}
+
+void *
+hard_large_malloc(size_t size)
+{
+    return new_block(size, 0);
 }
 
 static int
@@ -344,18 +351,41 @@ hard_large_size(char api_id, const void *ptr)
     return checked_entry(api_id, ptr).size;
 }
 
+/* More of its pages are opened, where a guard is left behind them. */
+static int
+has_pages(struct large *entry, size_t mapped)
+{
+    if (mapped <= entry->mapped || mapped - entry->mapped >= entry->behind) {
+        return mapped == entry->mapped;
+    }
+    size_t more = mapped - entry->mapped;
+    if (virtual_open(entry->block + entry->mapped, more) < 0) {
+        return 0;
+    }
+    entry->mapped = mapped;
+    entry->behind -= more;
+    return 1;
+}
+
 static int
 resize_there(const void *ptr, size_t size)
 {
     spin_take(&hard_large_lock);
     struct large *entry = find(ptr);
-    int is_there = entry != NULL && whole_pages(size) == entry->mapped;
+    int is_there = entry != NULL && has_pages(entry, whole_pages(size));
     if (is_there) {
         entry->size = size;
         mark_end(entry);
     }
     spin_release(&hard_large_lock);
     return is_there;
+}
+
+/* Addresses behind a block that grew: it may grow again, up to twice the size, in its place. */
+static size_t
+room_to_grow(size_t old_size, size_t size)
+{
+    return size > old_size && size < MOST_WAITING / 4 ? whole_pages(size) : 0;
 }
 
 /* Its pages move, where the system can: a large block that grows is not copied. */
@@ -365,7 +395,7 @@ hard_large_realloc(char api_id, void *ptr, size_t old_size, size_t size)
     if (resize_there(ptr, size)) {
         return ptr;
     }
-    unsigned char *block = hard_large_malloc(size);
+    unsigned char *block = new_block(size, room_to_grow(old_size, size));
     if (block == NULL) {
         return NULL;
     }

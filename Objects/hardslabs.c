@@ -12,8 +12,8 @@
 #define ARENA_STRIDE (SLABS_IN_ARENA + 1)       /* with the gap behind it */
 #define GAP HARD_SLAB_SIZE
 
-/* Free slabs that keep their memory, 1.5 MiB; what is more goes back at once. */
-#define NWARM 24u
+/* Free slabs that keep their memory, 4 MiB; what is more goes back at once. */
+#define NWARM 64u
 
 #if UINTPTR_MAX > 0xFFFFFFFFu
 #  define MOST_RESERVED ((size_t)1 << 39)

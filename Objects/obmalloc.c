@@ -117,16 +117,14 @@ size_t medium_span = MEDIUM_REQUEST_THRESHOLD - SMALL_REQUEST_THRESHOLD;
 #  define WAY_OF(domain) \
     atomic_load_explicit(&short_ways[domain].way, memory_order_relaxed)
 #  define IS_PYMALLOC(domain) LIKELY(WAY_OF(domain) != WAY_CLOSED)
-/* The same, and the heap is large? */
-#  define IS_BY_HAND(domain) LIKELY(WAY_OF(domain) == WAY_BY_HAND)
 /* The same, and each interpreter has a heap?  A thread that sees it (acquire) sees whom to
  * ask, which was written before (release, in _PyMem_ChooseShortWays()). */
 static atomic_int has_heaps[NB_DOMAINS];
 #  define IS_PYMALLOC_OF_HEAPS(domain) \
     LIKELY(atomic_load_explicit(&has_heaps[domain], memory_order_acquire))
 #else
+#  define WAY_OF(domain) WAY_CLOSED
 #  define IS_PYMALLOC(domain) 0
-#  define IS_BY_HAND(domain) 0
 #  define pymalloc_malloc_by_hand(size) NULL
 #  define pymalloc_free_by_hand(ptr) ((void)0)
 #  define IS_PYMALLOC_OF_HEAPS(domain) 0
@@ -141,13 +139,14 @@ static atomic_int has_heaps[NB_DOMAINS];
 
 /* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line,
  * for each domain, so that its places in the tables are known. */
-static inline void *
+static ALWAYS_INLINE void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
-    if (size - 1 < SMALL_REQUEST_THRESHOLD && IS_BY_HAND(domain)) {
+    enum way way = WAY_OF(domain);
+    if (LIKELY(way == WAY_BY_HAND) && size - 1 < SMALL_REQUEST_THRESHOLD) {
         return pymalloc_malloc_by_hand(size);
     }
-    if (IS_PYMALLOC(domain)) {
+    if (LIKELY(way != WAY_CLOSED)) {
         return pymalloc_malloc_larger(size);
     }
     if (IS_PYMALLOC_OF_HEAPS(domain)) {
@@ -200,14 +199,15 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
 
 /* A block that is in another leaf than the newest arena, or in none; a large heap, or a
  * domain that is not pymalloc. */
-static inline void
+static ALWAYS_INLINE void
 domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
-    if (IS_BY_HAND(domain)) {
+    enum way way = WAY_OF(domain);
+    if (LIKELY(way == WAY_BY_HAND)) {
         pymalloc_free_by_hand(ptr);
         return;
     }
-    if (IS_PYMALLOC(domain)) {
+    if (LIKELY(way != WAY_CLOSED)) {
         pymalloc_free_far(ptr);
         return;
     }

@@ -12,7 +12,6 @@
 #  define COLD __attribute__((cold, noinline))
 #  define NOINLINE __attribute__((noinline))
 #  define ALWAYS_INLINE inline __attribute__((always_inline))
-#  define PREFETCH(address) __builtin_prefetch(address)
 #  define WEAK __attribute__((weak))
 #else
 #  define LIKELY(cond) (cond)
@@ -20,7 +19,6 @@
 #  define COLD
 #  define NOINLINE
 #  define ALWAYS_INLINE inline
-#  define PREFETCH(address) ((void)(address))
 #  define WEAK
 #endif
 

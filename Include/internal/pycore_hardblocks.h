@@ -39,54 +39,113 @@ first_not_dead(const unsigned char *block, size_t size)
     return at;
 }
 
-/* From here on the C library is faster. */
-enum { LONG = 256 };
+/* Up to four vectors, some of them twice: whichever size it is, no branch is needed. */
+#define FOUR_VECTORS 64u
+static inline size_t
+second_vector(size_t size)
+{
+    return (size - sizeof(vector)) / 2 & ~(sizeof(vector) - 1);
+}
 
-static inline int
+static ALWAYS_INLINE vector
+vector_at(const unsigned char *at)
+{
+    vector there;
+    memcpy(&there, at, sizeof(there));
+    return there;
+}
+
+/* Not zero where a byte is not DEADBYTE. */
+static ALWAYS_INLINE vector
+not_dead(const unsigned char *start, size_t size)
+{
+    size_t second = second_vector(size);
+    const unsigned char *last = start + size - sizeof(vector);
+    return (vector_at(start) ^ dead_vector) | (vector_at(start + second) ^ dead_vector)
+        | (vector_at(last - second) ^ dead_vector) | (vector_at(last) ^ dead_vector);
+}
+
+static ALWAYS_INLINE void
+make_four_dead(unsigned char *start, size_t size)
+{
+    size_t second = second_vector(size);
+    unsigned char *last = start + size - sizeof(vector);
+    memcpy(start, &dead_vector, sizeof(dead_vector));
+    memcpy(start + second, &dead_vector, sizeof(dead_vector));
+    memcpy(last - second, &dead_vector, sizeof(dead_vector));
+    memcpy(last, &dead_vector, sizeof(dead_vector));
+}
+
+static ALWAYS_INLINE int
 is_dead(const unsigned char *start, size_t size)
 {
-    size_t n = size <= LONG ? size : sizeof(vector);
-    vector wrong = VECTOR(0);
-    for (size_t i = 0; i < n; i += sizeof(vector)) {
-        vector there;
-        memcpy(&there, start + i, sizeof(there));
-        wrong |= there ^ dead_vector;
+    vector wrong;
+    if (size <= FOUR_VECTORS) {
+        wrong = not_dead(start, size);
+        return IS_ZERO(wrong);
     }
-    return IS_ZERO(wrong) && (n == size || memcmp(start, start + n, size - n) == 0);
+    wrong = not_dead(start + size - FOUR_VECTORS, FOUR_VECTORS);
+    for (size_t i = 0; i < size - FOUR_VECTORS; i += FOUR_VECTORS) {
+        wrong |= not_dead(start + i, FOUR_VECTORS);
+    }
+    return IS_ZERO(wrong);
 }
 
-static inline void
+static ALWAYS_INLINE void
 make_dead(unsigned char *start, size_t size)
 {
-    if (UNLIKELY(size > LONG)) {
-        memset(start, DEADBYTE, size);
+    if (size <= FOUR_VECTORS) {
+        make_four_dead(start, size);
         return;
     }
-    for (size_t i = 0; i < size; i += sizeof(vector)) {
-        memcpy(start + i, &dead_vector, sizeof(dead_vector));
+    make_four_dead(start + size - FOUR_VECTORS, FOUR_VECTORS);
+    for (size_t i = 0; i < size - FOUR_VECTORS; i += FOUR_VECTORS) {
+        make_four_dead(start + i, FOUR_VECTORS);
     }
 }
 
+/* The word that ends with the canary's bytes, of which there are as many as fit behind the
+ * request's end.  A block of less than a word behind it has more than that before it. */
+static inline unsigned
+bytes_before_canary(unsigned slack)
+{
+    return slack < CANARY_SIZE ? CANARY_SIZE - slack : 0;
+}
+
+static inline uint64_t
+canary_mask(unsigned nbefore)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return UINT64_MAX >> 8 * nbefore;
+#else
+    return UINT64_MAX << 8 * nbefore;
+#endif
+}
+
+/* What is before the end gets lost: zeros. */
 static inline void
 mark_end(unsigned char *end, unsigned slack)
 {
-    if (LIKELY(slack >= CANARY_SIZE)) {
-        memcpy(end, &hard_canary, CANARY_SIZE);
-    }
-    else {
-        memcpy(end, &hard_canary, slack);
-    }
+    unsigned nbefore = bytes_before_canary(slack);
+    uint64_t word = hard_canary & canary_mask(nbefore);
+    memcpy(end - nbefore, &word, sizeof(word));
+}
+
+/* What is before the end stays. */
+static inline void
+mark_end_again(unsigned char *end, unsigned slack)
+{
+    unsigned nbefore = bytes_before_canary(slack);
+    memcpy(end, (const char *)&hard_canary + nbefore, CANARY_SIZE - nbefore);
 }
 
 static inline int
 end_is_marked(const unsigned char *end, unsigned slack)
 {
-    if (LIKELY(slack >= CANARY_SIZE)) {
-        uint64_t there;
-        memcpy(&there, end, CANARY_SIZE);
-        return there == hard_canary;
-    }
-    return memcmp(end, &hard_canary, slack) == 0;
+    unsigned nbefore = bytes_before_canary(slack);
+    uint64_t there;
+    memcpy(&there, end - nbefore, sizeof(there));
+    return ((there ^ hard_canary) & canary_mask(nbefore)) == 0;
 }
 
 #endif /* !Py_INTERNAL_HARDBLOCKS_H */

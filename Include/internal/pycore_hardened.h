@@ -1,7 +1,7 @@
 /* The hardened allocator: PYTHONMALLOC=hardened.  Declarations that its files share.
  *
  *   hardened.c      the three domains: what is handed out, what is taken back and checked
- *   hardlanes.c     free blocks of up to 32 KiB: ready, in quarantine, in their slabs
+ *   hardrings.c     free blocks of up to 32 KiB: ready, in quarantine, in their slabs
  *   hardslabs.c     the memory of these blocks, and what is known of it, apart
  *   hardlarge.c     larger blocks, each in a separate mapping
  *   hardoptions.c   PYMEM_HARDENED, and the messages */
@@ -22,13 +22,17 @@ void *_PyMem_HardenedMalloc(void *ctx, size_t size);
 void *_PyMem_HardenedCalloc(void *ctx, size_t nelem, size_t elsize);
 void *_PyMem_HardenedRealloc(void *ctx, void *ptr, size_t size);
 void _PyMem_HardenedFree(void *ctx, void *ptr);
+void *_PyMem_HardenedRawMalloc(void *ctx, size_t size);
+void _PyMem_HardenedRawFree(void *ctx, void *ptr);
 extern const char _PyMem_HardenedDomains[3];
-#define HARDENED_ALLOC(domain) \
-    {(void *)&_PyMem_HardenedDomains[domain], _PyMem_HardenedMalloc, \
-     _PyMem_HardenedCalloc, _PyMem_HardenedRealloc, _PyMem_HardenedFree}
-#define HARDENED_ALLOCS \
-    {HARDENED_ALLOC(PYMEM_DOMAIN_RAW), HARDENED_ALLOC(PYMEM_DOMAIN_MEM), \
-     HARDENED_ALLOC(PYMEM_DOMAIN_OBJ)}
+#define HARDENED_ALLOC(domain, malloc, free) \
+    {(void *)&_PyMem_HardenedDomains[PYMEM_DOMAIN_##domain], malloc, \
+     _PyMem_HardenedCalloc, _PyMem_HardenedRealloc, free}
+#define HARDENED_ALLOC_RAW \
+    HARDENED_ALLOC(RAW, _PyMem_HardenedRawMalloc, _PyMem_HardenedRawFree)
+#define HARDENED_ALLOC_MEM HARDENED_ALLOC(MEM, _PyMem_HardenedMalloc, _PyMem_HardenedFree)
+#define HARDENED_ALLOC_OBJ HARDENED_ALLOC(OBJ, _PyMem_HardenedMalloc, _PyMem_HardenedFree)
+#define HARDENED_ALLOCS {HARDENED_ALLOC_RAW, HARDENED_ALLOC_MEM, HARDENED_ALLOC_OBJ}
 
 /* Read the options, and make forks safe: while there is one thread. */
 void _PyMem_BeginHardened(void);

@@ -120,7 +120,7 @@ void _PyMem_DebugFree(void *ctx, void *ptr);
 /* A domain's default allocator, without debug hooks. */
 #ifdef WITH_HARDENED
 #  include "pycore_hardened.h"
-#  define DEFAULT_ALLOC(domain) HARDENED_ALLOC(PYMEM_DOMAIN_##domain)
+#  define DEFAULT_ALLOC(domain) HARDENED_ALLOC_##domain
 #else
 #  define DEFAULT_ALLOC_RAW RAW_ALLOC
 #  define DEFAULT_ALLOC_MEM SMALL_ALLOC

@@ -1,4 +1,4 @@
-/* Objects/hardened.c, hardlanes.c, hardslabs.c, hardlarge.c, hardoptions.c:
+/* Objects/hardened.c, hardrings.c, hardslabs.c, hardlarge.c, hardoptions.c:
  * PYTHONMALLOC=hardened.  What misuse does Lib/test/misuse shows; here is what legal use must
  * see, and what nobody outside can: where blocks are, how long they wait, threads, forks,
  * options. */
@@ -8,6 +8,7 @@
 #include "pycore_pymem.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -110,7 +111,8 @@ START_TEST(quarantine_is_bounded_and_ends)
 }
 END_TEST
 
-/* Where the next block is can be told in one of NLANES cases, not more often. */
+/* The next block is right beside the one before in one of eight cases, not more often: one of
+ * two neighbours among those of a hand. */
 START_TEST(nobody_foresees_the_next_block)
 {
     const struct family *family = &families[PYMEM_DOMAIN_OBJ];
@@ -125,7 +127,7 @@ START_TEST(nobody_foresees_the_next_block)
     for (int i = 0; i < N; i++) {
         family->free(blocks[i]);
     }
-    ck_assert_int_lt(in_a_row, N * 2 / 5);
+    ck_assert_int_lt(in_a_row, N / 5);
 }
 END_TEST
 
@@ -306,6 +308,48 @@ START_TEST(large_blocks_go_back_at_once)
         PyMem_RawFree(blocks[i]);
     }
     ck_assert_uint_lt(process_size().resident, full - (size_t)N * SIZE / 10 * 9);
+}
+END_TEST
+
+/* By an eighth each time, as a list does. */
+START_TEST(a_large_block_that_grows_seldom_moves)
+{
+    const struct family *family = &families[_i];
+    size_t size = 40000;
+    int nmoves = 0;
+    unsigned char *given = family->malloc(size);
+    fill_pattern(given, size, 5);
+    while (size < 2000000) {
+        size_t larger = size + size / 8;
+        unsigned char *grown = family->realloc(given, larger);
+        ck_assert_ptr_nonnull(grown);
+        ck_assert(has_pattern(grown, size, 5));
+        nmoves += grown != given;
+        given = grown;
+        size = larger;
+        fill_pattern(given, size, 5);
+    }
+    ck_assert_int_le(nmoves, 8);
+    family->free(given);
+}
+END_TEST
+
+/* After 13 pages and 27, of which the last one has room for 54. */
+static void
+write_behind_what_grew(void *npages)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = *(size_t *)npages * page;
+    char *volatile grown = PyObject_Realloc(PyObject_Malloc(13 * page), 27 * page);
+    grown = PyObject_Realloc(grown, size);
+    grown[size] = 1;
+}
+
+START_TEST(behind_a_block_that_grew_is_a_guard)
+{
+    for (size_t npages = 27; npages <= 56; npages++) {
+        struct child child = run_child(write_behind_what_grew, &npages);
+        ck_assert_int_eq(child.signal, SIGSEGV);
+    }
 }
 END_TEST
 
@@ -564,6 +608,8 @@ hardened_suite(void)
     tcase_add_loop_test(tc, realloc_from_each_size_to_each, 0, 3);
     tcase_add_loop_test(tc, what_is_freed_is_overwritten_and_waits, 0, 3);
     tcase_add_loop_test(tc, requests_that_no_memory_can_serve, 0, 3);
+    tcase_add_loop_test(tc, a_large_block_that_grows_seldom_moves, 0, 3);
+    tcase_add_test(tc, behind_a_block_that_grew_is_a_guard);
     tcase_add_test(tc, quarantine_is_bounded_and_ends);
     tcase_add_test(tc, nobody_foresees_the_next_block);
     tcase_add_test(tc, random_requests);
