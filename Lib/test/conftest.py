@@ -34,6 +34,8 @@ BUILD = Path(os.environ.get("PYMEM_BUILD", TOP / "build")).resolve()
 # Of the library, without what only one version of CPython needs.
 C_SOURCES = [path for folder in ("Objects", "Python") for path in (TOP / folder).rglob("*.c")
              if path.parent.name != "abi"]
+# Pools serve each size over 512 bytes from the first request on: what tests make is small.
+os.environ.setdefault("PYMEM_MEDIUM", "pools")
 sys.path.insert(0, str(BUILD))
 sys.path.insert(1, str(TOP / "Lib"))
 # A job in the background ignores Ctrl-C, and so would all programs that tests start.

@@ -276,7 +276,7 @@ ALL = {"build": [BUILD / "python"],
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("medium", ["", "malloc"])
+@pytest.mark.parametrize("medium", ["", "pools", "malloc"])
 def test_large_requests_need_no_gil(name, medium):
     assert run_code(ALL[name], ANY_THREAD, PYMEM_MEDIUM=medium) == "fine\n"
 
@@ -294,6 +294,20 @@ print(Heap.take().find(p) is None)
     if name != "build":
         option = [ALL[name][0], "--medium=malloc", *ALL[name][1:]]
         assert run_code(option, code) == "True\n"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_medium_requests_have_pools_once_a_size_was_asked_for_often(name):
+    code = """
+from pymem.capi import free, malloc
+from pymem.heap import Heap
+heap = Heap.take
+blocks = [malloc(30_000) for i in range(6)]
+found = [heap().find(p) is not None for p in blocks]
+print(found == sorted(found), found[-1], heap().find(malloc(20_000)) is not None)
+for p in blocks: free(p)
+"""
+    assert run_code(ALL[name], code, PYMEM_MEDIUM="") == "True True False\n"
 
 
 def test_an_unknown_server_of_medium_requests():
