@@ -10,6 +10,7 @@ costs; Valgrind's callgrind is needed.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def count(worker, library, prefix, size, live, pairs):
         result = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out.name}",
              *map(str, (worker, library, prefix, size, live, pairs))],
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, "PYMEM_MEDIUM": "pools"})    # the live blocks, too
     collected = re.search(r"Collected : (\d+)", result.stdout)
     if result.returncode != 0 or collected is None:
         sys.exit(f"bench: valgrind failed:\n{result.stdout}")
