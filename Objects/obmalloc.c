@@ -142,7 +142,7 @@ static atomic_int has_heaps[NB_DOMAINS];
 static ALWAYS_INLINE void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
 {
-    enum way way = WAY_OF(domain);
+    int way = WAY_OF(domain);
     if (LIKELY(way == WAY_BY_HAND) && size - 1 < SMALL_REQUEST_THRESHOLD) {
         return pymalloc_malloc_by_hand(size);
     }
@@ -202,7 +202,7 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
 static ALWAYS_INLINE void
 domain_free_far(PyMemAllocatorDomain domain, void *ptr)
 {
-    enum way way = WAY_OF(domain);
+    int way = WAY_OF(domain);
     if (LIKELY(way == WAY_BY_HAND)) {
         pymalloc_free_by_hand(ptr);
         return;

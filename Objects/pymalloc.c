@@ -259,7 +259,7 @@ block_fits(size_t blocksize, size_t nbytes)
  * time, malloc makes it larger in place; where many do it copies them, again and again.  What
  * it did with the last ones tells, and now and then one more is tried. */
 
-static atomic_int malloc_in_place;      /* at least 0: it stays where it is */
+atomic_int malloc_in_place;
 
 static void *
 raw_realloc(void *ptr, size_t nbytes)

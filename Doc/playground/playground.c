@@ -15,6 +15,7 @@
 
 #include "Python.h"
 #include "pycore_arenas.h"
+#include "pycore_pymalloc.h"
 #include "pycore_pymem.h"
 #include "pycore_rings.h"
 
@@ -96,6 +97,7 @@ play_start(int with_debug_hooks)
     PyObjectArenaAllocator allocator = {NULL, place_take, place_release};
     PyObject_SetArenaAllocator(&allocator);
     medium_arena_allocator = allocator;
+    medium_pools_at_once = 1;
     if (with_debug_hooks) {
         PyMem_SetupDebugHooks();
     }
@@ -114,6 +116,7 @@ play_call(int what, unsigned slot, size_t size, int value)
         slots[slot] = PyObject_Calloc(1, size);
         break;
     case 'r':
+        malloc_in_place = 0;    /* whatever the malloc of a browser does */
         moved = PyObject_Realloc(ptr, size);
         slots[slot] = moved != NULL ? moved : ptr;
         break;

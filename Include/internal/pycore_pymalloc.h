@@ -17,6 +17,9 @@
  * pymalloc_choose_medium(). */
 INTERNAL_DATA(size_t) medium_span;
 
+/* At least 0: malloc grew the last blocks where they are.  From -1000 on it is counted up. */
+INTERNAL_DATA(atomic_int) malloc_in_place;
+
 /* Out of line, where the common case ends: pymalloc.c. */
 void *pymalloc_malloc_slowly(size_t nbytes, struct heap *heap);     /* a small block */
 void *pymalloc_malloc_larger(size_t nbytes);                /* 0, or not small */

@@ -248,13 +248,12 @@ free_twice(void *arg)
     PyMem_Free(p);
 }
 
-/* The C library's message, as for a block of malloc. */
+/* Which ends the program, as for a block of malloc. */
 START_TEST(what_is_no_block_is_mallocs_to_complain_about)
 {
     size_t inside = 64;
-    ck_assert_int_eq(run_child(free_inside, &inside).signal, SIGABRT);
-    struct child child = run_child(free_twice, NULL);
-    ck_assert_int_ne(child.signal, 0);
+    ck_assert_int_ne(run_child(free_inside, &inside).signal, 0);
+    ck_assert_int_ne(run_child(free_twice, NULL).signal, 0);
 }
 END_TEST
 
