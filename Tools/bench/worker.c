@@ -219,7 +219,7 @@ grow(size_t n)
 static void
 grow_many(size_t n)
 {
-    if (position < 1000000) {
+    if (position < (n < 1000000 ? 1000000 : 200000)) {
         grow_buffer(random_below(NBUFFERS), n);
     }
 }
@@ -234,7 +234,7 @@ append(size_t n)
     if (position < OBJECTS) {
         add(MALLOC, NBUFFERS + position, python_size());
     }
-    else if (position < OBJECTS + 2000000) {
+    else if (position < OBJECTS + (n < 1000000 ? 2000000u : 400000u)) {
         size_t k = random_below(NBUFFERS), object = NBUFFERS + random_below(OBJECTS);
         if (limits[k] == 0) {
             limits[k] = n >> random_below(12);
