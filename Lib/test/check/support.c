@@ -167,15 +167,10 @@ run_child(void (*function)(void *), void *arg)
         _exit(0);
     }
     close(fds[1]);
-    size_t length = 0;
-    ssize_t n;
-    while ((n = read(fds[0], child.text + length,
-                     sizeof(child.text) - 1 - length)) > 0)
-    {
-        length += (size_t)n;
-    }
+    FILE *said = fdopen(fds[0], "r");
+    size_t length = fread(child.text, 1, sizeof(child.text) - 1, said);
     child.text[length] = '\0';
-    close(fds[0]);
+    fclose(said);
     int status;
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     if (WIFSIGNALED(status)) {
