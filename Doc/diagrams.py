@@ -21,6 +21,7 @@ from pymem.capi import free, malloc, read, realloc, write
 from pymem.heap import Heap
 from pymem.native import function_at
 from pymem.picture import GRAY, INK, Picture, class_color, hsl, round_up
+from pymem.recording import record
 
 BUILD = Path(sys.executable).parent
 SOFT, USED, FREE = "#e8eef5", "#3b6ea5", "#f6f2e8"
@@ -434,9 +435,7 @@ def geometries():
         "for key in list(words)[::2]: del words[key]\n"
         "more = [float(i) for i in range(30_000)]\ndel words\n")
     try:
-        # LD_PRELOAD ends at a space, and a folder may have one: it is the current one.
-        subprocess.run([sys.executable, program], check=True, cwd=BUILD, env={
-            **os.environ, "LD_PRELOAD": "./record.so", "PYMEM_TRACE": str(trace)})
+        record(BUILD / "record.so", trace, [sys.executable, program], check=True)
         curves = replay.replay(trace, {
             "2.5": replay.GEOMETRIES["2.5"], "3.9": replay.GEOMETRIES["classic"],
             "3.10": replay.GEOMETRIES["CPython 3.10"]}, [])

@@ -31,6 +31,9 @@
 #define BOUGHT_TOGETHER 16u
 #define IDLE_MILLISECONDS 200
 
+/* The blocksize of a slot's record while it has a block: it is one of a medium pool. */
+#define A_MEDIUM_POOLS (SMALL_REQUEST_THRESHOLD + ALIGNMENT)
+
 static spin_lock lock;
 static struct pool warm = {.next = &warm, .prev = &warm};   /* free slots with memory: a ring,
                                                                the last freed one is last */
@@ -61,19 +64,12 @@ reached(poolp slot)
     return &medium_header_of(slot)->kept;
 }
 
-static size_t
-whole_pages(size_t nbytes)
-{
-    size_t page = virtual_page_size();
-    return (nbytes + page - 1) & ~(page - 1);
-}
-
 static void
 slot_reach(poolp slot, size_t nbytes)
 {
     *used(slot) = (uint32_t)nbytes;
     if (nbytes > *reached(slot)) {
-        *reached(slot) = (uint32_t)whole_pages(nbytes);
+        *reached(slot) = (uint32_t)virtual_whole_pages(nbytes);
     }
 }
 
@@ -81,7 +77,7 @@ slot_reach(poolp slot, size_t nbytes)
 static size_t
 slot_purge(poolp slot, size_t nbytes)
 {
-    size_t before = *reached(slot), left = whole_pages(nbytes);
+    size_t before = *reached(slot), left = virtual_whole_pages(nbytes);
     if (left >= before) {
         return 0;
     }
@@ -142,7 +138,11 @@ static void
 slots_buy(void)
 {
     size_t size = BOUGHT_TOGETHER * SLOT_SIZE;
-    block *memory = virtual_is_limited() ? NULL : virtual_alloc_named(size, SLOT_SIZE);
+    if (virtual_is_limited()) {
+        is_out_of_use = 1;
+        return;
+    }
+    block *memory = virtual_alloc_named(size, SLOT_SIZE);
     if (memory == NULL) {
         return;
     }
@@ -230,7 +230,9 @@ growing_free(poolp slot)
 void *
 growing_malloc(size_t nbytes)
 {
-    if (UINTPTR_MAX <= 0xFFFFFFFFu || nbytes > SLOT_SIZE / 5 * 4 || is_out_of_use || running_on_valgrind()) {
+    if (UINTPTR_MAX <= 0xFFFFFFFFu || nbytes > SLOT_SIZE / 5 * 4 || is_out_of_use
+        || running_on_valgrind())
+    {
         return NULL;
     }
     growing_lock();
@@ -239,7 +241,7 @@ growing_malloc(size_t nbytes)
     if (slot == NULL) {
         return NULL;
     }
-    slot->blocksize = UINT16_MAX & ~(ALIGNMENT - 1);
+    slot->blocksize = A_MEDIUM_POOLS;
     slot_reach(slot, nbytes);
     return block_of(slot);
 }

@@ -285,6 +285,18 @@ state_of(handle block)
     return &hard_slab_records[handle_slab(block)].states[handle_number(block)];
 }
 
+/* The next block of the hand is in use from now on. */
+static ALWAYS_INLINE void *
+hand_out(struct ready *class, handle block, size_t size)
+{
+    leaves_hand(class);
+    unsigned char *start = handle_address(block);
+    unsigned slack = class->blocksize - (unsigned)size;
+    *state_of(block) = (uint16_t)slack;
+    mark_end(start + size, slack);
+    return start;
+}
+
 static ALWAYS_INLINE void *
 heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
 {
@@ -297,16 +309,12 @@ heap_malloc(struct heap_of_blocks *heap, const char *domain, size_t size)
         class = &heap->classes[number];
     }
     handle block = next_in_hand(class);
-    leaves_hand(class);
     unsigned blocksize = class->blocksize;
     unsigned char *start = handle_address(block);
     if (!(block & FRESH) && hard_options.fill && UNLIKELY(!is_dead(start, blocksize))) {
         fault_of_free_block(heap, domain, start, blocksize);
     }
-    unsigned slack = blocksize - (unsigned)size;
-    *state_of(block) = (uint16_t)slack;
-    mark_end(start + size, slack);
-    return start;
+    return hand_out(class, block, size);
 }
 
 static NOINLINE void *
@@ -334,13 +342,8 @@ request_by_gil(const char *domain, size_t size)
     struct ready *class = &heap->classes[size / 16];
     if (LIKELY(class->nhand != 0)) {
         handle block = next_in_hand(class);
-        unsigned blocksize = class->blocksize;
-        unsigned char *start = handle_address(block);
-        if (LIKELY(block & FRESH || is_dead(start, blocksize))) {
-            leaves_hand(class);
-            unsigned slack = blocksize - (unsigned)size;
-            *state_of(block) = (uint16_t)slack;
-            mark_end(start + size, slack);
+        if (LIKELY(block & FRESH || is_dead(handle_address(block), class->blocksize))) {
+            void *start = hand_out(class, block, size);
             heap_leave_by_gil(heap);
             return start;
         }

@@ -39,13 +39,6 @@ static unsigned next_waiting;
 static size_t waiting_size;
 #define MOST_WAITING (SIZE_MAX / 2 > UINT32_MAX ? (size_t)1 << 36 : (size_t)1 << 26)
 
-static size_t
-whole_pages(size_t size)
-{
-    size_t page = virtual_page_size();
-    return (size + page - 1) & ~(page - 1);
-}
-
 /* Bytes of the guard before the next block; 0: it has none.  Where the system puts a mapping
  * can be told from the one before, and is the same in each child of a process: so some of the
  * pages are too many. */
@@ -63,7 +56,7 @@ next_guard(void)
 static struct large
 map_between(size_t size, size_t before, size_t behind)
 {
-    struct large large = {NULL, size, whole_pages(size), before, behind};
+    struct large large = {NULL, size, virtual_whole_pages(size), before, behind};
     unsigned char *start = virtual_claim(before + large.mapped + behind);
     if (start != NULL && virtual_open(start + before, large.mapped) < 0) {
         virtual_free(start, before + large.mapped + behind);
@@ -159,7 +152,7 @@ make_room(void)
     }
     if (old != NULL) {
         memory.block = (unsigned char *)old;
-        memory.mapped = whole_pages(old_size * sizeof(struct large));
+        memory.mapped = virtual_whole_pages(old_size * sizeof(struct large));
         unmap(&memory);
     }
     return 0;
@@ -372,7 +365,7 @@ resize_there(const void *ptr, size_t size)
 {
     spin_take(&hard_large_lock);
     struct large *entry = find(ptr);
-    int is_there = entry != NULL && has_pages(entry, whole_pages(size));
+    int is_there = entry != NULL && has_pages(entry, virtual_whole_pages(size));
     if (is_there) {
         entry->size = size;
         mark_end(entry);
@@ -385,7 +378,7 @@ resize_there(const void *ptr, size_t size)
 static size_t
 room_to_grow(size_t old_size, size_t size)
 {
-    return size > old_size && size < MOST_WAITING / 4 ? whole_pages(size) : 0;
+    return size > old_size && size < MOST_WAITING / 4 ? virtual_whole_pages(size) : 0;
 }
 
 /* Its pages move, where the system can: a large block that grows is not copied. */
@@ -399,7 +392,7 @@ hard_large_realloc(char api_id, void *ptr, size_t old_size, size_t size)
     if (block == NULL) {
         return NULL;
     }
-    size_t mapped = whole_pages(size), old_mapped = whole_pages(old_size);
+    size_t mapped = virtual_whole_pages(size), old_mapped = virtual_whole_pages(old_size);
     size_t data = old_size < size ? old_size : size;
     size_t pages = old_mapped < mapped ? old_mapped : mapped;
     if (virtual_move(ptr, block, pages) < 0) {

@@ -24,8 +24,8 @@
  * a list of free blocks of the right size needs none of it.
  *
  * The fast paths are in pycore_pools.h; here is what happens when a pool reaches a
- * border.  Owns size_classes[] and medium_pools_at_once.  Calls arenas.c for pools, heaps.c for what others
- * freed. */
+ * border.  Owns size_classes[] and medium_pools_at_once.  Calls arenas.c for pools, heaps.c
+ * for what others freed. */
 
 #include "pycore_rings.h"
 #include "pycore_arenas.h"

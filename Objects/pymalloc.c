@@ -247,11 +247,22 @@ pymalloc_calloc(struct heap *heap, size_t nelem, size_t elsize)
 
 /* Resizing. */
 
-/* A block may stay where it is when it is large enough and at least three
- * quarters of it are still used. */
-static int
-block_fits(size_t blocksize, size_t nbytes)
+/* What may be read of a block; 0: it is none. */
+static size_t
+size_in_pool(poolp pool, const void *ptr)
 {
+    return UNLIKELY(is_growing(pool)) ? growing_size(pool, ptr) : pool->blocksize;
+}
+
+/* A block may stay where it is when it is large enough and at least three quarters of it are
+ * still used, or when it has a slot. */
+static int
+block_stays(poolp pool, size_t nbytes)
+{
+    if (UNLIKELY(is_growing(pool))) {
+        return medium_span != 0 && growing_resize(pool, nbytes);
+    }
+    size_t blocksize = pool->blocksize;
     return nbytes <= blocksize && 4 * nbytes > 3 * blocksize;
 }
 
@@ -296,29 +307,10 @@ malloc_for_growth(size_t nbytes)
 }
 
 static void *
-malloc_for_move(struct heap *heap, size_t blocksize, size_t nbytes)
+malloc_for_move(struct heap *heap, size_t size, size_t nbytes)
 {
-    return nbytes > blocksize && !is_small(nbytes)
+    return nbytes > size && !is_small(nbytes)
         ? malloc_for_growth(nbytes) : pymalloc_malloc(heap, nbytes);
-}
-
-/* In its slot or another, or where malloc_for_move() says. */
-static void *
-realloc_growing(struct heap *heap, poolp slot, void *ptr, size_t nbytes)
-{
-    size_t size = growing_size(slot, ptr);
-    if (size == 0) {
-        return _PyMem_RawReallocOwn(ptr, nbytes);
-    }
-    if (medium_span != 0 && growing_resize(slot, nbytes)) {
-        return ptr;
-    }
-    void *moved = nbytes > size ? raw_malloc(nbytes) : pymalloc_malloc(heap, nbytes);
-    if (moved != NULL) {
-        memcpy(moved, ptr, nbytes < size ? nbytes : size);
-        medium_free_of_others(slot, ptr);
-    }
-    return moved;
 }
 
 static inline void
@@ -343,19 +335,16 @@ pymalloc_realloc(struct heap *heap, void *ptr, size_t nbytes)
     }
     poolp small = heap_pool_of(heap, ptr);
     poolp pool = small != NULL ? small : medium_pool_of(ptr);
-    if (pool == NULL) {
+    size_t size = pool != NULL ? size_in_pool(pool, ptr) : 0;
+    if (size == 0) {
         return raw_realloc(ptr, nbytes);
     }
-    if (UNLIKELY(is_growing(pool))) {
-        return realloc_growing(heap, pool, ptr, nbytes);
-    }
-    size_t blocksize = pool->blocksize;
-    if (block_fits(blocksize, nbytes)) {
+    if (block_stays(pool, nbytes)) {
         return ptr;
     }
-    void *moved = malloc_for_move(heap, blocksize, nbytes);
+    void *moved = malloc_for_move(heap, size, nbytes);
     if (moved != NULL) {
-        memcpy(moved, ptr, nbytes < blocksize ? nbytes : blocksize);
+        memcpy(moved, ptr, nbytes < size ? nbytes : size);
         if (small != NULL) {
             small_free(heap, small, ptr);
         }

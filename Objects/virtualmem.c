@@ -248,32 +248,31 @@ virtual_name(void *ptr, size_t size)
 #endif
 }
 
+#ifdef MADV_HUGEPAGE
+/* A kernel without huge pages refuses it. */
+static void
+advise(void *ptr, size_t size, int advice)
+{
+    int kept = errno;
+    if (!virtual_is_confined()) {
+        madvise(ptr, size, advice);
+    }
+    errno = kept;
+}
+#else
+#  define advise(ptr, size, advice) ((void)(ptr), (void)(size))
+#endif
+
 void
 virtual_use_huge_pages(void *ptr, size_t size)
 {
-#ifdef MADV_HUGEPAGE
-    if (!virtual_is_confined()) {
-        madvise(ptr, size, MADV_HUGEPAGE);
-    }
-#else
-    (void)ptr;
-    (void)size;
-#endif
+    advise(ptr, size, MADV_HUGEPAGE);
 }
 
 void
 virtual_avoid_huge_pages(void *ptr, size_t size)
 {
-#ifdef MADV_NOHUGEPAGE
-    int kept = errno;           /* a kernel without huge pages refuses it */
-    if (!virtual_is_confined()) {
-        madvise(ptr, size, MADV_NOHUGEPAGE);
-    }
-    errno = kept;
-#else
-    (void)ptr;
-    (void)size;
-#endif
+    advise(ptr, size, MADV_NOHUGEPAGE);
 }
 
 uint64_t

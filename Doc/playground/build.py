@@ -25,6 +25,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
+sys.path.insert(0, str(TOP / "Lib"))
+from pymem.recording import record  # noqa: E402
+
 GEOMETRIES = {"default": (20, 14), "classic": (18, 12)}         # bits of an arena, of a pool
 RULES = "ours", "cpython"
 WASM = ["--target=wasm32-wasi", "-mexec-model=reactor", "-nostdlibinc",
@@ -117,14 +120,11 @@ def cut(calls):
     return result
 
 
-def record(library, python):
-    """LD_PRELOAD ends at a space, and a folder may have one: it is the current one."""
-    library = Path(library)
+def record_calls(library, python):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace"
-        subprocess.run([python, "-S", "-c", RECORDED], check=True, cwd=library.parent, env={
-            **os.environ, "LD_PRELOAD": f"./{library.name}",
-            "PYMEM_TRACE": str(path), "PYTHONHASHSEED": "0"})
+        record(library, path, [python, "-S", "-c", RECORDED],
+               {**os.environ, "PYTHONHASHSEED": "0"}, check=True)
         return cut(calls_of(path.read_bytes()))
 
 
@@ -150,7 +150,7 @@ def main():
             compile_to(module, options.cc, WASM, options.sources, geometry, rule)
             module.with_suffix(".js").write_text(pack(module))
             module.unlink()
-    traces = {"json": record(options.record, options.python)} if options.record else {}
+    traces = {"json": record_calls(options.record, options.python)} if options.record else {}
     (options.output / "traces.js").write_text(
         f"globalThis.pymemTraces =\n{json.dumps(traces, separators=(',', ':'))};\n")
 

@@ -10,6 +10,13 @@
  * kernels for arm64 and ppc64.  It rounds lengths up to that. */
 size_t virtual_page_size(void);
 
+static inline size_t
+virtual_whole_pages(size_t nbytes)
+{
+    size_t page = virtual_page_size();
+    return (nbytes + page - 1) & ~(page - 1);
+}
+
 /* Zeroed memory, aligned to a page and to a power of two; NULL when the system has none,
  * or only with one of the last mappings that the process may have.  It takes up memory
  * only where it is touched.  The part of its last page that is behind size bytes is nobody

@@ -110,7 +110,7 @@ def test_bench_compares(tmp_path):
 
 @pytest.mark.parametrize("record_in", [
     lambda build, folder: bench.record_traces(build, folder)[0].read_bytes()[:8] == b"pymemtr1",
-    lambda build, _: runpy.run_path(str(TOP / "Doc/playground/build.py"))["record"](
+    lambda build, _: runpy.run_path(str(TOP / "Doc/playground/build.py"))["record_calls"](
         build / "record.so", sys.executable)], ids=["bench", "playground"])
 def test_a_program_is_recorded_from_any_folder(tmp_path, monkeypatch, record_in):
     build = tmp_path / "it's here"

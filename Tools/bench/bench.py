@@ -37,8 +37,10 @@ TOP = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(TOP / "Lib"))
 from pymem.allocators import (LIBPYTHON, OURS, STOCK, WorkerFailed,  # noqa: E402
                               find_allocators, run_worker)
+from pymem.recording import record  # noqa: E402
 
 AGAIN = "the same again"        # ours, to see the noise
+NAME_WIDTH = 24                 # of workloads
 
 # name: (workload of worker.c, its number, in --quick)
 WORKLOADS = {
@@ -105,9 +107,9 @@ def measure(worker, allocators, workloads, rounds):
 
 def print_table(title, results, allocators, cell):
     print(title)
-    print(f"{'':24}" + "".join(f"{name:>12}" for name in allocators))
+    print(" " * NAME_WIDTH + "".join(f"{name:>12}" for name in allocators))
     for name, figures in results.items():
-        print(f"{name:24}" + "".join(
+        print(f"{name:{NAME_WIDTH}}" + "".join(
             f"{cell(figures, allocator):>12}" for allocator in allocators))
 
 
@@ -133,7 +135,7 @@ def report(results, noise, allocators):
                 lambda f, a: f"{f[a]['ns']:.2f}")
     print_table(f"\nspeed, {STOCK}'s own = 1; ~: 1 within the noise",
                 {name: name for name in results}, allocators, marked)
-    print(f"{'geometric mean':24}" + "".join(
+    print(f"{'geometric mean':{NAME_WIDTH}}" + "".join(
         f"{geometric_mean(ratio(f, a) for f in results.values()):12.2f}"
         for a in allocators))
     print("\nnoise, two processes of ours: "
@@ -191,11 +193,9 @@ def record_traces(build, directory):
         progress(f"recording {name}")
         unfinished = trace.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
-        # LD_PRELOAD ends at a space, and a folder may have one: it is the current one.
-        result = subprocess.run(
-            [sys.executable, "-I", TOP / "Tools" / "bench" / "programs.py", name], cwd=build,
-            stdout=subprocess.DEVNULL, env={
-                "LD_PRELOAD": "./record.so", "PYMEM_TRACE": str(unfinished.resolve())})
+        result = record(build / "record.so", unfinished,
+                        [sys.executable, "-I", TOP / "Tools" / "bench" / "programs.py", name],
+                        environment={}, stdout=subprocess.DEVNULL)
         if result.returncode != 0 or not unfinished.exists():
             sys.exit(f"bench: {name} could not be recorded")
         unfinished.rename(trace)

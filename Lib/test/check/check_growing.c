@@ -7,7 +7,6 @@
 #include "pycore_poolmap.h"
 #include "pycore_pymem.h"
 
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,13 +68,6 @@ bytes_left(const unsigned char *p)
     return n * 4 * KIB;
 }
 
-static size_t
-whole_pages(size_t nbytes)
-{
-    size_t page = virtual_page_size();
-    return (nbytes + page - 1) / page * page;
-}
-
 START_TEST(a_block_stays_while_it_grows)
 {
     have_malloc_copy();
@@ -104,7 +96,7 @@ START_TEST(only_what_it_reaches_takes_memory)
         ck_assert(grows_here(blocks[i]));
     }
     size_t taken = process_size().resident - before;
-    ck_assert_uint_le(taken, MANY * whole_pages(20 * KIB) + 4096 * KIB);
+    ck_assert_uint_le(taken, MANY * virtual_whole_pages(20 * KIB) + 4096 * KIB);
     for (size_t i = 0; i < MANY; i++) {
         PyMem_Free(blocks[i]);
     }
@@ -136,8 +128,8 @@ START_TEST(a_block_that_shrinks_gives_its_pages_back)
     unsigned char *p = grown_to(100 * KIB);
     ck_assert_ptr_eq(PyMem_Realloc(p, 60 * KIB), p);
     ck_assert_ptr_eq(PyMem_Realloc(p, 20 * KIB), p);
-    ck_assert_uint_eq(bytes_left(p), whole_pages(20 * KIB) < 100 * KIB
-                      ? whole_pages(20 * KIB) : 100 * KIB);
+    ck_assert_uint_eq(bytes_left(p), virtual_whole_pages(20 * KIB) < 100 * KIB
+                      ? virtual_whole_pages(20 * KIB) : 100 * KIB);
     unsigned char *small = PyMem_Realloc(p, 1000);
     ck_assert(!grows_here(small) && !grows_here(p) && has_pattern(small, 1000, 1));
     PyMem_Free(small);
@@ -233,9 +225,10 @@ END_TEST
 static void
 free_inside(void *arg)
 {
+    (void)arg;
     have_malloc_copy();
     unsigned char *p = grown_to(20 * KIB);
-    PyMem_Free(p + *(size_t *)arg);
+    PyMem_Free(p + 64);
 }
 
 static void
@@ -251,8 +244,7 @@ free_twice(void *arg)
 /* Which ends the program, as for a block of malloc. */
 START_TEST(what_is_no_block_is_mallocs_to_complain_about)
 {
-    size_t inside = 64;
-    ck_assert_int_ne(run_child(free_inside, &inside).signal, 0);
+    ck_assert_int_ne(run_child(free_inside, NULL).signal, 0);
     ck_assert_int_ne(run_child(free_twice, NULL).signal, 0);
 }
 END_TEST
@@ -321,9 +313,9 @@ enum { THREADS = 4, TURNS = 2000 };
 static unsigned char *_Atomic handed_on[THREADS];
 
 static void *
-grow_and_hand_on(void *arg)
+grow_and_hand_on(void *number)
 {
-    size_t me = (size_t)(uintptr_t)arg;
+    size_t me = (size_t)(uintptr_t)number;
     for (size_t i = 0; i < TURNS; i++) {
         size_t nbytes = GROWING_FROM + i * 37 % (80 * KIB);
         unsigned char *p = growing_malloc(nbytes);
@@ -344,14 +336,7 @@ grow_and_hand_on(void *arg)
 
 START_TEST(threads_share_them)
 {
-    pthread_t threads[THREADS];
-    for (size_t i = 0; i < THREADS; i++) {
-        ck_assert_int_eq(pthread_create(&threads[i], NULL, grow_and_hand_on,
-                                        (void *)(uintptr_t)i), 0);
-    }
-    for (size_t i = 0; i < THREADS; i++) {
-        pthread_join(threads[i], NULL);
-    }
+    run_threads(THREADS, grow_and_hand_on);
     for (size_t i = 0; i < THREADS; i++) {
         growing_free(medium_pool_of(handed_on[i]));
     }

@@ -183,9 +183,9 @@ enum { NTHREADS = 4, NEXCHANGED = 64 };
 static unsigned char *_Atomic exchanged[NEXCHANGED];
 
 static void *
-exchange_blocks(void *seed)
+exchange_blocks(void *number)
 {
-    unsigned n = (unsigned)(uintptr_t)seed;
+    unsigned n = (unsigned)(uintptr_t)number + 1;
     for (int i = 0; i < 40000; i++) {
         n = n * 1103515245u + 12345u;
         int is_raw = n >> 20 & 1;
@@ -203,14 +203,8 @@ exchange_blocks(void *seed)
 
 START_TEST(threads_that_free_the_blocks_of_others)
 {
-    pthread_t threads[NTHREADS];
     Py_ssize_t before = _PyMem_CountHardened();
-    for (uintptr_t i = 0; i < NTHREADS; i++) {
-        pthread_create(&threads[i], NULL, exchange_blocks, (void *)(i + 1));
-    }
-    for (int i = 0; i < NTHREADS; i++) {
-        pthread_join(threads[i], NULL);
-    }
+    run_threads(NTHREADS, exchange_blocks);
     for (int i = 0; i < NEXCHANGED; i++) {
         PyMem_RawFree(exchanged[i]);
         exchanged[i] = NULL;

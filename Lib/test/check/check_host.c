@@ -62,13 +62,7 @@ count(void *unused)
 
 START_TEST(it_excludes_other_threads)
 {
-    pthread_t threads[4];
-    for (int i = 0; i < 4; i++) {
-        pthread_create(&threads[i], NULL, count, NULL);
-    }
-    for (int i = 0; i < 4; i++) {
-        pthread_join(threads[i], NULL);
-    }
+    run_threads(4, count);
     ck_assert_int_eq(counter, 80000);
 }
 END_TEST

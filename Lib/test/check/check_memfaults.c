@@ -289,13 +289,7 @@ START_TEST(the_raw_domain_from_threads)
 {
     start(PYMEM_DOMAIN_RAW, (PyMemFaults){.fail_share = 0.05});
     PyMemFaultsCounts before = counts_of(PYMEM_DOMAIN_RAW);
-    pthread_t threads[4];
-    for (int i = 0; i < 4; i++) {
-        ck_assert_int_eq(pthread_create(&threads[i], NULL, raw_worker, NULL), 0);
-    }
-    for (int i = 0; i < 4; i++) {
-        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
-    }
+    run_threads(4, raw_worker);
     PyMemFaultsCounts counts = counts_of(PYMEM_DOMAIN_RAW);
     ck_assert_uint_eq(counts.requests - before.requests, 80000);
     ck_assert_uint_eq(counts.blocks, before.blocks);

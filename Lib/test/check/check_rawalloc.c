@@ -119,13 +119,7 @@ START_TEST(the_raw_domain_serves_threads_without_the_gil)
     };
     ck_assert_int_eq(_PyMem_SetupAllocators(names[_i]), 0);
     PyGILState_Release(PyGILState_Ensure());
-    pthread_t threads[THREADS];
-    for (uintptr_t i = 0; i < THREADS; i++) {
-        ck_assert_int_eq(pthread_create(&threads[i], NULL, trade, (void *)i), 0);
-    }
-    for (int i = 0; i < THREADS; i++) {
-        pthread_join(threads[i], NULL);
-    }
+    run_threads(THREADS, trade);
     ck_assert_msg(fault == NULL, "%s", fault);
     for (int i = 0; i < EXCHANGE; i++) {
         PyMem_RawFree(exchange[i]);

@@ -3,6 +3,7 @@
 #include "support.h"
 #include "pycore_geometry.h"
 
+#include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -180,6 +181,20 @@ run_child(void (*function)(void *), void *arg)
         child.status = WEXITSTATUS(status);
     }
     return child;
+}
+
+void
+run_threads(size_t nthreads, void *(*function)(void *number))
+{
+    pthread_t threads[16];
+    ck_assert_uint_le(nthreads, sizeof(threads) / sizeof(threads[0]));
+    for (size_t i = 0; i < nthreads; i++) {
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, function,
+                                        (void *)(uintptr_t)i), 0);
+    }
+    for (size_t i = 0; i < nthreads; i++) {
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    }
 }
 
 /* In KiB there, where statm counts in pages, the kernel's and not those of pages.c. */

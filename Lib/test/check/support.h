@@ -59,6 +59,9 @@ struct child {
 };
 struct child run_child(void (*function)(void *), void *arg);
 
+/* Run a function in so many threads, each with its number from 0 on, until all have ended. */
+void run_threads(size_t nthreads, void *(*function)(void *number));
+
 /* The child must have been aborted with this text on stderr. */
 #define assert_fatal(child, expected)                                       \
     do {                                                                    \
