@@ -7,17 +7,21 @@
  *   before an arena is bought,
  *   at the end of a window of time (keeping.c),
  *   when memory is given back: PyMem_Trim(), or a request failed,
- *   when the heap is small again, or somebody hooks a domain.
+ *   when the heap is small again, or its blocks are freed in order,
+ *   when somebody hooks a domain.
  *
- * Owns at_hand[] and at_hand_places[].  Calls pools.c and shortways.c. */
+ * Owns at_hand[], at_hand_places[] and at_hand_scatter.  Calls pools.c and shortways.c. */
 
 #include "pycore_athand.h"
 #include "pycore_pools.h"
 #include "pycore_shortways.h"
 
-/* Smaller heaps are in the cache: the second level has 1 to 2 MiB, the last one 16 to 64. */
-#define LARGE_FROM (((size_t)12 << 20) / ARENA_SIZE)
-#define SMALL_BELOW (LARGE_FROM / 6 * 5)     /* more than empty arenas that stay: keeping.c */
+/* Smaller heaps are in the cache: the second level has 1 to 2 MiB. */
+#define LARGE_FROM (((size_t)4 << 20) / ARENA_SIZE)
+#define SMALL_BELOW (LARGE_FROM * 3 / 4)
+
+unsigned at_hand_scatter;
+static size_t heap_size;        /* in arenas */
 
 block *at_hand_places[NB_SMALL_SIZE_CLASSES][AT_HAND_PLACES];
 
@@ -63,41 +67,86 @@ at_hand_close(void)
     }
 }
 
-/* A block leaves its stack before its pool has it. */
-COLD void
-at_hand_return(void)
+/* What is at hand goes back where the heap's owner takes blocks: an arena may come or go
+ * now, which is no time to free any. */
+void
+at_hand_choose(void)
 {
-    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
-        struct at_hand *stack = &at_hand[i];
-        stack->top -= is_hidden(stack, i);
-        stack->end = at_hand_places[i];
-        for (block *bp; (bp = at_hand_take(stack)) != NULL; ) {
-            pool_free_block(&main_heap, pool_of(bp), bp);
-        }
+    int was_by_hand = short_ways_are_by_hand;
+    int is_by_hand = heap_size >= (was_by_hand ? SMALL_BELOW : LARGE_FROM)
+        && at_hand_scatter >= (was_by_hand ? MOST_SCATTERED / 2 : MOST_SCATTERED);
+    if (is_by_hand != was_by_hand) {
+        short_ways_lead_by_hand(is_by_hand);
+        heap_tell(&main_heap, HEAP_HAS_FREED);
     }
 }
 
-/* In a heap that neither grows nor shrinks hardly one does. */
+/* The blocks of one stack: how many, and how many are in another pool than the one before.
+ * A block leaves its stack before its pool has it. */
+struct returned { size_t nblocks, nmoves; };
+
+static void
+return_stack(unsigned szclass, struct returned *returned)
+{
+    struct at_hand *stack = &at_hand[szclass];
+    stack->top -= is_hidden(stack, szclass);
+    stack->end = at_hand_places[szclass];
+    poolp before = NULL;
+    for (block *bp; (bp = at_hand_take(stack)) != NULL; returned->nblocks++) {
+        poolp pool = pool_of(bp);
+        returned->nmoves += pool != before;
+        before = pool;
+        pool_free_block(&main_heap, pool, bp);
+    }
+}
+
+/* Full pools that are opened by it tell nothing of the program. */
+COLD void
+at_hand_return(void)
+{
+    enum { MANY = 256 };
+    unsigned scatter = at_hand_scatter;
+    struct returned returned = {0, 0};
+    for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
+        return_stack(i, &returned);
+    }
+    int in_order = returned.nblocks >= MANY && returned.nmoves < returned.nblocks / 4;
+    at_hand_scatter = in_order ? 0 : scatter;
+    at_hand_choose();
+}
+
+/* In a heap that neither grows nor shrinks hardly a pool does. */
+static void
+count_pool(void)
+{
+    enum { COUNTS = 8 };
+    at_hand_scatter -= at_hand_scatter < COUNTS ? at_hand_scatter : COUNTS;
+    if (short_ways_are_by_hand) {
+        at_hand_choose();
+    }
+}
+
+void
+at_hand_pool_came(void)
+{
+    count_pool();
+}
+
 void
 at_hand_pool_went(void)
 {
     static unsigned nwent;
+    count_pool();
     if (UNLIKELY(++nwent % (unsigned)MAX_POOLS_IN_ARENA == 0)) {
         at_hand_return();
     }
 }
 
-/* What is at hand goes back where the heap's owner takes blocks: an arena comes or goes
- * now, which is no time to free any. */
 void
 at_hand_follow_size(size_t narenas)
 {
-    int was_large = short_ways_are_by_hand;
-    int is_large = narenas >= (was_large ? SMALL_BELOW : LARGE_FROM);
-    if (is_large != was_large) {
-        short_ways_lead_by_hand(is_large);
-        heap_tell(&main_heap, HEAP_HAS_FREED);
-    }
+    heap_size = narenas;
+    at_hand_choose();
 }
 
 READS_WHILE_OTHERS_WRITE void

@@ -49,7 +49,7 @@
 
 /* PYMEM_KEEP: bytes that may stay without being earned, of all heaps with the main one's
  * small blocks together about so many. */
-#define KEEP_BY_DEFAULT ((size_t)10 << 20)
+#define KEEP_BY_DEFAULT ((size_t)12 << 20)
 
 static atomic_size_t keep = SIZE_MAX;       /* SIZE_MAX: not known yet */
 

@@ -137,7 +137,7 @@ static atomic_int has_heaps[NB_DOMAINS];
 #  define pymalloc_free_near(home, ptr) 0
 #endif
 
-/* A request that is not small, a large heap, or a domain that is not pymalloc.  Out of line,
+/* A request that is not small, blocks at hand, or a domain that is not pymalloc.  Out of line,
  * for each domain, so that its places in the tables are known. */
 static ALWAYS_INLINE void *
 domain_malloc_otherwise(PyMemAllocatorDomain domain, size_t size)
@@ -197,7 +197,7 @@ domain_realloc(PyMemAllocatorDomain domain, void *ptr, size_t new_size)
         : alloc->realloc(alloc->ctx, ptr, new_size);
 }
 
-/* A block that is in another leaf than the newest arena, or in none; a large heap, or a
+/* A block that is in another leaf than the newest arena, or in none; blocks at hand, or a
  * domain that is not pymalloc. */
 static ALWAYS_INLINE void
 domain_free_far(PyMemAllocatorDomain domain, void *ptr)

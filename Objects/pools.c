@@ -153,6 +153,9 @@ pool_became_used_again(struct heap *heap, poolp pool)
     pool_link(&heap->usedpools[szclass], pool);
     DEBUG_ASSERT(pool_is_valid(pool));
     struct arena_set *set = arenas_of(heap, pool);
+    if (set == &main_heap.small_arenas) {
+        at_hand_pool_opened();
+    }
     if (++set->nopened % (set->is_medium ? 64 : 1024) == 0) {   /* 8 MiB, or 16 */
         arenas_pools_opened(set);
     }
@@ -506,6 +509,9 @@ pool_new(struct heap *heap, unsigned szclass)
     header->kept = 0;
     header->gone = 0;
     pool_link(&heap->usedpools[szclass], pool);
+    if (set == &main_heap.small_arenas) {
+        at_hand_pool_came();
+    }
     return pool;
 }
 

@@ -81,14 +81,14 @@ short_way_set(int domain, size_t span)
 }
 
 void
-short_ways_lead_by_hand(int is_large)
+short_ways_lead_by_hand(int is_by_hand)
 {
-    short_ways_are_by_hand = is_large;
+    short_ways_are_by_hand = is_by_hand;
     for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
         struct short_way *way = &short_ways[domain];
-        int from = is_large ? WAY_SHORT : WAY_BY_HAND;
+        int from = is_by_hand ? WAY_SHORT : WAY_BY_HAND;
         if (atomic_compare_exchange_strong(&way->way, &from,
-                                           is_large ? WAY_BY_HAND : WAY_SHORT))
+                                           is_by_hand ? WAY_BY_HAND : WAY_SHORT))
         {
             way_lead(way);
         }

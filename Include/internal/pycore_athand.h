@@ -1,4 +1,4 @@
-/* Blocks at hand: the small blocks of a large heap that were freed last.
+/* Blocks at hand: of a heap whose blocks are freed at random, the small ones freed last.
  *
  *   PyObject_Free() --> [ p, q, r, s ] --> PyObject_Malloc()      a stack for each class
  *          |                  |                  |
@@ -6,10 +6,11 @@
  *          v                  v                  v
  *         pool <------------- + ----------      pool
  *
- * In a heap larger than the caches a block that goes back to its pool costs a write far
- * away, and the next request gets a block that has long left the cache.  With the stack it
- * gets one that is there still.  In a small heap the pools are as near as a stack, and one
- * look less: there all stays with them.
+ * Where blocks are freed at random, in a heap larger than the caches, each goes back to a pool
+ * far away, and the next request gets a block that has long left the cache.  With the stack
+ * it gets one that is there still.  In a small heap the pools are as near as a stack, and one
+ * look less.  So they are where a program builds and drops, whose blocks lie side by side.
+ * There all stays with the pools.
  *
  * Whoever owns main_heap uses the stacks, where the mem and object domains lead to it
  * (WAY_BY_HAND): a hook or a heap for each interpreter never meets them.  For its pool a
@@ -66,6 +67,26 @@ at_hand_put(struct at_hand *stack, void *ptr)
 
 /* The heap has so many arenas now, or as good as none. */
 void at_hand_follow_size(size_t narenas);
+
+/* How scattered frees are: full pools that came to have a free block, less some for each
+ * pool that came from an arena or went back.  Frees at random open a pool every few calls, and
+ * hardly one comes or goes.  Who builds and drops opens as many as come. */
+#define MOST_SCATTERED 8192u
+INTERNAL_DATA(unsigned) at_hand_scatter;
+
+/* Are there to be blocks at hand? */
+void at_hand_choose(void);
+
+static inline void
+at_hand_pool_opened(void)
+{
+    if (at_hand_scatter < MOST_SCATTERED && ++at_hand_scatter == MOST_SCATTERED) {
+        at_hand_choose();
+    }
+}
+
+/* A pool has been got of an arena. */
+void at_hand_pool_came(void);
 
 /* A stack that is closed neither gives blocks nor takes them.  All are closed until
  * at_hand_open(): when a request of the class has left its fast path. */

@@ -18,7 +18,7 @@
 enum way {
     WAY_CLOSED,                 /* to an allocator, or to heaps of interpreters */
     WAY_SHORT,                  /* to main_heap */
-    WAY_BY_HAND,                /* the same, as it is large: pycore_athand.h */
+    WAY_BY_HAND,                /* the same, with blocks at hand: pycore_athand.h */
 };
 
 struct short_way {
@@ -40,9 +40,9 @@ void short_way_set(int domain, size_t span);
 /* The newest arena of main_heap is in a leaf, perhaps another one. */
 void short_ways_follow_home(void);
 
-/* main_heap is large, or not any more: by its owner. */
+/* main_heap has blocks at hand, or none any more: by its owner. */
 INTERNAL_DATA(atomic_int) short_ways_are_by_hand;
-void short_ways_lead_by_hand(int is_large);
+void short_ways_lead_by_hand(int is_by_hand);
 
 /* There will be medium blocks from an address on.  From any thread. */
 void short_ways_pass_by(uintptr_t address);

@@ -99,6 +99,12 @@ def test_each_attack_is_in_the_table():
     assert sorted(in_c) == sorted(names(ATTACKS)) and len(in_c) >= 22
 
 
+def test_the_build_may_be_this_folder(monkeypatch):
+    """As make says it: a program without a folder is looked for elsewhere."""
+    monkeypatch.chdir(BUILD)
+    assert find_subjects(".")["hardened"].command[0] == str(Path(BUILD).resolve() / "pymem-run")
+
+
 @pytest.fixture(scope="module")
 def attacked(module):
     return run_attacks(HARDENED, sys.executable, module, ATTACKS, RUNS)

@@ -1,4 +1,5 @@
-/* Objects/athand.c: the blocks of a large heap that were freed last are given next. */
+/* Objects/athand.c: of a heap whose blocks are freed at random those freed last are given
+ * next. */
 
 #include "support.h"
 #include "pymemheap.h"
@@ -51,13 +52,44 @@ drop(struct blocks *blocks)
     free(blocks->p);
 }
 
+/* The first n of those that are left, from the lowest address on. */
+static void
+drop_in_order(struct blocks *blocks, size_t n)
+{
+    for (size_t i = 0; i < blocks->n && n > 0; i++) {
+        n -= blocks->p[i] != NULL;
+        PyObject_Free(blocks->p[i]);
+        blocks->p[i] = NULL;
+    }
+}
+
+static void
+replace_at_random(struct blocks *blocks, unsigned n)
+{
+    while (n-- > 0) {
+        void **block = &blocks->p[random_below((unsigned)blocks->n)];
+        PyObject_Free(*block);
+        *block = PyObject_Malloc(SIZE);
+    }
+}
+
+/* A heap that has blocks at hand from now on; there is none yet. */
+static struct blocks
+build_scattered(size_t mib)
+{
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
+    struct blocks blocks = build(mib);
+    replace_at_random(&blocks, 200 * 1000);
+    ck_assert_int_eq(way(), WAY_BY_HAND);
+    at_hand_return();
+    at_hand_open(SIZE_TO_INDEX(SIZE));
+    return blocks;
+}
+
 static struct blocks
 build_large(void)
 {
-    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
-    struct blocks blocks = build(40);
-    ck_assert_int_eq(way(), WAY_BY_HAND);
-    return blocks;
+    return build_scattered(40);
 }
 
 static void
@@ -91,9 +123,67 @@ START_TEST(a_small_heap_has_none_at_hand)
 {
     ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
     struct blocks blocks = build(2);
+    replace_at_random(&blocks, 200 * 1000);
     ck_assert_int_eq(way(), WAY_SHORT);
     ck_assert_uint_eq(free_some(&blocks, 100), 0);
     drop(&blocks);
+}
+END_TEST
+
+/* Each pool is opened once, and one comes and goes for it. */
+START_TEST(who_builds_and_drops_in_order_has_none_at_hand)
+{
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
+    for (int turn = 0; turn < 12; turn++) {
+        struct blocks blocks = build(40);
+        ck_assert_int_eq(way(), WAY_SHORT);
+        drop_in_order(&blocks, blocks.n);
+        free(blocks.p);
+        ck_assert_int_eq(way(), WAY_SHORT);
+    }
+}
+END_TEST
+
+START_TEST(a_heap_of_five_MiB_has_some)
+{
+    struct blocks blocks = build_scattered(5);
+    ck_assert_uint_eq(free_some(&blocks, 100), 100);
+    drop(&blocks);
+}
+END_TEST
+
+/* The blocks at hand lie side by side then. */
+START_TEST(a_heap_that_comes_to_be_freed_in_order_has_none_any_more)
+{
+    struct blocks blocks = build_large();
+    free_some(&blocks, 900);
+    at_hand_return();
+    ck_assert_int_eq(way(), WAY_BY_HAND);
+    at_hand_open(SIZE_TO_INDEX(SIZE));
+    drop_in_order(&blocks, 200);
+    at_hand_return();
+    ck_assert_int_eq(way(), WAY_BY_HAND);       /* they are too few to tell */
+    at_hand_open(SIZE_TO_INDEX(SIZE));
+    drop_in_order(&blocks, 900);
+    at_hand_return();
+    ck_assert_int_eq(way(), WAY_SHORT);
+    drop(&blocks);
+}
+END_TEST
+
+/* To grow it needs pools, and there may be none at hand for it. */
+START_TEST(a_heap_that_grows_has_none_any_more)
+{
+    struct blocks blocks = build_large();
+    struct blocks more = build(4);
+    ck_assert_int_eq(way(), WAY_BY_HAND);
+    struct blocks much_more = build(20);
+    ck_assert_int_eq(way(), WAY_SHORT);
+    replace_at_random(&much_more, 300 * 1000);
+    ck_assert_int_eq(way(), WAY_BY_HAND);
+    drop(&blocks);
+    drop(&more);
+    drop(&much_more);
 }
 END_TEST
 
@@ -268,6 +358,10 @@ main(void)
     tcase_set_timeout(all, 120);
     suite_add_tcase(suite, all);
     tcase_add_test(all, a_small_heap_has_none_at_hand);
+    tcase_add_test(all, who_builds_and_drops_in_order_has_none_at_hand);
+    tcase_add_test(all, a_heap_of_five_MiB_has_some);
+    tcase_add_test(all, a_heap_that_comes_to_be_freed_in_order_has_none_any_more);
+    tcase_add_test(all, a_heap_that_grows_has_none_any_more);
     tcase_add_test(all, the_block_freed_last_is_given_next);
     tcase_add_test(all, those_at_hand_are_bounded);
     tcase_add_test(all, every_count_knows_them);

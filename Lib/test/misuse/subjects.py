@@ -85,7 +85,7 @@ def find_subjects(build):
     libraries.append(("Scudo", *(find_scudo() or (None, None))))
     subjects += [Subject(name, os.path.basename(path), (), (malloc, ("LD_PRELOAD", path)),
                          package) for name, path, package in libraries if path]
-    subjects += find_ours(str(Path(build) / "pymem-run"))
+    subjects += find_ours(str(Path(build).resolve() / "pymem-run"))
     if shutil.which("valgrind"):
         subjects.insert(3, Subject("Valgrind", "vgpreload_memcheck", (
             "valgrind", "-q", "--log-file={logs}/%p"), (malloc,), "valgrind", True))
