@@ -177,15 +177,32 @@ medium_free(poolp pool, void *ptr)
 /* Requests that are not small, and where the common case of small ones ends. */
 
 static inline void
-free_larger(struct pool_leaf *leaf, void *ptr)
+free_in_leaf(struct pool_leaf *leaf, void *ptr)
 {
-    poolp pool = medium_pool_in(leaf, ptr);
-    if (LIKELY(pool != NULL)) {
+    poolp pool = &medium_record_in(leaf, (uintptr_t)ptr)->pool;
+    if (LIKELY(pool->blocksize != 0)) {
         medium_free(pool, ptr);
     }
     else {
         raw_free(ptr);
     }
+}
+
+static inline void
+free_larger(struct pool_leaf *leaf, void *ptr)
+{
+    if (LIKELY(leaf != NULL)) {
+        free_in_leaf(leaf, ptr);
+    }
+    else {
+        raw_free(ptr);
+    }
+}
+
+NOINLINE void
+pymalloc_free_larger_near(const struct pool *record, void *ptr)
+{
+    free_in_leaf(pool_leaf_of(record), ptr);
 }
 
 NOINLINE void

@@ -70,7 +70,7 @@ void at_hand_follow_size(size_t narenas);
 
 /* How scattered frees are: full pools that came to have a free block, less some for each
  * pool that came from an arena or went back.  Frees at random open a pool every few calls, and
- * hardly one comes or goes.  Who builds and drops opens as many as come. */
+ * hardly one comes or goes.  A program that builds and drops opens as many as come. */
 #define MOST_SCATTERED 8192u
 INTERNAL_DATA(unsigned) at_hand_scatter;
 

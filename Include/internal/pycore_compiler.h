@@ -83,7 +83,7 @@ static inline unsigned
 highest_bit(uint64_t n)
 {
 #if defined(__GNUC__)
-    return (unsigned)(63 - __builtin_clzll(n));
+    return 63u ^ (unsigned)__builtin_clzll(n);      /* one instruction on x86 */
 #else
     unsigned bit = 0;
     while (n >>= 1) {

@@ -24,6 +24,8 @@ INTERNAL_DATA(atomic_int) malloc_in_place;
 void *pymalloc_malloc_slowly(size_t nbytes, struct heap *heap);     /* a small block */
 void *pymalloc_malloc_larger(size_t nbytes);                /* 0, or not small */
 void pymalloc_free_elsewhere(void *ptr);
+/* The same, where a record of the block's leaf is known. */
+void pymalloc_free_larger_near(const struct pool *record, void *ptr);
 
 /* A small request, served by a heap, whose owner asks. */
 static inline void *
@@ -55,7 +57,7 @@ pymalloc_free_near(const struct pool_map_home *home, void *ptr)
         pool_free_block(&main_heap, pool, ptr);
     }
     else {
-        pymalloc_free_elsewhere(ptr);
+        pymalloc_free_larger_near(pool, ptr);
     }
     return 1;
 }
