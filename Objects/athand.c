@@ -38,10 +38,17 @@ struct at_hand at_hand[NB_SMALL_SIZE_CLASSES] = {
 #endif
 };
 
+/* Asked first, so that the pages of stacks that were never used are not even read. */
+static int
+has_places(const struct at_hand *stack, unsigned szclass)
+{
+    return stack->top != at_hand_places[szclass];
+}
+
 static int
 is_hidden(const struct at_hand *stack, unsigned szclass)
 {
-    return *stack->top == NULL && stack->top != at_hand_places[szclass];
+    return has_places(stack, szclass) && *stack->top == NULL;
 }
 
 void
@@ -59,7 +66,7 @@ at_hand_close(void)
 {
     for (unsigned i = 0; i < NB_SMALL_SIZE_CLASSES; i++) {
         struct at_hand *stack = &at_hand[i];
-        if (*stack->top != NULL) {
+        if (has_places(stack, i) && *stack->top != NULL) {
             stack->top[1] = NULL;
             stack->top++;
         }
@@ -92,7 +99,8 @@ return_stack(unsigned szclass, struct returned *returned)
     stack->top -= is_hidden(stack, szclass);
     stack->end = at_hand_places[szclass];
     poolp before = NULL;
-    for (block *bp; (bp = at_hand_take(stack)) != NULL; returned->nblocks++) {
+    for (; has_places(stack, szclass); returned->nblocks++) {
+        block *bp = at_hand_take(stack);
         poolp pool = pool_of(bp);
         returned->nmoves += pool != before;
         before = pool;
