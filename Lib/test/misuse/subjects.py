@@ -27,7 +27,7 @@ class Subject(NamedTuple):
     library: str                # of its file name, which the process must have; or ""
     command: tuple = ()
     environment: tuple = ()     # pairs
-    package: Optional[str] = None       # of Debian, whose version counts
+    package: Optional[str] = None       # of Debian, where no library tells it
     is_checker: bool = False    # slow, and reports where others stop
 
 
@@ -46,23 +46,22 @@ def build_module(folder):
         raise SubjectFailed(f"_misuse is not compiled: {result.stdout}")
 
 
-MALLOCS = [                     # name, library, package
-    ("mimalloc", ("libmimalloc.so.2", "libmimalloc.so.2.0", "libmimalloc.so.3"),
-     "libmimalloc2.0"),
-    ("jemalloc", ("libjemalloc.so.2",), "libjemalloc2"),
-    ("tcmalloc", ("libtcmalloc_minimal.so.4",), "libtcmalloc-minimal4"),
-    ("hardened_malloc", ("libhardened_malloc.so",), None),
+MALLOCS = [                     # name, library
+    ("mimalloc", ("libmimalloc.so.2", "libmimalloc.so.2.0", "libmimalloc.so.3")),
+    ("jemalloc", ("libjemalloc.so.2",)),
+    ("tcmalloc", ("libtcmalloc_minimal.so.4",)),
+    ("hardened_malloc", ("libhardened_malloc.so",)),
 ]
 
 
 def find_scudo():
-    """(library, package), of the newest clang, or None."""
+    """The library of the newest clang, or None."""
     found = []
     for path in Path("/usr/lib").glob("llvm-*/lib/clang/*/lib/linux/"
                                       "libclang_rt.scudo_standalone-x86_64.so"):
         version = int(re.search(r"llvm-(\d+)", str(path))[1])
-        found.append((version, str(path), f"libclang-rt-{version}-dev"))
-    return max(found)[1:] if found else None
+        found.append((version, str(path)))
+    return max(found)[1] if found else None
 
 
 def find_ours(run):
@@ -81,10 +80,10 @@ def find_subjects(build):
     malloc = ("PYTHONMALLOC", "malloc")
     subjects = [Subject("CPython", ""), Subject("debug hooks", "", (), (
         ("PYTHONMALLOC", "debug"),)), Subject("glibc", "", (), (malloc,), "libc6")]
-    libraries = [(name, find_library(*names), package) for name, names, package in MALLOCS]
-    libraries.append(("Scudo", *(find_scudo() or (None, None))))
-    subjects += [Subject(name, os.path.basename(path), (), (malloc, ("LD_PRELOAD", path)),
-                         package) for name, path, package in libraries if path]
+    libraries = [(name, find_library(*names)) for name, names in MALLOCS]
+    libraries.append(("Scudo", find_scudo()))
+    subjects += [Subject(name, os.path.basename(path), (), (malloc, ("LD_PRELOAD", path)))
+                 for name, path in libraries if path]
     subjects += find_ours(str(Path(build).resolve() / "pymem-run"))
     if shutil.which("valgrind"):
         subjects.insert(3, Subject("Valgrind", "vgpreload_memcheck", (
