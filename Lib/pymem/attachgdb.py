@@ -116,7 +116,7 @@ def load_and_call(inferior):
     data, size = REQUEST["data"], REQUEST["size"]
     pages = call("unsigned long", "mmap", pointer(0), pointer(size), ("int", READ_WRITE),
                  ("int", MAP_PRIVATE_ANONYMOUS), ("int", -1), ("long", 0))
-    if pages >= 2**64 - 4096:
+    if pages == 2**(8 * gdb.lookup_type("unsigned long").sizeof) - 1:      # MAP_FAILED
         return "it has no memory for a request"
     inferior.write_memory(pages, data)
     handle = call("unsigned long", "dlopen", pointer(pages + REQUEST["path_at"]),
