@@ -26,11 +26,8 @@ def read_word(address):
 
 
 def number(expression):
-    """The address that somebody typed; an object or a pointer."""
-    result = value(expression)
-    if result.type.strip_typedefs().code == gdb.TYPE_CODE_PTR:
-        return int(result.cast(gdb.lookup_type("unsigned long")))
-    return int(result)
+    """The address that somebody typed; an object, a pointer or a number."""
+    return int(value(expression).cast(gdb.lookup_type("unsigned long")))
 
 
 class Heap:
