@@ -98,7 +98,8 @@ def test_addresses_that_are_no_blocks(look):
 
 
 def test_structures_print_short(look):
-    output = look("print _PyMem_Allocators[2]", f"print *main_heap.usedpools[{BLOCKSIZE // ALIGNMENT - 1}].next",
+    ring = f"main_heap.usedpools[{BLOCKSIZE // ALIGNMENT - 1}]"
+    output = look("print _PyMem_Allocators[2]", f"print *{ring}.next",
                   "print main_heap.first_chunk->objects[0]").stdout
     assert "allocator _PyObject_Malloc ... _PyObject_Free, ctx 0x0" in output
     assert f"pool of {BLOCKSIZE}-byte blocks, 98 used, free from 0x" in output
