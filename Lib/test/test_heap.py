@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import (ARENA_SIZE, BUILD, POOL_SIZE, TOP, clean_environment,
+from conftest import (ALIGNMENT, ARENA_SIZE, BUILD, POOL_SIZE, TOP, clean_environment,
                       compile_with_library, pythons, run)
 
 sys.path.insert(0, str(TOP / "Lib"))
@@ -280,7 +280,8 @@ def test_another_process_is_seen_exactly(tmp_path, kept):
         "bytes lost to quantization": statistics["bytes"]["quantization"],
         "bytes lost to arena alignment": statistics["bytes"]["arena_alignment"],
         "pool map leaves": statistics["map"]["leaves"],
-        "arena object chunks": 2,       # the interpreter's, the thread's
+        # The interpreter's, the thread's; a chunk does not hold 145 arenas of 256 KiB.
+        "arena object chunks": 2 + (ALIGNMENT == 8 and kept > 0),
         "bytes lost to pool map root": statistics["map"]["root_bytes"],
         "bytes lost to pool map records": statistics["map"]["record_bytes"],
         "bytes lost to arena objects": statistics["map"]["arena_object_bytes"],
