@@ -22,15 +22,27 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* Which relocations fill the table, and how a list of them looks. */
 #if defined(__x86_64__)
 #  define IN_TABLE(type) ((type) == R_X86_64_JUMP_SLOT || (type) == R_X86_64_GLOB_DAT)
 #elif defined(__aarch64__)
 #  define IN_TABLE(type) ((type) == R_AARCH64_JUMP_SLOT || (type) == R_AARCH64_GLOB_DAT)
+#elif defined(__i386__)
+#  define IN_TABLE(type) ((type) == R_386_JMP_SLOT || (type) == R_386_GLOB_DAT)
 #else
 #  define IN_TABLE(type) ((void)(type), 0)      /* not known: nothing is changed */
 #endif
-#define SYMBOL_OF(info) ELF64_R_SYM(info)
-#define TYPE_OF(info) ELF64_R_TYPE(info)
+#if defined(__i386__)
+#  define SYMBOL_OF(info) ELF32_R_SYM(info)
+#  define TYPE_OF(info) ELF32_R_TYPE(info)
+typedef ElfW(Rel) relocation;
+enum { LIST = DT_REL, LIST_BYTES = DT_RELSZ };
+#else
+#  define SYMBOL_OF(info) ELF64_R_SYM(info)
+#  define TYPE_OF(info) ELF64_R_TYPE(info)
+typedef ElfW(Rela) relocation;
+enum { LIST = DT_RELA, LIST_BYTES = DT_RELASZ };
+#endif
 
 /* It tells a module, as of another's block, where it was allocated. */
 extern void *_PyTraceMalloc_GetTraceback(unsigned domain, uintptr_t ptr);
@@ -80,7 +92,7 @@ struct relocations {
     const ElfW(Sym) *symbols;
     const char *names;
     struct {
-        const ElfW(Rela) *first;
+        const relocation *first;
         size_t bytes;
     } tables[2];
 };
@@ -96,8 +108,8 @@ relocations_of(const struct dl_phdr_info *info, const ElfW(Dyn) *dynamic)
         case DT_STRTAB: found.names = at; break;
         case DT_JMPREL: found.tables[0].first = at; break;
         case DT_PLTRELSZ: found.tables[0].bytes = dynamic->d_un.d_val; break;
-        case DT_RELA: found.tables[1].first = at; break;
-        case DT_RELASZ: found.tables[1].bytes = dynamic->d_un.d_val; break;
+        case LIST: found.tables[1].first = at; break;
+        case LIST_BYTES: found.tables[1].bytes = dynamic->d_un.d_val; break;
         default: break;
         }
     }
@@ -106,7 +118,7 @@ relocations_of(const struct dl_phdr_info *info, const ElfW(Dyn) *dynamic)
 
 static void
 link_entry(const struct dl_phdr_info *info, const struct relocations *relocations,
-           const ElfW(Rela) *entry, const struct links *links)
+           const relocation *entry, const struct links *links)
 {
     if (!IN_TABLE(TYPE_OF(entry->r_info))) {
         return;
@@ -137,7 +149,7 @@ link_object(struct dl_phdr_info *info, size_t size, void *arg)
         struct relocations relocations = relocations_of(
             info, (const ElfW(Dyn) *)(info->dlpi_addr + segment->p_vaddr));
         for (int n = 0; n < 2 && relocations.symbols != NULL; n++) {
-            const ElfW(Rela) *first = relocations.tables[n].first;
+            const relocation *first = relocations.tables[n].first;
             size_t count = first != NULL ? relocations.tables[n].bytes / sizeof(*first) : 0;
             for (size_t k = 0; k < count; k++) {
                 link_entry(info, &relocations, &first[k], links);

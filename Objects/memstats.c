@@ -117,6 +117,7 @@ objects_are_served_by(void *(*served_by)(void *ctx, size_t size))
 
 /* The counts of one walk over all arenas of small blocks. */
 struct usage {
+    const struct heap *heap;    /* NULL: of all */
     size_t narenas;
     size_t unaligned_arenas;
     size_t free_pools;
@@ -181,6 +182,7 @@ usage_now(struct heap *heap)
 {
     struct usage usage;
     memset(&usage, 0, sizeof(usage));
+    usage.heap = heap;
     heaps_take_in_own();
     if (heap == NULL) {
         heaps_visit(usage_add_heap, &usage);
@@ -190,6 +192,36 @@ usage_now(struct heap *heap)
         usage_add_heap(heap, &usage);
         pthread_mutex_unlock(&heap->look_lock);
     }
+    return usage;
+}
+
+/* All its blocks are free, though its record counts those at hand and those that wait for
+ * their owner: it counts as unused. */
+static int
+usage_add_unused(void *arg, const PyMemHeapArena *arena, const PyMemHeapPool *pool)
+{
+    struct usage *usage = arg;
+    if (arena->is_medium || arena->is_hardened || pool->nfreed_by_others == 0
+        || pool->nused != 0 || (usage->heap != NULL && usage->heap->number != arena->heap))
+    {
+        return 0;
+    }
+    unsigned szidx = SIZE_TO_INDEX(pool->blocksize);
+    if (usage->classes[szidx].pools != 0) {     /* else others have changed it meanwhile */
+        usage->classes[szidx].pools--;
+        usage->classes[szidx].free_blocks -= pool->nblocks;
+        usage->free_pools++;
+    }
+    return 0;
+}
+
+/* To be shown.  Where the system has no memory to tell whose blocks are free, a pool is
+ * shown as its record counts. */
+static struct usage
+usage_by_pools(struct heap *heap)
+{
+    struct usage usage = usage_now(heap);
+    (void)PyMemHeap_Visit(NULL, usage_add_unused, &usage);
     return usage;
 }
 
@@ -331,7 +363,7 @@ _PyObject_DebugMallocStats(FILE *out)
         return 0;
     }
     struct heap *heap = heap_current();     /* without an interpreter, as in the end: */
-    struct usage usage = usage_now(heap != &heap_of_nobody ? heap : &main_heap);
+    struct usage usage = usage_by_pools(heap != &heap_of_nobody ? heap : &main_heap);
     fprintf(out, "Small block threshold = %u, in %u size classes.\n\n",
             SMALL_REQUEST_THRESHOLD, NB_SMALL_SIZE_CLASSES);
     print_classes(out, &usage);
@@ -345,7 +377,7 @@ _PyObject_DebugMallocStats(FILE *out)
 void
 _PyObject_WriteMallocStats(FILE *out)
 {
-    struct usage usage = usage_now(NULL);
+    struct usage usage = usage_by_pools(NULL);
     PyMemHeapFigures figures;
     PyMemHeap_GetFigures(&figures);
     fprintf(out, "{\"threshold\": %u, \"pool_size\": %zu, \"arena_size\": %zu,\n"

@@ -44,7 +44,7 @@ test_buffers(void)
     long *numbers = squares(SIZE);
     CHECK(numbers != NULL && numbers[30] == 900);
     PyMem_Free(numbers);
-    CHECK(squares((size_t)PY_SSIZE_T_MAX / 4) == NULL);
+    CHECK(squares((size_t)PY_SSIZE_T_MAX / 2) == NULL);
     CHECK(PyErr_ExceptionMatches(PyExc_MemoryError));
     PyErr_Clear();
     return NULL;

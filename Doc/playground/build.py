@@ -38,7 +38,7 @@ NATIVE = ["-O0", "-pthread"]
 CALLS = 3000                    # of the trace
 RECORDED = """
 import json, marshal
-marshal.dumps([bytes(454)])             # 487 bytes: here it begins
+marshal.dumps([bytes(487 - bytes.__basicsize__)])      # 487 bytes: here it begins
 people = json.loads('[%s]' % ', '.join(
     '{"name": "person %d", "age": %d, "likes": ["tea", "snakes", %d.5]}' % (i, i % 90, i)
     for i in range(120)))

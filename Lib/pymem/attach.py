@@ -34,7 +34,7 @@ from pymem.remote import Debuggee
 HERE = Path(os.path.abspath(__file__)).parent
 OWN_FILE = "<pymem>"                    # of frames of what is run there
 OLDEST, NEWEST, REMOTE_EXEC = (3, 8), (3, 15), (3, 14)
-REQUEST = struct.Struct("<5Q")          # struct request of Programs/attach.c
+REQUEST = struct.Struct("5P")           # struct request of Programs/attach.c
 PAUSE = 0.05
 TRIES = 3                               # of remote_exec, for which interpreters come and go
 NUDGE = 1.0                             # seconds that a main thread has for remote_exec
@@ -125,7 +125,7 @@ class Target(Debuggee):
 
     def _version(self):
         at = self.symbols.addresses.get("Py_Version")
-        word = self.read(self.python_base + at, 8) if at else None
+        word = self.read(self.python_base + at, self.word_size) if at else None
         if word:
             number = int.from_bytes(word, sys.byteorder)
             return f"{number >> 24}.{number >> 16 & 255}"

@@ -32,7 +32,7 @@ WAITS = set("""
 WAITERS = {"_PySemaphore_Wait", "_PySemaphore_PlatformWait", "_PyParkingLot_Park",
            "PyThread_acquire_lock_timed"}
 # Of a function of the C library, without what debug information has before and behind it.
-NAME = re.compile(r"_*(?:(?:GI|libc|new)_+)?(\w*?)(?:_slow)?(?:64)?(?:[.@].*)?$")
+NAME = re.compile(r"_*(?:(?:GI|libc|new)_+)?(\w*?)(?:_slow)?(?:64|_time64)?(?:[.@].*)?$")
 SETTINGS = ["confirm off", "pagination off", "width 0", "language c", "unwindonsignal off",
             "print thread-events off", "backtrace limit unlimited"]
 
@@ -74,6 +74,8 @@ def is_in_signal_handler(frame):
 
 def waits(maps, frame):
     name = None
+    if frame is not None and maps.path(frame) == "[vdso]":     # a system call of i386
+        frame = frame.older()
     while frame is not None and maps.path(frame) in REQUEST["libc"]:
         name, frame = frame.name(), frame.older()
     if frame is None:
@@ -116,7 +118,7 @@ def load_and_call(inferior):
     data, size = REQUEST["data"], REQUEST["size"]
     pages = call("unsigned long", "mmap", pointer(0), pointer(size), ("int", READ_WRITE),
                  ("int", MAP_PRIVATE_ANONYMOUS), ("int", -1), ("long", 0))
-    if pages >= 2**64 - 4096:
+    if pages == 2**(8 * gdb.lookup_type("unsigned long").sizeof) - 1:      # MAP_FAILED
         return "it has no memory for a request"
     inferior.write_memory(pages, data)
     handle = call("unsigned long", "dlopen", pointer(pages + REQUEST["path_at"]),

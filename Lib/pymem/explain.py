@@ -12,7 +12,7 @@ import tracemalloc
 from pymem.elf import Memory
 from pymem.heap import Heap, HeapError
 
-PAD = b"\xfd" * 7
+PAD = b"\xfd"
 DOMAINS = {"r": "raw", "m": "mem", "o": "object"}
 STATES = {"u": "used", "f": "free", "n": "never used",
           "q": "free, in quarantine or ready to be handed out"}
@@ -44,10 +44,11 @@ class Explanation:
 
 def debug_head(memory, start):
     """(domain, bytes asked for) where a block begins as debug hooks begin one."""
-    head = memory.read(start, 16)
-    if head is None or head[9:16] != PAD or chr(head[8]) not in DOMAINS:
+    word = memory.word_size
+    head = memory.read(start, 2 * word)
+    if head is None or head[word + 1:] != PAD * (word - 1) or chr(head[word]) not in DOMAINS:
         return None
-    return DOMAINS[chr(head[8])], int.from_bytes(head[:8], "big")
+    return DOMAINS[chr(head[word])], int.from_bytes(head[:word], "big")
 
 
 def traced(address):
@@ -89,14 +90,14 @@ def explain_block(facts, memory, place, own):
     if state != "u":
         return
     head = debug_head(memory, start)
-    traced_start = start + 16 if head else start
-    size, frames = traced(traced_start) if own else (None, None)
+    head_size = 2 * memory.word_size if head else 0
+    size, frames = traced(start + head_size) if own else (None, None)
     if head:
         facts.add("domain", f"{head[0]} (debug hooks)")
         size = head[1]
     if size is not None:
         facts.add("requested", f"{size} bytes"
-                  + (", 16 bytes into the block" if head else ""))
+                  + (f", {head_size} bytes into the block" if head else ""))
     elif place.arena.is_medium or place.arena.is_hardened:
         facts.add("requested", f"not known: up to {pool.blocksize} bytes")
     else:
@@ -119,7 +120,7 @@ def explain_elsewhere(facts, memory, address, own):
     if mapping.path.startswith("/"):
         facts.add("block", "none: part of a file that is mapped, as static objects are")
         return
-    head = debug_head(memory, address - 16)
+    head = debug_head(memory, address - 2 * memory.word_size)
     if head:
         facts.add("domain", f"{head[0]} (debug hooks)")
         facts.add("requested", f"{head[1]} bytes")

@@ -18,9 +18,11 @@ from pymem.elf import mappings, symbols
 LOOP = "_PyEval_EvalFrameDefault", "_TAIL_CALL_"
 CALLS = ("_PyEval_", "PyEval_", "_TAIL_CALL_", "_PyFunction_Vectorcall",
          "function_code_fastcall")
-# How the tracer is told, and hooks over it.
+# How the tracer is told, and hooks over it; what PyMem_Malloc() and its kind call, where the
+# compiler leaves that frame.
 OWN = ("_PyTraceMalloc_", "PyTraceMalloc_", "_Py_NewReference", "new_reference", "hook_",
-       "counted_request")
+       "counted_request", "domain_malloc", "domain_calloc", "domain_realloc",
+       "mem_malloc_otherwise", "object_malloc_otherwise")
 LINE = re.compile(r"(.+):(\d+)")
 
 

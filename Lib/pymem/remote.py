@@ -12,6 +12,7 @@ rights are needed as for a debugger.
 import ctypes
 import os
 import struct
+import sys
 import time
 from bisect import bisect_left
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ NUMBERS = """
     arena_ntotalpools set_arena_size set_pool_size set_ntimes_allocated set_ncurrent
     set_nhighwater leaf_medium medium_record medium_gone pool_gone pool pool_freeblock
     pool_next pool_inuse pool_blocksize pool_nextoffset pool_owner""".split()
-LAYOUT = struct.Struct(f"<8s{len(POINTERS)}Q{len(NUMBERS)}I")
+# By the bytes of a pointer there, which need not be those of this Python.
+LAYOUTS = {size: struct.Struct(f"=8s{len(POINTERS)}{word}{len(NUMBERS)}I")
+           for size, word in ((4, "I"), (8, "Q"))}
 COOKIE = b"pymemhp5"
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
@@ -89,7 +92,8 @@ class Debuggee(Memory):
 class Process(Debuggee):
     def __init__(self, pid):
         super().__init__(pid)
-        self.layout = self._find_layout()
+        self.layout = self._find_layout()       # and word_size
+        self.word_format = {4: "I", 8: "Q"}[self.word_size]
 
     def _find_layout(self):
         for mapping in self.maps:
@@ -100,21 +104,24 @@ class Process(Debuggee):
                 continue
             address = mapping.start - found.load_address \
                 + found.addresses["_PyMem_HeapLayout"]
-            data = self.read(address, LAYOUT.size)
+            layout = LAYOUTS[found.word_size]
+            data = self.read(address, layout.size)
             if data and data[:8] == COOKIE:
-                fields = LAYOUT.unpack(data)[1:]
+                fields = layout.unpack(data)[1:]
+                self.word_size = found.word_size
                 return dict(zip(POINTERS + NUMBERS, fields))
         raise HeapError(f"process {self.pid} has no heap of pymem: it runs neither "
                         "build/python nor under pymem-run")
 
     def words(self, address, count=1):
-        data = self.read(address, 8 * count)
-        if data is None:
-            raise Torn(f"nothing at {address:#x}")
-        return struct.unpack(f"<{count}Q", data)
+        data = self.bytes(address, self.word_size * count)
+        return struct.unpack(f"={count}{self.word_format}", data)
 
     def word(self, address):
         return self.words(address)[0]
+
+    def word_in(self, data, offset):
+        return struct.unpack_from("=" + self.word_format, data, offset)[0]
 
     # Consistent for a caller that stops the process.
 
@@ -122,7 +129,8 @@ class Process(Debuggee):
         """Addresses of the heaps, by number."""
         table, number, heaps = self.layout["heaps"], 0, []
         while number < self.layout["nheaps"]:
-            for heap in self.words(table + 8 * number, min(64, self.layout["nheaps"] - number)):
+            for heap in self.words(table + self.word_size * number,
+                                   min(64, self.layout["nheaps"] - number)):
                 if not heap:
                     return heaps
                 heaps.append(heap)
@@ -140,10 +148,11 @@ class Process(Debuggee):
             for name in ("allocated", "current", "highwater"):
                 figures[f"{prefix}arenas_{name}"] = 0
         for heap in self._heaps():
-            owner, = struct.unpack("<I", self.bytes(heap + at["heap_owner"], 4))
+            owner, = struct.unpack("=I", self.bytes(heap + at["heap_owner"], 4))
             figures["heaps"] += owner != 0
-            raw, = struct.unpack("<q", self.bytes(heap + at["heap_raw_blocks"], 8))
-            figures["larger_blocks"] += raw
+            figures["larger_blocks"] += int.from_bytes(
+                self.bytes(heap + at["heap_raw_blocks"], self.word_size), sys.byteorder,
+                signed=True)
             figures["arena_objects"] += self.word(heap + at["heap_nchunks"]) * at["chunk"]
             for prefix, arenas in (("", "heap_small_arenas"),
                                    ("medium_", "heap_medium_arenas")):
@@ -168,7 +177,7 @@ class Process(Debuggee):
         """An Arena without its pools for each that there is."""
         at = self.layout
         for number, heap in enumerate(self._heaps()):
-            interpreter, = struct.unpack("<q", self.bytes(heap + at["heap_interpreter"], 8))
+            interpreter, = struct.unpack("=q", self.bytes(heap + at["heap_interpreter"], 8))
             thread = self.word(heap + at["heap_thread"])
             medium = heap + at["heap_medium_arenas"]
             chunk = self.word(heap + at["heap_first_chunk"])
@@ -176,13 +185,13 @@ class Process(Debuggee):
                 size, count = at["arena_object"], at["chunk_nobjects"]
                 data = self.bytes(chunk + at["chunk_objects"], size * count)
                 for i in range(0, size * count, size):
-                    address, = struct.unpack_from("<Q", data, i + at["arena_address"])
+                    address = self.word_in(data, i + at["arena_address"])
                     if not address:
                         continue
-                    arenas, = struct.unpack_from("<Q", data, i + at["arena_set"])
-                    pools, = struct.unpack_from("<Q", data, i + at["arena_pool_address"])
-                    nfree, = struct.unpack_from("<I", data, i + at["arena_nfreepools"])
-                    total, = struct.unpack_from("<I", data, i + at["arena_ntotalpools"])
+                    arenas = self.word_in(data, i + at["arena_set"])
+                    pools = self.word_in(data, i + at["arena_pool_address"])
+                    nfree, = struct.unpack_from("=I", data, i + at["arena_nfreepools"])
+                    total, = struct.unpack_from("=I", data, i + at["arena_ntotalpools"])
                     yield Arena(address, pools, self.word(arenas + at["set_arena_size"]),
                                 self.word(arenas + at["set_pool_size"]), total, nfree,
                                 arenas == medium, interpreter, thread, number, [])
@@ -193,7 +202,7 @@ class Process(Debuggee):
         at, records = self.layout, b""
         pools, npools, pool_size = arena.pool_address, arena.npools, arena.pool_size
         while npools:
-            leaf = self.word(at["pool_map"] + 8 * (pools >> 32))
+            leaf = self.word(at["pool_map"] + self.word_size * (pools >> 32))
             first = (pools & 0xffffffff) // pool_size
             count = min(npools, 2**32 // pool_size - first)
             size = at["medium_record" if arena.is_medium else "pool"]
@@ -206,10 +215,10 @@ class Process(Debuggee):
         """For each small class the addresses of the blocks at hand."""
         at = self.layout
         tops = self.words(at["at_hand"], 2 * at["nat_hand"])[::2]
-        size = 8 * at["at_hand_nplaces"]
+        size = self.word_size * at["at_hand_nplaces"]
         bottoms = range(at["at_hand_places"], at["at_hand_places"] + size * len(tops), size)
-        return [[block for block in self.words(bottom, (top - bottom) // 8 + 1) if block]
-                for top, bottom in zip(tops, bottoms)]
+        return [[block for block in self.words(bottom, (top - bottom) // self.word_size + 1)
+                 if block] for top, bottom in zip(tops, bottoms)]
 
     def _freed(self):
         """Addresses of blocks that wait for their owner, or are at hand, sorted."""
@@ -223,13 +232,13 @@ class Process(Debuggee):
 
     def _pool(self, record, arena, address, freed):
         at = self.layout
-        blocksize, = struct.unpack_from("<H", record, at["pool_blocksize"])
+        blocksize, = struct.unpack_from("=H", record, at["pool_blocksize"])
         if not blocksize:
             return Pool(address, 0, 0, 0, 0, 0, 0, ())
-        freeblock, = struct.unpack_from("<Q", record, at["pool_freeblock"])
-        following, = struct.unpack_from("<Q", record, at["pool_next"])
-        inuse, = struct.unpack_from("<H", record, at["pool_inuse"])
-        offset, = struct.unpack_from("<H", record, at["pool_nextoffset"])
+        freeblock = self.word_in(record, at["pool_freeblock"])
+        following = self.word_in(record, at["pool_next"])
+        inuse, = struct.unpack_from("=H", record, at["pool_inuse"])
+        offset, = struct.unpack_from("=H", record, at["pool_nextoffset"])
         first = address + (0 if arena.is_medium else at["pool_overhead"])
         nblocks = (address + arena.pool_size - first) // blocksize
         ncut = (address + offset * at["alignment"] - first) // blocksize
@@ -248,7 +257,7 @@ class Process(Debuggee):
         """Numbers of the free blocks that are in no list, as their pages went back to the
         system."""
         at = self.layout
-        gone, = struct.unpack("<I", record[at["medium_gone"]:at["medium_gone"] + 4]
+        gone, = struct.unpack("=I", record[at["medium_gone"]:at["medium_gone"] + 4]
                               if arena.is_medium
                               else self.bytes(pool.address + at["pool_gone"], 4))
 
@@ -268,7 +277,7 @@ class Process(Debuggee):
             if rest or not 0 <= number < pool.ncut or len(numbers) == pool.ncut or not data:
                 return None
             numbers.append(number)
-            address, = struct.unpack_from("<Q", data, address - pool.address)
+            address = self.word_in(data, address - pool.address)
         numbers += [(block - pool.first_block) // pool.blocksize for block in freed]
         return tuple(numbers)
 
@@ -327,7 +336,8 @@ class Process(Debuggee):
             room = arena.pool_size - (0 if arena.is_medium else at["pool_overhead"])
             blocksizes = records.cast("H")[at["pool_blocksize"] // 2::size // 2]
             counts = records.cast("H")[at["pool_inuse"] // 2::size // 2]
-            links = records.cast("Q")[at["pool_next"] // 8::size // 8]
+            links = records.cast(self.word_format)[
+                at["pool_next"] // self.word_size::size // self.word_size]
             for blocksize, inuse, link in zip(blocksizes, counts, links):
                 if not blocksize:
                     states[0] += 1
@@ -344,8 +354,9 @@ class Process(Debuggee):
         for number, blocks in enumerate(self._at_hand()):
             blocksize = (number + 1) * at["alignment"]
             if blocks and blocksize in sizes:
-                npools, nblocks = sizes[blocksize]
-                sizes[blocksize] = npools, nblocks - len(blocks)
+                npools, nblocks = sizes.pop(blocksize)
+                if nblocks > len(blocks):
+                    sizes[blocksize] = npools, nblocks - len(blocks)
         return Usage(figures, held, sum(size * n for size, (_, n) in sizes.items()),
                      sum(n for _, n in sizes.values()), tuple(states), sizes)
 

@@ -5,7 +5,7 @@ The promises themselves are those of python -m pymem conformance.
 
 import pytest
 
-from conftest import DOMAINS, OBJ, MEM, RAW
+from conftest import ALIGNMENT, DOMAINS, OBJ, MEM, RAW
 from pymem.conformance import contract, hooks, statistics
 
 SIZES = [0, 1, 7, 8, 15, 16, 17, 100, 511, 512, 513, 5000, 100_000]
@@ -19,10 +19,10 @@ def test_malloc_is_aligned_and_writable(api, domain):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_block_is_aligned_by_16(api, domain, size):
+def test_every_block_is_aligned(api, domain, size):
     """Also a block of 1 byte, which need not be."""
     p = api.malloc(domain, size)
-    assert p % 16 == 0
+    assert p % ALIGNMENT == 0
     api.free(domain, p)
 
 

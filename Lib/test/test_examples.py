@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import sys
 
 import pytest
@@ -222,8 +223,8 @@ def test_a_stretch_of_a_program(faults):
         before = faults.count("mem")
         kept = [i for i in range(100_000)]
         after = faults.count("mem")
-        assert after["bytes"] - before["bytes"] >= 8 * len(kept)
-        assert max(size for _, size, _ in faults.blocks("mem")) >= 8 * len(kept)
+        assert after["bytes"] - before["bytes"] >= struct.calcsize("P") * len(kept)
+        assert max(size for _, size, _ in faults.blocks("mem")) >= struct.calcsize("P") * len(kept)
     finally:
         counts = faults.stop("mem")
     assert counts["failed"] == 0 and counts["requests"] > 0

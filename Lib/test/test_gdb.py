@@ -5,8 +5,11 @@ import shutil
 
 import pytest
 
-from conftest import BUILD, TOP, clean_environment, compile_with_library, run
+from conftest import (ALIGNMENT, ARENA_SIZE, BUILD, POOL_OVERHEAD, POOL_SIZE, TOP,
+                      clean_environment, compile_with_library, run)
 
+BLOCKSIZE = 48 if ALIGNMENT == 16 else 40       # of 40 bytes
+NBLOCKS = (POOL_SIZE - POOL_OVERHEAD) // BLOCKSIZE
 SCRIPT = TOP / "Tools" / "gdb" / "pymem.py"
 pytestmark = pytest.mark.skipif(shutil.which("gdb") is None,
                                 reason="needs gdb (Debian: gdb)")
@@ -58,18 +61,17 @@ def look(request, program):
 
 def test_arenas(look):
     output = look("pymem-arenas").stdout
-    assert re.search(r"^0x[0-9a-f]+  1024 KiB  small    1 of 6[34] pools used  #\.+"
-                     r"  interpreter 0$",
-                     output, re.M)
+    assert re.search(rf"^0x[0-9a-f]+ +{ARENA_SIZE >> 10} KiB  small    1 of 6[34] pools used"
+                     r"  #\.+  interpreter 0$", output, re.M)
     assert re.search(r"^0x[0-9a-f]+  1024 KiB  medium   1 of [78] pools used  #\.+"
                      r"  thread \d+$", output, re.M)
-    assert "2 arenas of 2048 KiB, 2 pools used" in output
+    assert f"2 arenas of {(ARENA_SIZE >> 10) + 1024} KiB, 2 pools used" in output
 
 
 def test_a_pool_and_its_free_list(look):
     output = look("pymem-pool small[0]").stdout
-    assert re.search(r"small pool 0x[0-9a-f]+: blocks of 48 bytes, 98 of 340 used, "
-                     r"\d+ cut, used", output)
+    assert re.search(rf"small pool 0x[0-9a-f]+: blocks of {BLOCKSIZE} bytes, 98 of {NBLOCKS} "
+                     r"used, \d+ cut, used", output)
     assert re.search(r"free list: 50 7( \d+)*$", output, re.M)
     assert "broken" not in output
     assert "medium pool" in look("pymem-pool medium").stdout
@@ -78,7 +80,7 @@ def test_a_pool_and_its_free_list(look):
 def test_blocks(look):
     output = look("pymem-block small[7]", "pymem-block (char *)small[8] + 11",
                   "pymem-block medium").stdout
-    assert re.search(r"block 7 at 0x[0-9a-f]+, 48 bytes, free; the address is its byte 0"
+    assert re.search(rf"block 7 at 0x[0-9a-f]+, {BLOCKSIZE} bytes, free; the address is its byte 0"
                      r"\nbefore it: used; behind it: used\n", output)
     assert re.search(r"block 8 .* used; the address is its byte 11\n"
                      r"before it: free; behind it: used", output)
@@ -88,7 +90,7 @@ def test_blocks(look):
 def test_addresses_that_are_no_blocks(look):
     result = look("pymem-block raw")
     assert re.search("0x[0-9a-f]+ is in no pool", result.stderr)
-    result = look("pymem-block (long)small[0] & ~16383L")
+    result = look(f"pymem-block (long)small[0] & ~{POOL_SIZE - 1}L")
     assert re.search("is in the small pool .* but in no block of it", result.stderr)
     assert "usage: pymem-block ADDRESS" in look("pymem-block").stderr
     assert "usage: pymem-pool ADDRESS" in look("pymem-pool").stderr
@@ -96,10 +98,11 @@ def test_addresses_that_are_no_blocks(look):
 
 
 def test_structures_print_short(look):
-    output = look("print _PyMem_Allocators[2]", "print *main_heap.usedpools[2].next",
+    ring = f"main_heap.usedpools[{BLOCKSIZE // ALIGNMENT - 1}]"
+    output = look("print _PyMem_Allocators[2]", f"print *{ring}.next",
                   "print main_heap.first_chunk->objects[0]").stdout
     assert "allocator _PyObject_Malloc ... _PyObject_Free, ctx 0x0" in output
-    assert "pool of 48-byte blocks, 98 used, free from 0x" in output
+    assert f"pool of {BLOCKSIZE}-byte blocks, 98 used, free from 0x" in output
     assert re.search(r"arena at 0x[0-9a-f]+, 6\d of 6\d pools free", output)
 
 

@@ -225,7 +225,8 @@ def test_uninstall_leaves_no_file(tmp_path):
 @pytest.mark.once
 @pytest.mark.parametrize("options, words", [
     (["--with-pool-bits=11"], "--with-pool-bits takes 12 to 15"),
-    (["--with-arena-bits=30"], '--with-arena-bits takes 14 to 20, not "30"'),
+    (["--with-arena-bits=30", "--with-pool-bits=14"],
+     '--with-arena-bits takes 14 to 20, not "30"'),
     (["--with-arena-bits=20", "--with-pool-bits=12"],
      'an arena holds 1 to 64 pools: with pools of 2**12 bytes '
      '--with-arena-bits takes 12 to 18, not "20"'),

@@ -44,7 +44,7 @@ ENDS = {
     "by Ctrl-C": ("run()", 0),
     "without Ctrl-C": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nrun()", 0),
     "own status": ("try:\n    run()\nexcept KeyboardInterrupt:\n    raise SystemExit(7)", 7)}
-LIMITS = {"10M/h": 3, "100G/h": 0}
+LIMITS = {"10M/h": 3, "1G/m": 0}
 
 
 def leaks(*arguments):

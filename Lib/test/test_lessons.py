@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import (BUILD, TOP, VERSION, chromium, clean_environment, has_wasm,
+from conftest import (BUILD, SSIZE_MAX, TOP, VERSION, chromium, clean_environment, has_wasm,
                       make_playground, need_module, needs_chromium, run)
 
 DOC = TOP / "Doc"
@@ -25,6 +25,8 @@ PAGES = sorted(DOC.rglob("*.rst"))
 FOR_READERS = sorted((DOC / "begin").glob("*.rst"))
 WITH_COMMANDS = [page for page in PAGES if "code-block:: console" in page.read_text()]
 WITH_SESSIONS = [page for page in PAGES if ">>> " in page.read_text()]
+needs_64_bits = pytest.mark.skipif(SSIZE_MAX < 2**32,
+                                   reason="the pages show a CPython of 64 bits")
 
 
 def name(page):
@@ -67,6 +69,7 @@ def run_commands(commands, folder):
             for i in range(len(commands))]
 
 
+@needs_64_bits
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name)
 def test_commands_print_what_is_printed(page, tmp_path):
     commands = commands_of(here(page.read_text(), tmp_path))
@@ -101,6 +104,7 @@ def test_memory_goes_back_as_the_page_says():
     assert left["pymem"][2] < left["pymem"][1] / 2
 
 
+@needs_64_bits
 @pytest.mark.parametrize("page", WITH_SESSIONS, ids=name)
 def test_sessions_print_what_is_printed(page, tmp_path):
     text = here(page.read_text(), tmp_path)

@@ -1,5 +1,7 @@
 """pymem.quantities: sizes and times of options and marks."""
 
+import sys
+
 import pytest
 
 from conftest import BUILD, clean_environment, run
@@ -8,14 +10,14 @@ from pymem.quantities import seconds_of, size_of
 
 @pytest.mark.parametrize("text, nbytes", [
     ("0", 0), ("4096", 4096), ("64K", 64 << 10), ("64k", 64 << 10), ("64 KiB", 64 << 10),
-    ("64kib", 64 << 10), ("64 kB", 64_000), ("1.5M", 3 << 19), (".5G", 1 << 29), ("2g", 2 << 30),
-    ("7B", 7), ("9223372036854775807", 2**63 - 1)])
+    ("64kib", 64 << 10), ("64 kB", 64_000), ("1.5M", 3 << 19), (".5G", 1 << 29), ("1g", 1 << 30),
+    ("7B", 7), (str(sys.maxsize), sys.maxsize)])
 def test_sizes(text, nbytes):
     assert size_of(text) == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "K", "-1", "1e6", "64 Q", "64KK", "0x10", "1,5M", "inf",
-                                  "9223372036854775808", "10000000000G"])
+                                  str(sys.maxsize + 1), "10000000000G"])
 def test_sizes_that_are_none(text):
     with pytest.raises(ValueError, match="is no size, as "):
         size_of(text)

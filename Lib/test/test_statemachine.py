@@ -5,7 +5,7 @@ Hypothesis looks for a sequence after which they differ, and shortens it.
 
 import importlib
 
-from conftest import DOMAINS, RAW, SSIZE_MAX, first_difference, need_module
+from conftest import ALIGNMENT, DOMAINS, RAW, SSIZE_MAX, first_difference, need_module
 
 hypothesis = need_module("hypothesis", "python3-hypothesis")
 from hypothesis import settings, strategies as st       # noqa: E402
@@ -34,7 +34,7 @@ class Block:
 
     def check(self, size):
         for api, p in zip(IMPLEMENTATIONS, self.addresses):
-            assert p % 16 == 0
+            assert p % ALIGNMENT == 0
             expected = bytes([self.fill]) * size
             assert first_difference(api.read(p, size), expected) is None
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from conftest import BUILD, SIZE_CLASSES, Child, clean_environment, run as run_command
+from conftest import (ARENA_SIZE, BUILD, POOL_OVERHEAD, POOL_SIZE, SIZE_CLASSES, Child,
+                      clean_environment, run as run_command)
 
 NUMBER = r"[\d,]+"
 
@@ -72,9 +73,9 @@ api.malloc_stats(path)
         first, second = text.split("Small block threshold")[1:]
         before, after = rows(first)[size], rows(second)[size]
         grown.append((after[0] - before[0], after[1] - before[1]))
-        assert after[1] + after[2] == after[0] * ((16384 - 48) // size)
+        per_pool = (POOL_SIZE - POOL_OVERHEAD) // size
+        assert after[1] + after[2] == after[0] * per_pool
     assert grown[0][1] >= 10000 + count - 1
-    per_pool = (16384 - 48) // size
     assert abs(grown[0][0] - grown[1][0]) <= 1 + 20 // per_pool
 
 
@@ -91,22 +92,25 @@ PROGRAMS = {
 def test_columns_are_stocks(python, tmp_path, name):
     """Every class after the same requests of a whole interpreter: pools, blocks in
     use and available.  A few blocks come and go with the addresses of types, which
-    dicts are hashed by."""
+    dicts are hashed by.  Which pool gives the next block is another one than on stock: with
+    pools of 4 KiB it takes one more or one less."""
     found = []
     for folder, program in (("a", python), ("b", BUILD / "python-stock")):
         (tmp_path / folder).mkdir()
         link = tmp_path / folder / "python"     # paths of one length
         link.symlink_to(program)
         code = f"import sys\n{PROGRAMS[name]}\nsys._debugmallocstats()"
+        # Types where stock has them, too: on 32 bits the ints of their addresses have two sizes.
         found.append(rows(run_command(
             "setarch", "-R", link, "-S", "-s", "-c", code,
-            environment=clean_environment(PYTHONHASHSEED="0")).stderr))
+            environment=clean_environment(PYTHONHASHSEED="0", PYMEM_MEDIUM="malloc")).stderr))
     ours, stock = found
     assert ours.keys() == stock.keys() and len(ours) >= 25
     for size, (pools, used, available) in ours.items():
         assert abs(used - stock[size][1]) <= 8, size
         if used == stock[size][1]:
-            assert (pools, available) == (stock[size][0], stock[size][2]), size
+            assert abs(pools - stock[size][0]) <= (POOL_SIZE == 4096), size
+            assert pools != stock[size][0] or available == stock[size][2], size
     assert sum(ours[size] == stock[size] for size in ours) >= 25
 
 
@@ -125,7 +129,7 @@ api.malloc_stats(path)
                              "unused pools", "lost to pool headers",
                              "lost to quantization", "lost to arena"]))
     assert parts == number(r"^Total")
-    assert parts == number(r"arenas \* 1048576 bytes/arena")
+    assert parts == number(rf"arenas \* {ARENA_SIZE} bytes/arena")
 
 
 def test_pythonmallocstats(python):

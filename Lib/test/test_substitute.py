@@ -21,7 +21,7 @@ def test_symbols_come_from_our_objects(python):
         assert "pymalloc_malloc_slowly" in symbols
         assert "arena_map_" not in symbols
         assert "_PyObject_DebugDumpAddress" not in symbols
-    assert "arena_map_" in run("nm", BUILD / "python-stock").stdout
+    assert "_PyObject_DebugDumpAddress" in run("nm", BUILD / "python-stock").stdout
 
 
 def test_exported_symbols_are_those_of_stock(python):
@@ -41,7 +41,7 @@ def test_exported_symbols_are_those_of_stock(python):
 def test_statistics_are_ours(python):
     result = run(python, "-c", "import sys; sys._debugmallocstats()")
     assert "# pool map leaves" in result.stderr
-    assert re.search(r"free PyDictObjects \* (48|64) bytes each", result.stderr)
+    assert re.search(r"free PyDictObjects \* (24|28|48|64) bytes each", result.stderr)
 
 
 def test_allocated_blocks(python):
@@ -127,7 +127,7 @@ def test_faults_have_the_text_of_stock(python, misuse, domain, tracing, tmp_path
         raw_without_gil = misuse == "without the GIL" and domain == RAW
         assert ours[0] == (0 if raw_without_gil else -6)
         traced = "Memory block allocated at (most recent call first):"
-        if tracing == "5" and "GIL" not in misuse and misuse != "underflow by 8":
+        if tracing == "5" and "GIL" not in misuse and misuse != "underflow by a word":
             assert traced in ours[1]
 
 
@@ -269,7 +269,8 @@ def test_a_program_that_embeds_python(python):
     assert "# pool map leaves" in result.stdout + result.stderr, result.stderr
     plain = run(gdb, "-nx", "-batch", "-ex",
                 "python import sys; sys._debugmallocstats()")
-    assert "# arena map mid nodes" in plain.stdout + plain.stderr
+    assert "Small block threshold" in plain.stdout + plain.stderr
+    assert "# pool map leaves" not in plain.stdout + plain.stderr
 
 
 def test_a_program_linked_with_libpython(python, tmp_path):
@@ -291,7 +292,8 @@ int main(void)
     result = run(program, environment=clean_environment(
         LD_LIBRARY_PATH=str(BUILD)))
     assert "# pool map leaves" in result.stderr
-    assert "# arena map mid nodes" in run(program).stderr
+    stock = run(program).stderr
+    assert "Small block threshold" in stock and "# pool map leaves" not in stock
 
 
 def resident(code):
@@ -312,7 +314,7 @@ def test_memory_of_a_peak_goes_back(python):
     result = run(python, "-c", resident("""
 kept = [(i, float(i)) for i in range(6_000_000)]
 peak = resident() - start
-assert peak > 500 << 20, peak
+assert peak > 350 << 20, peak
 del kept
 begin = time.monotonic()
 while time.monotonic() < begin + 1:

@@ -187,11 +187,12 @@ for trace in sorted(tracemalloc.take_snapshot().traces, key=lambda trace: trace.
 def test_threads_with_and_without_the_gil(python, tmp_path):
     """Track and Untrack, raw blocks and objects from eight threads."""
     check(python, """
-import _testcapi, threading, tracemalloc, zlib
+import _testcapi, sys, threading, tracemalloc, zlib
 tracemalloc.start(10)
+far = sys.maxsize // 16 + 1     # from each other, but in what an address can be
 def work(number):
     for i in range(400):
-        address = (number << 32) + 16 * i + 16
+        address = number * far + 16 * i + 16
         _testcapi.tracemalloc_track(7, address, 100, i % 2)
         zlib.compress(b"x" * 5000)
         kept = [bytearray(50) for _ in range(20)]
@@ -341,14 +342,14 @@ for _ in range(3):
 
 def test_every_key_is_a_key(python, tmp_path):
     check(python, """
-import _testcapi, _tracemalloc, tracemalloc
+import _testcapi, _tracemalloc, sys, tracemalloc
 try:
     from _testcapi import tracemalloc_get_traceback as get_traceback
 except ImportError:
     from _testinternalcapi import _PyTraceMalloc_GetTraceback as get_traceback
 tracemalloc.start()
 keys = [(domain, address) for domain in (1, 2**32 - 1)
-        for address in (0, 1, 2**64 - 1)]
+        for address in (0, 1, 2 * sys.maxsize + 1)]
 for number, (domain, address) in enumerate(keys):
     _testcapi.tracemalloc_track(domain, address, 7 + number)
     assert get_traceback(domain, address)[0][0] == __file__

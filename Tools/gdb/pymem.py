@@ -26,11 +26,8 @@ def read_word(address):
 
 
 def number(expression):
-    """The address that somebody typed; an object or a pointer."""
-    result = value(expression)
-    if result.type.strip_typedefs().code == gdb.TYPE_CODE_PTR:
-        return int(result.cast(gdb.lookup_type("unsigned long")))
-    return int(result)
+    """The address that somebody typed; an object, a pointer or a number."""
+    return int(value(expression).cast(gdb.lookup_type("unsigned long")))
 
 
 class Heap:
@@ -264,10 +261,11 @@ class BlockCommand(gdb.Command):
         gdb.write(f"block {i} at {start:#x}, {pool.blocksize} bytes, {state(i)}; "
                   f"the address is its byte {address - start}\n")
         gdb.write(f"before it: {state(i - 1)}; behind it: {state(i + 1)}\n")
-        head = bytes(gdb.selected_inferior().read_memory(start, 16))
-        if head[8:9] in (b"r", b"m", b"o") and head[9:16] == b"\xfd" * 7:
-            gdb.write(f"debug hooks: API '{chr(head[8])}', "
-                      f"{int.from_bytes(head[:8], 'big')} bytes asked for\n")
+        word = gdb.lookup_type("void").pointer().sizeof
+        head = bytes(gdb.selected_inferior().read_memory(start, 2 * word))
+        if head[word:word + 1] in (b"r", b"m", b"o") and head[word + 1:] == b"\xfd" * (word - 1):
+            gdb.write(f"debug hooks: API '{chr(head[word])}', "
+                      f"{int.from_bytes(head[:word], 'big')} bytes asked for\n")
         gdb.write(f"in the {pool.describe()}\n")
         if fault:
             gdb.write(f"broken: {fault}\n")

@@ -1,5 +1,6 @@
 """The arena allocator of pymalloc: PyObject_SetArenaAllocator()."""
 
+from pymem.conformance.contract import ALIGNMENT
 from pymem.conformance.promises import C_API, OBJ, RAW, expect, promise
 
 ARENAS = C_API + "#customize-pymalloc-arena-allocator"
@@ -17,7 +18,7 @@ def drop(api, blocks):
 
 
 def arena_size(api):
-    return 1 << (20 if api.version >= (3, 10) else 18)
+    return 1 << (20 if api.version >= (3, 10) and ALIGNMENT == 16 else 18)
 
 
 @promise("PyObject_GetArenaAllocator gives what PyObject_SetArenaAllocator was given.",
@@ -29,7 +30,7 @@ def what_is_set_can_be_got(api):
 
 
 @promise("pymalloc asks the arena allocator for arenas of one size: 1 MiB since 3.10, "
-         "256 KiB before. It gives empty ones back.",
+         "256 KiB before and on 32 bits. It gives empty ones back.",
          C_API + "#the-pymalloc-allocator", **TOGETHER)
 def arenas_are_asked_for_and_given_back(api):
     for offset in OFFSETS:
@@ -62,7 +63,8 @@ def unaligned_arenas_hold_blocks_of_their_own(api):
     api.arena_hook(12345)
     blocks = fill(api, 10000)
     expect(len(set(blocks)) == 10000, "a block was given twice")
-    expect(all(block % 16 == 0 for block in blocks), "a block is not aligned by 16")
+    expect(all(block % ALIGNMENT == 0 for block in blocks),
+           "a block is not aligned by %d" % ALIGNMENT)
     for i, block in enumerate(blocks):
         api.write(block, i.to_bytes(4, "big") * 128)
     expect(all(api.read(block, 512) == i.to_bytes(4, "big") * 128

@@ -8,7 +8,6 @@ nothing is imported that sys.path has from the subject's own packages.
 
 import json
 import os
-import struct
 import sys
 import types
 
@@ -39,7 +38,6 @@ def facts(api):
     return {"implementation": platform.python_implementation(),
             "version": list(sys.version_info[:2]),
             "release": ".".join(map(str, version)), "domains": api.domains(),
-            "pointer_size": struct.calcsize("P"),
             "free_threaded": api.free_threaded, "debug": api.debug_build,
             "functions": sorted(name for name, found in api.addresses.items() if found)}
 

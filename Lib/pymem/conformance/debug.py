@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ VARIABLE = USING + "#envvar-PYTHONMALLOC"
 # From the start: an interpreter has blocks that later hooks would not know.
 DEBUG = dict(environment={"PYTHONMALLOC": "debug"}, interpreter=True)
 SIZES = [0, 1, 16, 17, 5000]
+WORD = struct.calcsize("P")             # the hooks' marks: a size, as many bytes, as many behind
 
 
 def fatal_line(api, function, text):
@@ -45,18 +47,20 @@ def death(action, expected, what):
 
 
 @promise("Around a block of N bytes are N as a size_t (most significant byte first), the "
-         "letter of the domain, 7 and 8 bytes 0xFD. New bytes are 0xCD.", HOOKS, **DEBUG)
+         "letter of the domain, 7 and 8 bytes 0xFD (on 32 bits 3 and 4). New bytes are 0xCD.",
+         HOOKS, **DEBUG)
 def layout(api, domain):
     api.need_debug_hooks(domain)
     for size in SIZES:
         block = api.malloc(domain, size)
-        head = size.to_bytes(8, "big") + LETTERS[domain].encode() + b"\xfd" * 7
-        expect_bytes(api, block - 16, head, "16 bytes before a block of %d" % size)
-        expect_bytes(api, block, b"\xcd" * size + b"\xfd" * 8, "a block of %d" % size)
+        head = size.to_bytes(WORD, "big") + LETTERS[domain].encode() + b"\xfd" * (WORD - 1)
+        expect_bytes(api, block - 2 * WORD, head,
+                     "%d bytes before a block of %d" % (2 * WORD, size))
+        expect_bytes(api, block, b"\xcd" * size + b"\xfd" * WORD, "a block of %d" % size)
         zeroes = api.calloc(domain, 1, size)
-        expect_bytes(api, zeroes, bytes(size) + b"\xfd" * 8, "calloc of %d" % size)
+        expect_bytes(api, zeroes, bytes(size) + b"\xfd" * WORD, "calloc of %d" % size)
         grown = api.realloc(domain, zeroes, size + 100)
-        expect_bytes(api, grown, bytes(size) + b"\xcd" * 100 + b"\xfd" * 8,
+        expect_bytes(api, grown, bytes(size) + b"\xcd" * 100 + b"\xfd" * WORD,
                      "a block of %d that grew by 100" % size)
         api.free(domain, block)
         api.free(domain, grown)
@@ -77,10 +81,10 @@ def freed_bytes_are_dead(api, domain):
 def overflow_text(domain):
     return ("Debug memory block at address p=0x...: API '%s'\n"
             "    16 bytes originally requested\n"
-            "    The 7 pad bytes at p-7 are FORBIDDENBYTE, as expected.\n"
-            "    The 8 pad bytes at tail=0x... are not all FORBIDDENBYTE (0xfd):\n"
-            "        at tail+0: 0x78 *** OUCH\n" % LETTERS[domain]
-            + "".join("        at tail+%d: 0xfd\n" % i for i in range(1, 8))
+            "    The %d pad bytes at p-%d are FORBIDDENBYTE, as expected.\n"
+            "    The %d pad bytes at tail=0x... are not all FORBIDDENBYTE (0xfd):\n"
+            "        at tail+0: 0x78 *** OUCH\n" % (LETTERS[domain], WORD - 1, WORD - 1, WORD)
+            + "".join("        at tail+%d: 0xfd\n" % i for i in range(1, WORD))
             + "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n\n"
             "Enable tracemalloc to get the memory block allocation traceback\n\n")
 
@@ -108,17 +112,17 @@ def underflow_is_told(api, domain):
         api.write(block - 2, b"A")
         api.free(domain, block)
     pads = "".join("        at p-%d: 0x%s\n" % (i, "41 *** OUCH" if i == 2 else "fd")
-                   for i in range(7, 0, -1))
+                   for i in range(WORD - 1, 0, -1))
     death(misuse, (
         "Debug memory block at address p=0x...: API '%s'\n"
         "    16 bytes originally requested\n"
-        "    The 7 pad bytes at p-7 are not all FORBIDDENBYTE (0xfd):\n%s"
+        "    The %d pad bytes at p-%d are not all FORBIDDENBYTE (0xfd):\n%s"
         "    Because memory is corrupted at the start, the count of bytes requested\n"
         "       may be bogus, and checking the trailing pad bytes may segfault.\n"
-        "    The 8 pad bytes at tail=0x... are FORBIDDENBYTE, as expected.\n"
+        "    The %d pad bytes at tail=0x... are FORBIDDENBYTE, as expected.\n"
         "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n\n"
         "Enable tracemalloc to get the memory block allocation traceback\n\n"
-        % (LETTERS[domain], pads))
+        % (LETTERS[domain], WORD - 1, WORD - 1, pads, WORD))
         + fatal_line(api, "_PyMem_DebugRawFree", "bad leading pad byte"),
         "a write before a block")
 
@@ -133,11 +137,11 @@ def wrong_domain_is_told(api, domain):
     death(misuse, (
         "Debug memory block at address p=0x...: API '%s'\n"
         "    16 bytes originally requested\n"
-        "    The 7 pad bytes at p-7 are FORBIDDENBYTE, as expected.\n"
-        "    The 8 pad bytes at tail=0x... are FORBIDDENBYTE, as expected.\n"
+        "    The %d pad bytes at p-%d are FORBIDDENBYTE, as expected.\n"
+        "    The %d pad bytes at tail=0x... are FORBIDDENBYTE, as expected.\n"
         "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n\n"
         "Enable tracemalloc to get the memory block allocation traceback\n\n"
-        % LETTERS[domain])
+        % (LETTERS[domain], WORD - 1, WORD - 1, WORD))
         + fatal_line(api, "_PyMem_DebugRawFree", "bad ID: Allocated using API '%s', verified "
                      "using API '%s'" % (LETTERS[domain], LETTERS[other])),
         "a free in another domain")
@@ -167,11 +171,11 @@ def request_without_room_for_the_marks_fails(api, domain):
     api.need_debug_hooks(domain)
     block = api.malloc(domain, 10)
     api.write(block, b"0123456789")
-    for size in (2**63 - 1, 2**63 - 24):
+    for size in (sys.maxsize, sys.maxsize + 1 - 3 * WORD):
         given = [api.malloc(domain, size), api.calloc(domain, 1, size),
                  api.realloc(domain, block, size)]
         expect(given == [None] * 3, "a request for %#x bytes is not NULL" % size)
-        expect_bytes(api, block, b"0123456789" + b"\xfd" * 8, "the block after it")
+        expect_bytes(api, block, b"0123456789" + b"\xfd" * WORD, "the block after it")
     api.free(domain, block)
 
 
@@ -181,7 +185,7 @@ def hooks_go_around_what_was_set(api, domain):
     api.take_calls()
     api.debug_hooks_around_hook(domain)
     got = [(what, size) for _, what, _, size, _ in api.take_calls()]
-    words = 32 if api.debug_build else 24       # a debug build adds a serial number
+    words = (4 if api.debug_build else 3) * WORD    # a debug build adds a serial number
     expected = [("malloc", 1000 + words), ("realloc", 2000 + words), ("free", 0)]
     expect(got == expected, "the allocator below the hooks saw %s, not %s" % (got, expected))
 

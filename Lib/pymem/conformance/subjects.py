@@ -177,9 +177,6 @@ class PythonSubject(Subject):
         facts = self.ask_facts()
         if tuple(facts["version"]) < OLDEST:
             raise CannotTest(f"{python} is older than 3.8")
-        if facts["pointer_size"] != 8:
-            raise CannotTest(f"{python} has pointers of {8 * facts['pointer_size']} bits; the "
-                             "promises are written for 64")
         self.title = f"{facts['implementation']} {facts['release']} ({python})"
         if facts["free_threaded"]:
             self.title += ", free-threaded"

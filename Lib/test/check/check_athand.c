@@ -9,6 +9,7 @@
 #include "pycore_shortways.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define SIZE 64u
 #define STACK (at_hand_for(SIZE))
@@ -270,6 +271,41 @@ START_TEST(every_count_knows_them)
 }
 END_TEST
 
+static size_t
+unused_pools(void)
+{
+    char line[200];
+    size_t npools = SIZE_MAX;
+    FILE *file = tmpfile();
+    ck_assert_int_eq(_PyObject_DebugMallocStats(file), 1);
+    rewind(file);
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (strstr(line, " unused pools * ") != NULL) {
+            npools = strtoul(line, NULL, 10);
+        }
+    }
+    fclose(file);
+    return npools;
+}
+
+START_TEST(a_pool_whose_blocks_are_all_at_hand_is_shown_as_unused)
+{
+    struct blocks blocks = build_large();
+    size_t before = unused_pools(), nfreed = 0;
+    poolp pool = pool_of(blocks.p[BLOCKS_IN_MIB]);
+    for (size_t i = 0; i < blocks.n; i++) {
+        if (pool_of(blocks.p[i]) == pool) {
+            PyObject_Free(blocks.p[i]);
+            blocks.p[i] = NULL;
+            nfreed++;
+        }
+    }
+    ck_assert_uint_eq(count_at_hand(), nfreed);
+    ck_assert_uint_eq(unused_pools(), before + 1);
+    drop(&blocks);
+}
+END_TEST
+
 START_TEST(a_closed_stack_keeps_its_blocks_to_itself)
 {
     struct blocks blocks = build_large();
@@ -365,6 +401,7 @@ main(void)
     tcase_add_test(all, the_block_freed_last_is_given_next);
     tcase_add_test(all, those_at_hand_are_bounded);
     tcase_add_test(all, every_count_knows_them);
+    tcase_add_test(all, a_pool_whose_blocks_are_all_at_hand_is_shown_as_unused);
     tcase_add_test(all, a_closed_stack_keeps_its_blocks_to_itself);
     tcase_add_test(all, a_trim_takes_them_in);
     tcase_add_test(all, a_hook_sees_every_call);

@@ -302,11 +302,12 @@ START_TEST(a_thousand_interpreters_leave_nothing)
 }
 END_TEST
 
-/* Bytes of empty arenas of interpreters that had a peak each. */
+/* Bytes of empty arenas of interpreters that had a peak each.  What is kept is soon lost
+ * where blocks are freed so slowly that the clock decides, as under an emulator: *is_slow. */
 static size_t
-kept_after_peaks_of(unsigned ninterpreters)
+kept_after_peaks_of(unsigned ninterpreters, int *is_slow)
 {
-    enum { N = 250000 };
+    enum { N = 250000, SLOW_MILLISECONDS = 100 };
     static void *p[N];
     static struct heap *interpreters[8];
     for (unsigned i = 0; i < ninterpreters; i++) {
@@ -319,9 +320,11 @@ kept_after_peaks_of(unsigned ninterpreters)
         for (unsigned k = 0; k < N; k++) {
             p[k] = PyObject_Malloc(64);
         }
+        uint64_t begun = virtual_clock();
         for (unsigned k = 0; k < N; k++) {
             PyObject_Free(p[k]);
         }
+        *is_slow |= virtual_clock() - begun > SLOW_MILLISECONDS;
     }
     PyMemHeap_GetFigures(&after);
     current = &main_heap;
@@ -335,8 +338,9 @@ kept_after_peaks_of(unsigned ninterpreters)
 START_TEST(an_interpreter_keeps_as_much_as_the_main_one_may)
 {
     enum { N = 4 };
-    size_t kept = kept_after_peaks_of(N);
-    ck_assert_uint_gt(kept, N * (KEEP(13) - ARENA_SIZE));
+    int is_slow = 0;
+    size_t kept = kept_after_peaks_of(N, &is_slow);
+    ck_assert(is_slow || kept > N * (KEEP(13) - ARENA_SIZE));
     ck_assert_uint_le(kept, N * KEEP(13));
 }
 END_TEST
@@ -344,8 +348,9 @@ END_TEST
 START_TEST(many_interpreters_keep_no_more_than_four)
 {
     enum { N = 8 };
-    size_t kept = kept_after_peaks_of(N);
-    ck_assert_uint_gt(kept, N * (KEEP(6) - ARENA_SIZE));
+    int is_slow = 0;
+    size_t kept = kept_after_peaks_of(N, &is_slow);
+    ck_assert(is_slow || kept > N * (KEEP(6) - ARENA_SIZE));
     ck_assert_uint_le(kept, 4 * KEEP(13));
 }
 END_TEST
