@@ -104,7 +104,7 @@ def test_each_attack_is_in_the_table():
 def test_the_build_may_be_this_folder(monkeypatch):
     """As make says it: a program without a folder is looked for elsewhere."""
     monkeypatch.chdir(BUILD)
-    assert find_subjects(".")["hardened"].command[0] == str(Path(BUILD).resolve() / "pymem-run")
+    assert find_subjects(".")["hardened"].command[0] == str(BUILD.resolve() / "pymem-run")
 
 
 @pytest.fixture(scope="module")

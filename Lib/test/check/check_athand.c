@@ -68,9 +68,9 @@ static void
 replace_at_random(struct blocks *blocks, unsigned n)
 {
     while (n-- > 0) {
-        void **block = &blocks->p[random_below((unsigned)blocks->n)];
-        PyObject_Free(*block);
-        *block = PyObject_Malloc(SIZE);
+        void **place = &blocks->p[random_below((unsigned)blocks->n)];
+        PyObject_Free(*place);
+        *place = PyObject_Malloc(SIZE);
     }
 }
 

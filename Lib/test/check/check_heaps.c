@@ -333,7 +333,7 @@ kept_after_peaks_of(unsigned ninterpreters, int *is_slow)
 
 /* Of PYMEM_KEEP the small blocks of one heap may keep 13 sixteenths, and with eight each
  * may keep 6. */
-#define KEEP(SIXTEENTHS) (((size_t)10 << 20) / 16 * (SIXTEENTHS))
+#define KEEP(SIXTEENTHS) (((size_t)12 << 20) / 16 * (SIXTEENTHS))
 
 START_TEST(an_interpreter_keeps_as_much_as_the_main_one_may)
 {

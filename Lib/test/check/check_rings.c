@@ -196,10 +196,10 @@ count_pools_of_64(const struct arena_object *arena, void *npools)
 }
 
 /* Blocks come and go at random, and slowly become fewer.  If each pool gave blocks in its
- * turn, all would be as full as the others. */
+ * turn, all would be as full as the others.  They are too few for any to be at hand. */
 START_TEST(where_blocks_become_fewer_pools_become_fewer)
 {
-    enum { MOST = 60000, LEFT = 15000 };
+    enum { MOST = 40000, LEFT = 10000 };
     static void *blocks[MOST];
     unsigned n = 0;
     while (n < MOST) {
