@@ -239,14 +239,16 @@ START_TEST(a_sweep_comes_by_itself)
 {
     struct blocks blocks = build(swept[_i].n, swept[_i].least, swept[_i].most);
     size_t full = resident_bytes();
+    /* An emulator's own memory counts, too: it translates what comes first now. */
+    size_t gone = is_emulated() ? 12 * MIB : 16 * MIB;
     thin_out(&blocks, swept[_i].one_of);
-    for (int i = 0; i < 300 && resident_bytes() + 16 * MIB > full; i++) {
+    for (int i = 0; i < 300 && resident_bytes() + gone > full; i++) {
         go_on(swept[_i].most, swept[_i].at_a_time);
         usleep(20000);
     }
     if (virtual_page_size() <= POOL_SIZE / 4) {
         ck_assert_uint_ge(pools_with_gone_pages(), 100);
-        ck_assert_uint_le(resident_bytes() + 16 * MIB, full);
+        ck_assert_uint_le(resident_bytes() + gone, full);
     }
     check_patterns(&blocks);
     refill(&blocks);
