@@ -19,6 +19,7 @@ class Allocator(NamedTuple):
     library: str                # "-": of the process
     prefix: str                 # of Malloc, Realloc, Free; "-": malloc and so on
     preloaded: Optional[str] = None
+    environment: tuple = ()     # pairs
 
 
 def find_library(*names):
@@ -63,7 +64,7 @@ class WorkerFailed(Exception):
 
 def run_worker(worker, allocator, *arguments):
     """What it prints, an object a line."""
-    environment = {"PATH": os.environ.get("PATH", "")}
+    environment = {"PATH": os.environ.get("PATH", ""), **dict(allocator.environment)}
     if allocator.preloaded:
         environment["LD_PRELOAD"] = allocator.preloaded
     result = subprocess.run([str(worker), allocator.library, allocator.prefix,

@@ -109,6 +109,18 @@ def test_bench_compares(tmp_path):
     assert {"pymem", "CPython", "glibc"} <= set(figures)
 
 
+@pytest.mark.once
+def test_ours_is_measured_with_more_or_less_kept(tmp_path):
+    result = run(BENCH, f"--build={BUILD}", "--rounds=1", "--keep=0",
+                 f"--json={tmp_path / 'j'}", "build 100,000")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "j").read_text())["build 100,000"]
+    assert figures["keep=0"]["faults"] > 2 * figures["pymem"]["faults"]
+    result = run(BENCH, f"--build={BUILD}", "--rounds=1", "--keep=much", "pairs")
+    assert result.returncode == 1
+    assert "PYMEM_KEEP is a number of bytes" in result.stderr
+
+
 @pytest.mark.parametrize("record_in", [
     lambda build, folder: bench.record_traces(build, folder)[0].read_bytes()[:8] == b"pymemtr1",
     lambda build, _: runpy.run_path(str(TOP / "Doc/playground/build.py"))["record_calls"](

@@ -2,7 +2,7 @@
 """Time allocators side by side on what Python programs ask for.
 
     bench.py [--quick | --growth] [--rounds=N] [--json=FILE] [--picture=FILE]
-             [--traces=DIR] [WORKLOAD...]
+             [--traces=DIR] [--keep=SIZE] [WORKLOAD...]
 
 A workload is one of the list below or the file of a trace that record.so made
 of any Python program:
@@ -11,8 +11,9 @@ of any Python program:
     bench.py app.trace
 
 --growth replaces blocks in heaps of 1 MiB to 4 GiB.  --picture needs matplotlib
-(Debian: python3-matplotlib).  --traces records some of programs.py into DIR, where they are not there yet, and
-plays them as well.
+(Debian: python3-matplotlib).  --traces records some of programs.py into DIR, where they are
+not there yet, and plays them as well.  --keep measures ours with PYMEM_KEEP=SIZE, too: other
+allocators keep what is free.
 
 Every round runs each workload once on each allocator, in a separate process
 and in an order that changes, so that what else the machine does hits all of
@@ -236,6 +237,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, default=TOP / "build")
     parser.add_argument("--traces", type=Path, metavar="DIR")
+    parser.add_argument("--keep", metavar="SIZE")
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD",
                         help=", ".join(WORKLOADS) + ", or a trace")
     options = parser.parse_args()
@@ -248,6 +250,9 @@ def main():
     if STOCK not in allocators:
         sys.exit(f"bench: {LIBPYTHON} is missing (Debian: {LIBPYTHON.split('.so')[0]}); "
                  "ratios are to its allocator")
+    if options.keep:
+        allocators[f"keep={options.keep}"] = allocators[OURS]._replace(
+            environment=(("PYMEM_KEEP", options.keep),))
     try:
         results, noise = measure(build / "bench-worker", allocators, workloads,
                                  options.rounds or (5 if options.quick else 9))
