@@ -231,9 +231,11 @@ class OwnWatch:
 
     def __init__(self, sites=None):
         self.over, self.sites = threading.Event(), sites
+        self.is_last = False                # the look that is taken
         self.counted = []                   # (requests, bytes, seconds), the last ones
 
     def _look(self, before):
+        self.is_last = self.over.is_set()
         return Look(Usage.now(), before, self._count_requests(),
                     self.sites.look() if self.sites else ())
 
@@ -253,10 +255,10 @@ class OwnWatch:
         return requests / seconds, nbytes / seconds
 
     def _pause(self, seconds):
-        """One look more when it is over."""
-        is_over = self.over.is_set()
-        self.over.wait(seconds)
-        return is_over
+        """Whether it is over: one look more, which begins when it is."""
+        if not self.is_last:
+            self.over.wait(seconds)
+        return self.is_last
 
     def start(self):
         Usage.now()             # whether it can be seen at all

@@ -94,6 +94,28 @@ for was_on in (False, True):
     assert result.returncode == 0, result.stderr
 
 
+def test_a_program_that_ends_during_a_look_is_looked_at_again():
+    """What it holds in the end is in no look that began before."""
+    code = """
+from pymem.watch import OwnWatch
+class Sites:
+    nlooks = 0
+    def start(self): pass
+    def stop(self): pass
+    def look(self):
+        self.nlooks += 1
+        watch.over.set()
+        return ()
+watch = OwnWatch(Sites())
+watch.start()
+watch.stop()
+assert watch.sites.nlooks == 2, watch.sites.nlooks
+"""
+    result = run(BUILD / "python", "-c", code,
+                 environment=clean_environment(PYTHONPATH=str(BUILD)))
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("room", [20, 30, 40, 60, 160])
 def test_a_place_keeps_file_and_line(room):

@@ -172,13 +172,15 @@ START_TEST(a_heap_that_comes_to_be_freed_in_order_has_none_any_more)
 }
 END_TEST
 
-/* To grow it needs pools, and there may be none at hand for it. */
+#define MIB_OF_POOLS(n) ((n) * POOL_SIZE >> 20)
+
+/* To grow it needs pools, of which some say nothing yet. */
 START_TEST(a_heap_that_grows_has_none_any_more)
 {
     struct blocks blocks = build_large();
-    struct blocks more = build(4);
+    struct blocks more = build(MIB_OF_POOLS(MOST_SCATTERED / 32));
     ck_assert_int_eq(way(), WAY_BY_HAND);
-    struct blocks much_more = build(20);
+    struct blocks much_more = build(MIB_OF_POOLS(MOST_SCATTERED / 8));
     ck_assert_int_eq(way(), WAY_SHORT);
     replace_at_random(&much_more, 300 * 1000);
     ck_assert_int_eq(way(), WAY_BY_HAND);
