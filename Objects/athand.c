@@ -96,10 +96,10 @@ static void
 return_stack(unsigned szclass, struct returned *returned)
 {
     struct at_hand *stack = &at_hand[szclass];
-    stack->top -= is_hidden(stack, szclass);
     stack->end = at_hand_places[szclass];
     poolp before = NULL;
     for (; has_places(stack, szclass); returned->nblocks++) {
+        stack->top -= is_hidden(stack, szclass);    /* a window may have begun meanwhile */
         block *bp = at_hand_take(stack);
         poolp pool = pool_of(bp);
         returned->nmoves += pool != before;

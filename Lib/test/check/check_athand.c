@@ -325,6 +325,39 @@ START_TEST(a_closed_stack_keeps_its_blocks_to_itself)
 }
 END_TEST
 
+/* Of every other one of the first pools all blocks go, so that pools rest in arenas that are in
+ * use.  The blocks of one pool more are at hand above one of another. */
+START_TEST(all_go_back_though_a_window_begins_meanwhile)
+{
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
+    struct blocks blocks = build(40);
+    void *below = blocks.p[blocks.n - 1];
+    poolp pool = pool_of(blocks.p[blocks.n / 2]);
+    for (size_t i = 0; i < blocks.n / 4; i++) {
+        if ((uintptr_t)blocks.p[i] / POOL_SIZE % 2 == 0) {
+            PyObject_Free(blocks.p[i]);
+            blocks.p[i] = NULL;
+        }
+    }
+    main_heap.small_arenas.is_watched = 0;
+    at_hand_open(SIZE_TO_INDEX(SIZE));
+    ck_assert_int_eq(at_hand_put(STACK, below), 1);
+    for (size_t i = 0; i < blocks.n; i++) {
+        if (blocks.p[i] != NULL && pool_of(blocks.p[i]) == pool) {
+            ck_assert_int_eq(at_hand_put(STACK, blocks.p[i]), 1);
+            blocks.p[i] = NULL;
+        }
+    }
+    blocks.p[blocks.n - 1] = NULL;
+    Py_ssize_t before = _Py_GetAllocatedBlocks();
+    at_hand_return();
+    ck_assert_int_eq(main_heap.small_arenas.is_watched, 1);
+    ck_assert_uint_eq(count_at_hand(), 0);
+    ck_assert_int_eq(_Py_GetAllocatedBlocks(), before);
+    drop(&blocks);
+}
+END_TEST
+
 START_TEST(a_trim_takes_them_in)
 {
     struct blocks blocks = build_large();
@@ -405,6 +438,7 @@ main(void)
     tcase_add_test(all, every_count_knows_them);
     tcase_add_test(all, a_pool_whose_blocks_are_all_at_hand_is_shown_as_unused);
     tcase_add_test(all, a_closed_stack_keeps_its_blocks_to_itself);
+    tcase_add_test(all, all_go_back_though_a_window_begins_meanwhile);
     tcase_add_test(all, a_trim_takes_them_in);
     tcase_add_test(all, a_hook_sees_every_call);
     tcase_add_test(all, a_heap_that_shrinks_has_none_at_hand);
