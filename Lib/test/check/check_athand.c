@@ -408,6 +408,58 @@ START_TEST(a_heap_that_shrinks_has_none_at_hand)
 }
 END_TEST
 
+/* A block of any class says in its first and last word which one it is. */
+struct stamped { size_t *p; size_t nwords; };
+
+static void
+stamped_drop(struct stamped *it, size_t number)
+{
+    if (it->p != NULL) {
+        ck_assert_uint_eq(it->p[0], number);
+        ck_assert_uint_eq(it->p[it->nwords - 1], number);
+        PyObject_Free(it->p);
+        it->p = NULL;
+    }
+}
+
+static void
+stamped_make(struct stamped *it, size_t number)
+{
+    it->nwords = 1 + random_below(512 / sizeof(size_t));
+    it->p = PyObject_Malloc(it->nwords * sizeof(size_t));
+    ck_assert_ptr_nonnull(it->p);
+    it->p[0] = it->p[it->nwords - 1] = number;
+}
+
+/* For some windows of time, through heaps of many sizes. */
+START_TEST(no_block_is_anybody_elses)
+{
+    enum { N = 60 * 1000, TURNS = 15 };
+    static struct stamped blocks[N];
+    unsigned nby_hand = 0;
+    ck_assert_int_eq(_PyMem_SetupAllocators(PYMEM_ALLOCATOR_PYMALLOC), 0);
+    for (unsigned turn = 0; turn < TURNS; turn++) {
+        unsigned stays = 1 + turn * 7 % 10;     /* of eleven */
+        for (unsigned i = 0; i < 2 * N; i++) {
+            size_t number = random_below(N);
+            stamped_drop(&blocks[number], number);
+            if (random_below(11) < stays) {
+                stamped_make(&blocks[number], number);
+            }
+        }
+        nby_hand += way() == WAY_BY_HAND;
+        if (turn % 5 == 4) {
+            PyMem_Trim();
+        }
+    }
+    ck_assert_uint_gt(nby_hand, 0);
+    for (size_t number = 0; number < N; number++) {
+        stamped_drop(&blocks[number], number);
+    }
+    ck_assert_int_eq(count_shown(), 0);
+}
+END_TEST
+
 START_TEST(others_arenas_go_back_at_once)
 {
     static struct arena_source source;
@@ -442,6 +494,7 @@ main(void)
     tcase_add_test(all, a_trim_takes_them_in);
     tcase_add_test(all, a_hook_sees_every_call);
     tcase_add_test(all, a_heap_that_shrinks_has_none_at_hand);
+    tcase_add_test(all, no_block_is_anybody_elses);
     tcase_add_test(all, others_arenas_go_back_at_once);
     return run_suite(suite);
 }
