@@ -133,6 +133,15 @@ def test_a_program_is_recorded_from_any_folder(tmp_path, monkeypatch, record_in)
     assert record_in(build, tmp_path / "traces")
 
 
+@pytest.mark.parametrize("way", [[BUILD / "python"], [BUILD / "pymem-run", sys.executable]],
+                         ids=["linked", "pymem-run"])
+def test_each_program_runs(way):
+    """Heaps of up to a hundred MiB that grow, shrink and change at random."""
+    for function in runpy.run_path(str(BENCH.parent / "programs.py"))["PROGRAMS"]:
+        result = run(*way, BENCH.parent / "programs.py", function.__name__)
+        assert result.returncode == 0, (function.__name__, result.stderr)
+
+
 def test_a_ratio_within_the_noise_has_a_mark(capsys):
     figures = {"rss_kib": 1024, "faults": 1}
     results = {"pairs": {"CPython": {"ns": 10.4, **figures}, "pymem": {"ns": 10, **figures}}}
