@@ -124,8 +124,8 @@ at_hand_return(void)
 }
 
 /* In a heap that neither grows nor shrinks hardly a pool does. */
-static void
-count_pool(void)
+void
+at_hand_count_pool(void)
 {
     enum { COUNTS = 8 };
     at_hand_scatter -= at_hand_scatter < COUNTS ? at_hand_scatter : COUNTS;
@@ -135,16 +135,10 @@ count_pool(void)
 }
 
 void
-at_hand_pool_came(void)
-{
-    count_pool();
-}
-
-void
 at_hand_pool_went(void)
 {
     static unsigned nwent;
-    count_pool();
+    at_hand_count_pool();
     if (UNLIKELY(++nwent % (unsigned)MAX_POOLS_IN_ARENA == 0)) {
         at_hand_return();
     }

@@ -510,7 +510,7 @@ pool_new(struct heap *heap, unsigned szclass)
     header->gone = 0;
     pool_link(&heap->usedpools[szclass], pool);
     if (set == &main_heap.small_arenas) {
-        at_hand_pool_came();
+        at_hand_count_pool();
     }
     return pool;
 }

@@ -85,8 +85,8 @@ at_hand_pool_opened(void)
     }
 }
 
-/* A pool has been got of an arena. */
-void at_hand_pool_came(void);
+/* A pool came from an arena, or went back. */
+void at_hand_count_pool(void);
 
 /* A stack that is closed neither gives blocks nor takes them.  All are closed until
  * at_hand_open(): when a request of the class has left its fast path. */

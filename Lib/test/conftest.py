@@ -46,9 +46,10 @@ RAW, MEM, OBJ = range(3)
 DOMAINS = [RAW, MEM, OBJ]
 LETTERS = "rmo"
 SSIZE_MAX = sys.maxsize
+IS_64_BITS = SSIZE_MAX > 2**32
 # CPython's geometry, which is another one where pointers have 32 bits.
 ALIGNMENT, POOL_SIZE, POOL_OVERHEAD, ARENA_SIZE = (
-    (16, 16 << 10, 48, 1 << 20) if SSIZE_MAX > 2**32 else (8, 4 << 10, 32, 256 << 10))
+    (16, 16 << 10, 48, 1 << 20) if IS_64_BITS else (8, 4 << 10, 32, 256 << 10))
 SIZE_CLASSES = 512 // ALIGNMENT
 # Of the Python that runs the tests, which is the one that build/ is linked from.
 VERSION = "%d.%d" % sys.version_info[:2]

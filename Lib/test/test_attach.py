@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, SSIZE_MAX, TOP, clean_environment, run
+from conftest import BUILD, IS_64_BITS, TOP, clean_environment, run
 from test_package import backend, chosen
 
 import attachprograms
@@ -410,7 +410,7 @@ def test_other_interpreters(own_package, tmp_path, version, more, expected):
 
 def test_another_type_of_machine(own_package, tmp_path):
     """A program of 32 bits for x86: pause(), again and again."""
-    if SSIZE_MAX < 2**32:
+    if not IS_64_BITS:
         pytest.skip("on 32 bits no program of 64 bits is made here")
     code = bytes.fromhex("b81d000000cd80ebf7")
     start, size = 0x10000, 84 + len(code)

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import (BUILD, SSIZE_MAX, TOP, VERSION, chromium, clean_environment, has_wasm,
+from conftest import (BUILD, IS_64_BITS, TOP, VERSION, chromium, clean_environment, has_wasm,
                       make_playground, need_module, needs_chromium, run)
 
 DOC = TOP / "Doc"
@@ -25,7 +25,7 @@ PAGES = sorted(DOC.rglob("*.rst"))
 FOR_READERS = sorted((DOC / "begin").glob("*.rst"))
 WITH_COMMANDS = [page for page in PAGES if "code-block:: console" in page.read_text()]
 WITH_SESSIONS = [page for page in PAGES if ">>> " in page.read_text()]
-needs_64_bits = pytest.mark.skipif(SSIZE_MAX < 2**32,
+needs_64_bits = pytest.mark.skipif(not IS_64_BITS,
                                    reason="the pages show a CPython of 64 bits")
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from conftest import BUILD, SSIZE_MAX, TOP, run
+from conftest import BUILD, IS_64_BITS, TOP, run
 from misuse.attacktable import ATTACKS
 from misuse.subjects import (FOLDER, Subject, build_module, end_of, find_subjects, judge,
                              run_attacks, run_programs)
@@ -20,7 +20,7 @@ from misuse.table import GROUPS, LEGAL, PROGRAMS, WRITTEN_BEHIND
 sys.path.insert(0, str(TOP / "Tools" / "bench"))
 import bench_attacks  # noqa: E402
 
-pytestmark = pytest.mark.skipif(SSIZE_MAX < 2**32, reason="the programs know the records and the "
+pytestmark = pytest.mark.skipif(not IS_64_BITS, reason="the programs know the records and the "
                                 "addresses of 64 bits")
 SUBJECTS = find_subjects(BUILD)
 HARDENED = Subject("hardened", "pymem-preload.so", (str(BUILD / "pymem-run"), "--hardened"))

@@ -451,24 +451,25 @@ track, untrack = _testcapi.tracemalloc_track, _testcapi.tracemalloc_untrack
 def domain_5():
     return [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
 tracemalloc.start(2)
-track(5, 1 << 30, 777)
+there = 1 << (40 if sys.maxsize > 2**32 else 30)
+track(5, there, 777)
 assert domain_5() == [777]
-untrack(5, 1 << 30)
+untrack(5, there)
 assert domain_5() == []
 tracemalloc.stop()
-try: track(5, 1 << 30, 777)
+try: track(5, there, 777)
 except RuntimeError: pass
 else: sys.exit("traced by nobody")
 import tracemalloc as standard
 standard.start()
-track(5, 1 << 30, 778)
+track(5, there, 778)
 assert [t.size for t in standard.take_snapshot().traces if t.domain == 5] == [778]
 """)
     environment.python("""
 import sys, pymem.tracemalloc as tracemalloc
 tracemalloc.start(2)
 import _testcapi
-_testcapi.tracemalloc_track(5, 1 << 30, 777)
+_testcapi.tracemalloc_track(5, 1 << (40 if sys.maxsize > 2**32 else 30), 777)
 assert 777 in [trace[1] for trace in tracemalloc._get_traces() if trace[0] == 5]
 """)
 

@@ -4,13 +4,15 @@ import sys
 
 import pytest
 
-from conftest import BUILD, clean_environment, run
+from conftest import BUILD, IS_64_BITS, clean_environment, run
 from pymem.quantities import seconds_of, size_of
 
 
 @pytest.mark.parametrize("text, nbytes", [
     ("0", 0), ("4096", 4096), ("64K", 64 << 10), ("64k", 64 << 10), ("64 KiB", 64 << 10),
     ("64kib", 64 << 10), ("64 kB", 64_000), ("1.5M", 3 << 19), (".5G", 1 << 29), ("1g", 1 << 30),
+    pytest.param("2g", 2 << 30, marks=pytest.mark.skipif(
+        not IS_64_BITS, reason="no size of 32 bits")),
     ("7B", 7), (str(sys.maxsize), sys.maxsize)])
 def test_sizes(text, nbytes):
     assert size_of(text) == nbytes

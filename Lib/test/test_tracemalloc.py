@@ -189,7 +189,7 @@ def test_threads_with_and_without_the_gil(python, tmp_path):
     check(python, """
 import _testcapi, sys, threading, tracemalloc, zlib
 tracemalloc.start(10)
-far = sys.maxsize // 16 + 1     # from each other, but in what an address can be
+far = 1 << (32 if sys.maxsize > 2**32 else 27)      # from each other
 def work(number):
     for i in range(400):
         address = number * far + 16 * i + 16

@@ -102,7 +102,7 @@ begin, most = time.monotonic(), sys.maxsize
 for sample_bytes in (1, 512, 524288, most // 2 + 1, most):
     _tracemalloc.start(1, sample_bytes, 1)
     try:
-        bytes(most - 100)
+        bytes(most // 2 + 1 if most > 2**32 else most - 100)
     except MemoryError:
         pass
     for size in (0, 1, most // 2 + 1, most):
