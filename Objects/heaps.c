@@ -347,6 +347,10 @@ heap_do(struct heap *heap, unsigned to_do)
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_SWEEPS);
         heap_sweep(heap);
     }
+    if (to_do & HEAP_MAKES_WAY) {
+        atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_MAKES_WAY);
+        arenas_make_way(&heap->small_arenas);
+    }
     if (to_do & HEAP_INHERITS) {
         heap_take_over();
     }
@@ -356,6 +360,20 @@ heap_do(struct heap *heap, unsigned to_do)
     if (to_do & HEAP_GIVES_BACK) {
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_GIVES_BACK);
         heap_give_back(heap);
+    }
+}
+
+void
+heaps_make_way_for(const struct arena_set *set)
+{
+    if (set->is_medium) {
+        heap_tell(&main_heap, HEAP_MAKES_WAY);
+    }
+    else if (heap_of_thread != &heap_of_nobody) {
+        heap_enter_or_wait(heap_of_thread);
+        heap_release_kept_medium(heap_of_thread);
+        arenas_make_way(&heap_of_thread->medium_arenas);
+        heap_leave(heap_of_thread);
     }
 }
 

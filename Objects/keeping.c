@@ -19,6 +19,10 @@
  * whose memory comes and goes, earns what it needs.  A server earns nothing: between two
  * requests it waits.
  *
+ * Where one set of arenas becomes larger than it ever was, as much goes back of what rests in
+ * another.  So a peak is no higher by what is kept, and what rests is bought again at most as
+ * often as the heap grows.
+ *
  * What is not needed is lost again with time.  A window of time begins when arenas are
  * kept.  At its end those arenas go that were empty all the time, and as much of what was
  * earned.  Whatever takes or frees blocks off the fast path looks at the clock.
@@ -239,6 +243,23 @@ arenas_pool_rests(struct arena_set *set)
         count_returned(set, arenas_purge_resting(set, set->nresting - most / 4 * 3)
                             / set->pool_size);
     }
+}
+
+void
+arenas_make_way(struct arena_set *set)
+{
+    size_t resting = resting_pools(set), stay = stay_for_good(set);
+    if (resting <= stay || has_cpythons_rule(set)) {
+        return;
+    }
+    if (set->nempty > 0) {
+        arena_return(arenas_oldest_empty(set));
+    }
+    else {
+        size_t surplus = resting - stay, most = pools_in_arena(set);
+        arenas_purge_resting(set, surplus < most ? surplus : most);
+    }
+    count_returned(set, resting - resting_pools(set));
 }
 
 /* A small heap is not worth a sweep.  Medium blocks are about as large as a page, and so

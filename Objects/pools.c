@@ -420,7 +420,8 @@ print_statistics_if_asked(void)
     }
 }
 
-/* An arena is about to be bought: first all that waits for another use goes into it. */
+/* An arena is about to be bought: first all that waits for another use goes into it.  Where
+ * there were never so many, others make way. */
 static void
 heap_make_room(struct heap *heap, struct arena_set *set)
 {
@@ -433,8 +434,14 @@ heap_make_room(struct heap *heap, struct arena_set *set)
         }
         release_kept_of_classes(heap, 0, NB_SMALL_SIZE_CLASSES);
     }
-    if (!set->is_medium && !arenas_have_free_pool(set)) {
+    if (arenas_have_free_pool(set)) {
+        return;
+    }
+    if (!set->is_medium) {
         print_statistics_if_asked();
+    }
+    if (set->ncurrent == set->nhighwater) {
+        heaps_make_way_for(set);
     }
 }
 
@@ -456,17 +463,18 @@ is_refused_still(struct arena_set *set)
 
 atomic_int medium_pools_at_once;
 
-/* A medium class has a pool of its own when as much was asked for as one holds.  Until then
- * malloc, whose blocks of all sizes lie side by side, needs less memory: in a small program a
- * thirtieth of all. */
+/* A medium class has pools of its own once so many bytes of it were asked for.  Until then
+ * malloc, whose blocks of all sizes lie side by side, needs less memory: where some thirty
+ * classes have few blocks each, a fifteenth of all that a small program has. */
 static int
 is_asked_for_often(struct heap *heap, unsigned szclass)
 {
+    enum { OFTEN = 1 << 20 };
     uint32_t *asked = &heap->asked[szclass - NB_SMALL_SIZE_CLASSES];
-    if (*asked < MEDIUM_POOL_SIZE) {
+    if (*asked < OFTEN) {
         *asked += size_classes[szclass].blocksize;
     }
-    return *asked >= MEDIUM_POOL_SIZE || medium_pools_at_once;
+    return *asked >= OFTEN || medium_pools_at_once;
 }
 
 /* Under Valgrind no pool is ever made, so that every block comes from malloc. */

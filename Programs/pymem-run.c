@@ -42,7 +42,7 @@ static const char usage[] =
     "  --mmap-only           call only mmap and munmap of the system, for a sandbox\n"
     "                        that ends programs at other calls\n"
     "  --medium=WHO          serve requests of 513 bytes to 32 KiB from pools, or malloc\n"
-    "  --keep=SIZE           so much free memory may stay (16M); 0 is as in CPython\n"
+    "  --keep=SIZE           so much free memory may stay (12M); 0 is as in CPython\n"
     "  --trim-interval=TIME  give unused memory back so often: 0.5, 90s, 5m, 1h\n"
     "  --stats               write statistics on stderr at the end\n"
     "  --stats-json=FILE     write statistics into a file, as JSON\n"

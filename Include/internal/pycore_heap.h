@@ -92,6 +92,7 @@ enum heap_to_do {
     HEAP_RELEASES_KEPT = 16,    /* empty pools have waited long enough in their rings */
     HEAP_SWEEPS = 32,           /* many pools may have become sparse */
     HEAP_KEEPS_SLOTS = 64,      /* main_heap: look whether slots were free for long */
+    HEAP_MAKES_WAY = 128,       /* main_heap: others became larger than they ever were */
 };
 
 struct heap {
@@ -345,6 +346,10 @@ size_t heaps_trim_idle(void);
  * thread may work on, and tell the others' owners.  The number of bytes.  From any
  * thread. */
 size_t heaps_give_back(void);
+
+/* A set is about to be larger than it ever was: of what the others only keep, as far as this
+ * thread may work on them, as much goes back.  So no peak is higher by what is kept. */
+void heaps_make_way_for(const struct arena_set *set);
 
 /* Visit every heap that is used, by number, until visit() returns something else than
  * 0; returns that, or 0.  From any thread: one that does not own a heap sees what

@@ -302,7 +302,7 @@ def test_medium_requests_have_pools_once_a_size_was_asked_for_often(name):
 from pymem.capi import free, malloc
 from pymem.heap import Heap
 heap = Heap.take
-blocks = [malloc(30_000) for i in range(6)]
+blocks = [malloc(30_000) for i in range(40)]
 found = [heap().find(p) is not None for p in blocks]
 print(found == sorted(found), found[-1], heap().find(malloc(20_000)) is not None)
 for p in blocks: free(p)

@@ -342,6 +342,51 @@ START_TEST(medium_pools_are_not_kept_for_long)
 }
 END_TEST
 
+/* What a set may keep makes no peak higher: it goes where another becomes larger than ever. */
+
+static size_t
+resting_bytes(const struct arena_set *set)
+{
+    return set->nresting * set->pool_size + set->nempty * set->arena_size;
+}
+
+START_TEST(what_medium_blocks_left_goes_where_small_ones_need_more_than_ever)
+{
+    drop(build(4 * MIB, 5000));
+    const struct arena_set *medium = &heap_of_thread->medium_arenas;
+    ck_assert_uint_ge(resting_bytes(medium), 2 * MIB);
+    drop(build(8 * MIB, 512));
+    ck_assert_uint_le(resting_bytes(medium), medium->pool_size);
+}
+END_TEST
+
+START_TEST(what_small_blocks_left_goes_where_medium_ones_need_more_than_ever)
+{
+    drop(build(8 * MIB, 512));
+    ck_assert_uint_ge(resting_bytes(SMALL), 6 * MIB);
+    size_t before = resting_bytes(SMALL);
+    for (size_t nbytes = MIB; nbytes <= 8 * MIB; nbytes += MIB) {
+        drop(build(nbytes, 5000));
+        drop(build(64 << 10, 512));
+    }
+    ck_assert_uint_le(resting_bytes(SMALL), 2 * MIB);
+    ck_assert_uint_ge(before, resting_bytes(SMALL));
+}
+END_TEST
+
+START_TEST(where_a_size_comes_again_nothing_makes_way)
+{
+    drop(build(8 * MIB, 512));
+    drop(build(4 * MIB, 5000));
+    const struct arena_set *medium = &heap_of_thread->medium_arenas;
+    size_t resting = resting_bytes(medium);
+    ck_assert_uint_ge(resting, 2 * MIB);
+    arenas_trim(SMALL);
+    drop(build(6 * MIB, 512));
+    ck_assert_uint_eq(resting_bytes(medium), resting);
+}
+END_TEST
+
 /* A limit on the address space, so low that only what is kept can serve. */
 
 static void
@@ -504,6 +549,9 @@ main(void)
     tcase_add_test(tc, a_heap_that_never_was_large_earns_nothing);
     tcase_add_test(tc, whoever_takes_a_block_now_and_then_gives_back_what_is_kept);
     tcase_add_test(tc, medium_pools_are_not_kept_for_long);
+    tcase_add_test(tc, what_medium_blocks_left_goes_where_small_ones_need_more_than_ever);
+    tcase_add_test(tc, what_small_blocks_left_goes_where_medium_ones_need_more_than_ever);
+    tcase_add_test(tc, where_a_size_comes_again_nothing_makes_way);
     /* The sanitizers reserve terabytes, and a limit would be theirs first. */
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     tcase_add_loop_test(tc, a_request_that_fails_gives_back_what_is_kept, 0,

@@ -315,7 +315,7 @@ static uint32_t
 file_of_new_block(uintptr_t address)
 {
     struct trace trace;
-    struct trace_frame frame;
+    struct trace_frame frame = {0};
     ck_assert_int_eq(PyTraceMalloc_Track(9, address, 1), 0);
     ck_assert(tracer_find(9, address, &trace));
     tracer_stack_frames(trace.stack, &frame, 1);
