@@ -475,11 +475,11 @@ void
 _PyObject_Free(void *ctx, void *ptr)
 {
     (void)ctx;
-    if (LIKELY(heap_of_interpreter == NULL)) {
-        pymalloc_free_far(ptr);
-    }
-    else {
+    if (UNLIKELY(heap_of_interpreter != NULL)) {
         pymalloc_free_of_heaps(ptr);
+    }
+    else if (UNLIKELY(!pymalloc_free_near(&main_heap.home, ptr))) {
+        pymalloc_free_far(ptr);
     }
 }
 

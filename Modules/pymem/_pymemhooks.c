@@ -160,7 +160,7 @@ static const PyMemAllocatorEx hooks[] = {
 /* Is the hook of a domain asked?  Somebody may have set an allocator around it, or
  * have taken it off together with one below. */
 static int
-hook_is_asked(int domain, const struct counting *counting)
+hook_is_asked(PyMemAllocatorDomain domain, const struct counting *counting)
 {
     uint64_t before = counting->counted.requests;
     if (domain == PYMEM_DOMAIN_MEM) {
@@ -206,7 +206,7 @@ hooks_count(void)
     if (counting == NULL) {
         return -1;
     }
-    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
+    for (PyMemAllocatorDomain domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ; domain++) {
         if (!hook_is_asked(domain, counting)) {
             PyMemAllocatorEx hook = hooks[domain];
             PyMem_GetAllocator(domain, &wrapped[domain]);
@@ -239,8 +239,8 @@ hooks_stop(struct hook_counts *counts)
         *counts = stopped->counted;
         free(stopped);
     }
-    for (int domain = PYMEM_DOMAIN_MEM; domain <= PYMEM_DOMAIN_OBJ && ncountings == 0;
-         domain++)
+    for (PyMemAllocatorDomain domain = PYMEM_DOMAIN_MEM;
+         domain <= PYMEM_DOMAIN_OBJ && ncountings == 0; domain++)
     {
         PyMemAllocatorEx current;
         PyMem_GetAllocator(domain, &current);
