@@ -12,6 +12,7 @@
 #include "pymeminstall.h"
 #include "pythonoptions.h"
 #include "trimming.h"
+#include "wordlist.h"
 #include "pycore_poolmap.h"
 #include "pycore_pymem.h"
 #include "pycore_virtualmem.h"
@@ -98,28 +99,7 @@ at_exit(void)
 }
 
 /* Children have what they would have without us.  pymem-run put our library behind
- * what was there; see add_to_list() there. */
-
-static void
-remove_from_list(const char *name, const char *word)
-{
-    char *list = getenv(name);
-    size_t length = strlen(word);
-    for (char *at = list; at != NULL && (at = strstr(at, word)) != NULL; at++) {
-        if ((at == list || at[-1] == ':')
-            && (at[length] == '\0' || at[length] == ':' || at[length] == ' '))
-        {
-            if (at == list && at[length] == '\0') {
-                unsetenv(name);
-                return;
-            }
-            char *begin = at != list ? at - 1 : at;
-            char *end = at + length + (at == list);
-            memmove(begin, end, strlen(end) + 1);
-            return;
-        }
-    }
-}
+ * what was there; see preload_library() there. */
 
 static void
 leave_children_alone(void)
@@ -128,14 +108,14 @@ leave_children_alone(void)
     if (dladdr(&run, &self) != 0) {
         char folder[strlen(self.dli_fname) + 1];
         strcpy(folder, self.dli_fname);
-        remove_from_list("LD_PRELOAD", folder);
+        wordlist_remove("LD_PRELOAD", folder);
         char *slash = strrchr(folder, '/');
         if (slash != NULL) {
             /* A path with a space: by its name, and its folder. */
-            remove_from_list("LD_PRELOAD", slash + 1);
+            wordlist_remove("LD_PRELOAD", slash + 1);
             *slash = '\0';
             if (strchr(folder, ' ') != NULL) {
-                remove_from_list("LD_LIBRARY_PATH", folder);
+                wordlist_remove("LD_LIBRARY_PATH", folder);
             }
         }
     }

@@ -8,6 +8,7 @@
 
 #include "pyconfig.h"
 #include "pycore_keepsize.h"
+#include "wordlist.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -170,6 +171,9 @@ contains(struct file file, const char *bytes, size_t size)
     return memmem(file.bytes, file.size, bytes, size) != NULL;
 }
 
+/* Programs that are always at the same place, which is a low one, as Debian's interpreters. */
+static int is_at_fixed_place;
+
 static void
 check_elf(const char *path, struct file file)
 {
@@ -188,6 +192,7 @@ check_elf(const char *path, struct file file)
              "%d; this one: %d, %d)", path, header.e_ident[EI_CLASS],
              header.e_machine, own.e_ident[EI_CLASS], own.e_machine);
     }
+    is_at_fixed_place = header.e_type == ET_EXEC;
     int is_dynamic = 0;
     for (unsigned i = 0; i < header.e_phnum; i++) {
         ElfW(Phdr) segment;
@@ -334,29 +339,43 @@ find_preload(char path[PATH_MAX])
     strcpy(path, PKGLIBDIR "/pymem-preload.so");
 }
 
-/* Put a word behind what a list of the environment has: what is there comes first, as
- * without us. */
+/* The same library, for an interpreter that is always at the same low place: it is loaded
+ * near to that.  A processor that keeps the targets of branches in few bits takes each call
+ * from one end of the address space to the other four cycles longer.  Where the interpreter's
+ * place is foretold the library's may be, but not the one that hardens. */
+static void
+find_near(const char *preload, char near[PATH_MAX])
+{
+    snprintf(near, PATH_MAX, "%.*s-near.so", (int)(strlen(preload) - strlen(".so")), preload);
+}
+
+static int
+suits_near(const char *near, const char *flags)
+{
+    return is_at_fixed_place && strchr(flags, 'H') == NULL && access(near, R_OK) == 0;
+}
+
 static void
 add_to_list(const char *name, const char *word)
 {
-    const char *before = getenv(name);
-    char *text = NULL;
-    if (asprintf(&text, "%s%s%s", before != NULL ? before : "",
-                 before != NULL ? ":" : "", word) < 0
-        || setenv(name, text, 1) < 0)
-    {
+    if (wordlist_add(name, word) < 0) {
         fail(CANNOT_RUN, "%s: %s", name, strerror(errno));
     }
-    free(text);
 }
 
 /* The dynamic linker takes a space for the end of a path here, but not in the list of
  * folders where it looks for a name. */
 static void
-preload_library(void)
+preload_library(const char *flags)
 {
-    char path[PATH_MAX];
-    find_preload(path);
+    char far[PATH_MAX], near[PATH_MAX], path[PATH_MAX];
+    find_preload(far);
+    find_near(far, near);
+    strcpy(path, suits_near(near, flags) ? near : far);
+    wordlist_remove("LD_PRELOAD", far);    /* if this program runs another, one of them */
+    wordlist_remove("LD_PRELOAD", near);
+    wordlist_remove("LD_PRELOAD", base_name(far));
+    wordlist_remove("LD_PRELOAD", base_name(near));
     if (strpbrk(path, ":;") != NULL) {
         fail(CANNOT_RUN, "%s: a path with a colon or a semicolon can't be loaded before "
              "a program", path);
@@ -574,7 +593,7 @@ main(int argc, char **argv)
     if (check_program(argv[optind], 0)) {
         lend_package(argv + optind + 1);
     }
-    preload_library();
+    preload_library(told.flags);
     char text[100];
     snprintf(text, sizeof(text), "%d -%s %ld", (int)getpid(), told.flags,
              (long)(told.trim_seconds * 1000));

@@ -108,6 +108,43 @@ def test_children_inherit_it():
     assert result.stdout.startswith("True True ")
 
 
+WHERE = """
+import os, subprocess, sys
+name = os.path.basename(os.environ["LD_PRELOAD"])
+for line in open("/proc/self/maps"):
+    if name in line:
+        print(name, int(line.split("-")[0], 16) < 0x400000, flush=True)
+        break
+if sys.argv[1:]:
+    subprocess.run(sys.argv[1:])
+"""
+LIBRARIES = BUILD / ".libs"
+FAR, NEAR = "pymem-preload.so False\n", "pymem-preload-near.so True\n"
+
+
+def is_at_fixed_place(python):
+    with open(python, "rb") as program:
+        header = program.read(20)
+    return header[:5] == b"\x7fELF\2" and header[16:20] == b"\2\0\x3e\0"
+
+
+def preload_of(python):
+    near = LIBRARIES / "pymem-preload-near.so"
+    return near if near.exists() and is_at_fixed_place(python) else \
+        LIBRARIES / "pymem-preload.so"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_library_lies_near_an_interpreter_at_a_fixed_place(python):
+    near = NEAR if "near" in preload_of(python).name else FAR
+    assert pymem_run(python, "-c", WHERE).stdout == near
+    assert pymem_run("--hardened", python, "-c", WHERE).stdout == FAR
+    within = [python, "-c", WHERE]
+    for outer, inner in ((), ["--hardened"]), (["--hardened"], ()):
+        result = pymem_run(*outer, *within, PYMEM_RUN, *inner, *within)
+        assert result.stdout == (FAR if outer else near) + (FAR if inner else near)
+
+
 def test_children_without():
     result = pymem_run("--no-children", sys.executable, "-c", CHILD)
     assert result.stdout == "True False none\n"

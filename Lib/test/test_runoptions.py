@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from conftest import BUILD, TOP, clean_environment, embed_flags, pythons, run
-from test_run import pymem_run, preloaded, statistics      # noqa: F401 (a fixture)
+from test_run import (preload_of, pymem_run, preloaded,     # noqa: F401 (a fixture)
+                      statistics)
 
 PRELOAD = BUILD / ".libs" / "pymem-preload.so"
 DEVELOPER_MODE = "the developer mode (-X dev, PYTHONDEVMODE) would replace pymem"
@@ -205,7 +206,8 @@ LIST = "import os; print(os.environ.get('LD_PRELOAD'), 'PYMEM_RUN' in os.environ
                                     "libm.so.6 libdl.so.2", "libm.so.6:"])
 def test_the_order_is_kept_and_ours_is_last(before):
     variables = {} if before is None else {"LD_PRELOAD": before}
-    expected = "".join([before or "", "" if before is None else ":", str(PRELOAD)])
+    ours = str(preload_of(sys.executable))
+    expected = "".join([before or "", "" if before is None else ":", ours])
     assert pymem_run(sys.executable, "-c", LIST, **variables).stdout == f"{expected} True\n"
     assert pymem_run("--no-children", sys.executable, "-c", LIST, **variables
                      ).stdout == f"{before} False\n"
@@ -237,7 +239,8 @@ def test_a_path_of_any_characters(tmp_path, folder):
     home = tmp_path / folder
     (home / ".libs").mkdir(parents=True)
     shutil.copy(BUILD / "pymem-run", home)
-    shutil.copy(PRELOAD, home / ".libs")
+    for library in {PRELOAD, preload_of(sys.executable)}:
+        shutil.copy(library, home / ".libs")
     script = home / "script"
     script.write_text(f"#!{sys.executable}\n{HERE}\n{LIST}\n")
     script.chmod(0o755)

@@ -4,6 +4,7 @@ Owns the command lines; which sources there are, projectfiles.py knows.
 """
 
 import os
+import platform
 import shlex
 import shutil
 import struct
@@ -127,6 +128,16 @@ class Builder:
                   "-o", path, *objects, *flags])
         return path
 
+    def link_near(self, name, objects, *flags, exports):
+        """The same for a low address; {} where configure would have none either."""
+        if platform.machine() != "x86_64" or struct.calcsize("P") != 8:
+            return {}
+        try:
+            return {f"pymem/{name}": self.link(name, objects, *flags, *make_list("NEAR_LINK"),
+                                               exports=exports)}
+        except BuildError:
+            return {}
+
 
 def build(folder):
     """{path in site-packages: file}, and the program pymem-run."""
@@ -156,6 +167,8 @@ def build(folder):
                                         exports=exports),
         "pymem/pymem-preload.so": b.link("pymem-preload.so", preload, "-ldl", "-lm",
                                          exports="Misc/libpymeminstall.map"),
+        **b.link_near("pymem-preload-near.so", preload, "-ldl", "-lm",
+                      exports="Misc/libpymeminstall.map"),
         "pymem/bench-worker": b.link("bench-worker", worker, "-ldl"),
         "pymem/pymem-attach.so": b.link("pymem-attach.so", attach, "-shared"),
         "pymem/_pymemconformance.so": b.link("_pymemconformance.so", driver, "-shared"),
