@@ -371,6 +371,32 @@ START_TEST(what_small_blocks_left_goes_where_medium_ones_need_more_than_ever)
     }
     ck_assert_uint_le(resting_bytes(SMALL), 2 * MIB);
     ck_assert_uint_ge(before, resting_bytes(SMALL));
+    for (int i = 0; i < 3; i++) {       /* they made way, and that is over */
+        drop(build(4 * MIB, 512));
+    }
+    ck_assert_uint_ge(resting_bytes(SMALL), 3 * MIB);
+}
+END_TEST
+
+START_TEST(free_pools_in_arenas_that_are_used_make_way_too)
+{
+    enum { SIZE = 5000, N = 800, APART = 200 };
+    void *blocks[N];
+    for (int i = 0; i < N; i++) {
+        blocks[i] = PyObject_Malloc(SIZE);
+    }
+    for (int i = 0; i < N; i++) {
+        if (i % APART != 0) {
+            PyObject_Free(blocks[i]);
+        }
+    }
+    const struct arena_set *medium = &heap_of_thread->medium_arenas;
+    ck_assert_uint_ge(medium->nresting * medium->pool_size, 2 * MIB);
+    drop(build(8 * MIB, 512));
+    ck_assert_uint_le(medium->nresting, 2);
+    for (int i = 0; i < N; i += APART) {
+        PyObject_Free(blocks[i]);
+    }
 }
 END_TEST
 
@@ -551,6 +577,7 @@ main(void)
     tcase_add_test(tc, medium_pools_are_not_kept_for_long);
     tcase_add_test(tc, what_medium_blocks_left_goes_where_small_ones_need_more_than_ever);
     tcase_add_test(tc, what_small_blocks_left_goes_where_medium_ones_need_more_than_ever);
+    tcase_add_test(tc, free_pools_in_arenas_that_are_used_make_way_too);
     tcase_add_test(tc, where_a_size_comes_again_nothing_makes_way);
     /* The sanitizers reserve terabytes, and a limit would be theirs first. */
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
