@@ -5,16 +5,17 @@
 
 #include "pycore_pools.h"
 
-/* A pool comes in last.  While it waits for its turn more of its blocks are
- * freed, so that malloc finds several in it: with the first place it would find
- * one, and every other call would move a pool out of the ring or back. */
+/* A pool comes in before another one, or last: before the ring's own entry.  While it waits
+ * for its turn more of its blocks are freed, so that malloc finds several in it: with the
+ * first place it would find one, and every other call would move a pool out of the ring or
+ * back. */
 static inline void
-pool_link(poolp ring, poolp pool)
+pool_link(poolp before, poolp pool)
 {
-    pool->next = ring;
-    pool->prev = ring->prev;
-    ring->prev->next = pool;
-    ring->prev = pool;
+    pool->next = before;
+    pool->prev = before->prev;
+    before->prev->next = pool;
+    before->prev = pool;
 }
 
 static inline void

@@ -2,6 +2,7 @@
 
 #include "support.h"
 #include "pycore_arenas.h"
+#include "pycore_athand.h"
 #include "pycore_pymem.h"
 
 /* These look at pymalloc's own structures, so objects come from it directly,
@@ -115,6 +116,27 @@ START_TEST(a_full_pool_gives_the_block_that_is_freed_in_it)
         PyObject_Free(p[i]);
     }
     ck_assert_int_eq(_Py_GetAllocatedBlocks(), 0);
+}
+END_TEST
+
+/* Two full pools that come to have a free block: whose comes first? */
+START_TEST(the_pool_opened_last_is_next_and_the_first_one_where_frees_are_scattered)
+{
+    enum { N = 6 * NUMBLOCKS(64) };
+    static void *p[N];
+    for (int i = 0; i < N; i++) {
+        p[i] = PyObject_Malloc(64);
+    }
+    void *opened_first = p[NUMBLOCKS(64) + 9], *opened_last = p[3 * NUMBLOCKS(64) + 9];
+    ck_assert_ptr_ne(pool_of(opened_first), pool_of(opened_last));
+    at_hand_scatter = _i == 0 ? 0 : SCATTERED + 100;
+    PyObject_Free(opened_first);
+    PyObject_Free(opened_last);
+    void *given;
+    do {
+        given = PyObject_Malloc(64);
+    } while (given != opened_first && given != opened_last);
+    ck_assert_ptr_eq(given, _i == 0 ? opened_last : opened_first);
 }
 END_TEST
 
@@ -425,6 +447,8 @@ main(void)
     tcase_add_test(tc, blocks_of_a_pool_have_cpythons_addresses);
     tcase_add_test(tc, the_last_block_freed_is_the_next_one_given);
     tcase_add_test(tc, a_full_pool_gives_the_block_that_is_freed_in_it);
+    tcase_add_loop_test(
+        tc, the_pool_opened_last_is_next_and_the_first_one_where_frees_are_scattered, 0, 2);
 #if POOL_BITS == 14
     tcase_add_test(tc, freed_blocks_come_before_memory_never_used);
 #endif
