@@ -701,7 +701,8 @@ START_TEST(the_child_leaves_heaps_of_other_interpreters_alone)
     ck_assert_ptr_nonnull(ptr);
     PyObject_Free(ptr);
     current = &main_heap;
-    ck_assert_str_eq(run_child(end_in_child, other).text, "1 1");
+    struct child child = run_child(end_in_child, other);
+    ck_assert_str_eq(child.text, "1 1");
     ck_assert_int_eq(other->owner, HEAP_OF_INTERPRETER);
     heap_end(other);
 }

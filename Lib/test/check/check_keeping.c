@@ -371,8 +371,9 @@ START_TEST(what_small_blocks_left_goes_where_medium_ones_need_more_than_ever)
     }
     ck_assert_uint_le(resting_bytes(SMALL), 2 * MIB);
     ck_assert_uint_ge(before, resting_bytes(SMALL));
+    drop(build(4 * MIB, 512));
     for (int i = 0; i < 3; i++) {       /* they made way, and that is over */
-        drop(build(4 * MIB, 512));
+        drop(build(64 << 10, 512));
     }
     ck_assert_uint_ge(resting_bytes(SMALL), 3 * MIB);
 }
