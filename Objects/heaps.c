@@ -349,7 +349,7 @@ heap_do(struct heap *heap, unsigned to_do)
     }
     if (to_do & HEAP_MAKES_WAY) {
         atomic_fetch_and(&heap->to_do, ~(unsigned)HEAP_MAKES_WAY);
-        arenas_make_way(&heap->small_arenas);
+        arenas_make_way(&heap->small_arenas, atomic_exchange(&heap->wanted_by_others, 0));
     }
     if (to_do & HEAP_INHERITS) {
         heap_take_over();
@@ -367,12 +367,13 @@ void
 heaps_make_way_for(const struct arena_set *set)
 {
     if (set->is_medium) {
+        atomic_fetch_add(&main_heap.wanted_by_others, set->arena_size);
         heap_tell(&main_heap, HEAP_MAKES_WAY);
     }
     else if (heap_of_thread != &heap_of_nobody) {
         heap_enter_or_wait(heap_of_thread);
         heap_release_kept_medium(heap_of_thread);
-        arenas_make_way(&heap_of_thread->medium_arenas);
+        arenas_make_way(&heap_of_thread->medium_arenas, set->arena_size);
         heap_leave(heap_of_thread);
     }
 }

@@ -246,18 +246,19 @@ arenas_pool_rests(struct arena_set *set)
 }
 
 void
-arenas_make_way(struct arena_set *set)
+arenas_make_way(struct arena_set *set, size_t nbytes)
 {
     size_t resting = resting_pools(set), stay = stay_for_good(set);
     if (resting <= stay || has_cpythons_rule(set)) {
         return;
     }
-    if (set->nempty > 0) {
+    size_t wanted = (nbytes + set->pool_size - 1) / set->pool_size;
+    size_t until = resting > stay + wanted ? resting - wanted : stay;
+    while (set->nempty > 0 && resting_pools(set) > until) {
         arena_return(arenas_oldest_empty(set));
     }
-    else {
-        size_t surplus = resting - stay, most = pools_in_arena(set);
-        arenas_purge_resting(set, surplus < most ? surplus : most);
+    if (resting_pools(set) > until) {
+        arenas_purge_resting(set, resting_pools(set) - until);
     }
     count_returned(set, resting - resting_pools(set));
 }

@@ -1,5 +1,6 @@
 /* See wordlist.h.  Calls nothing of pymem. */
 
+#define _GNU_SOURCE     /* setenv() */
 #include "pyconfig.h"
 #include "wordlist.h"
 

@@ -118,8 +118,8 @@ void arenas_pools_opened(struct arena_set *set);
 /* A medium pool is kept in its ring. */
 void arenas_pool_is_kept(struct arena_set *set);
 
-/* Others need an arena more than they ever did: give back as much, if it only rests here. */
-void arenas_make_way(struct arena_set *set);
+/* Others need so many bytes more than they ever did: give back as much, if it only rests here. */
+void arenas_make_way(struct arena_set *set, size_t nbytes);
 
 /* Time passes: to be called now and then, where it does not matter that it
  * takes a few nanoseconds while arenas are kept. */

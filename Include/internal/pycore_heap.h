@@ -114,6 +114,9 @@ struct heap {
 
     size_t nwith_gone;          /* pools with pages that are gone: sparse.c */
 
+    /* Of main_heap: bytes that others bought more than ever, for which it makes way. */
+    atomic_size_t wanted_by_others;
+
     /* Bytes that were asked for of each medium class before it had a pool. */
     uint32_t asked[NB_MEDIUM_SIZE_CLASSES];
 
