@@ -151,7 +151,7 @@ pool_became_full(struct heap *heap, poolp pool)
 static poolp
 pool_to_precede(const struct arena_set *set, poolp ring)
 {
-    int is_scattered = set != &main_heap.small_arenas || at_hand_scatter >= SCATTERED;
+    int is_scattered = set != &main_heap.small_arenas || at_hand_scatter == MOST_SCATTERED;
     return is_scattered || ring->next == ring ? ring : ring->next->next;
 }
 

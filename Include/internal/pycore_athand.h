@@ -70,9 +70,8 @@ void at_hand_follow_size(size_t narenas);
 
 /* How scattered frees are: full pools that came to have a free block, less some for each
  * pool that came from an arena or went back.  Frees at random open a pool every few calls, and
- * hardly one comes or goes.  A program that builds and drops opens as many as come.  From
- * SCATTERED on pools take turns, from MOST_SCATTERED on blocks are at hand. */
-#define SCATTERED 1024u
+ * hardly one comes or goes.  A program that builds and drops opens as many as come.  With
+ * the most of it pools take turns, and in a large heap blocks are at hand. */
 #define MOST_SCATTERED 8192u
 INTERNAL_DATA(unsigned) at_hand_scatter;
 

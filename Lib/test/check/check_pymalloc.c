@@ -129,7 +129,7 @@ START_TEST(the_pool_opened_last_is_next_and_the_first_one_where_frees_are_scatte
     }
     void *opened_first = p[NUMBLOCKS(64) + 9], *opened_last = p[3 * NUMBLOCKS(64) + 9];
     ck_assert_ptr_ne(pool_of(opened_first), pool_of(opened_last));
-    at_hand_scatter = _i == 0 ? 0 : SCATTERED + 100;
+    at_hand_scatter = _i == 0 ? 0 : MOST_SCATTERED;
     PyObject_Free(opened_first);
     PyObject_Free(opened_last);
     void *given;
