@@ -145,24 +145,15 @@ pool_became_full(struct heap *heap, poolp pool)
     DEBUG_ASSERT(pool_is_valid(pool));
 }
 
-/* Before which pool a full one that came to have a free block is linked.  Where blocks are freed
- * in order it is second in the ring, so that the next blocks are in the cache still.  Where
- * they are freed at random it is last, and more of its blocks are freed before its turn. */
-static poolp
-pool_to_precede(const struct arena_set *set, poolp ring)
-{
-    int is_scattered = set != &main_heap.small_arenas || at_hand_scatter == MOST_SCATTERED;
-    return is_scattered || ring->next == ring ? ring : ring->next->next;
-}
-
 static void
 pool_became_used_again(struct heap *heap, poolp pool)
 {
     unsigned szclass = pool_class(pool);
     pool->inuse = (uint16_t)(size_classes[szclass].nblocks - 1);
-    pool_link(pool_to_precede(arenas_of(heap, pool), &heap->usedpools[szclass]), pool);
-    DEBUG_ASSERT(pool_is_valid(pool));
     struct arena_set *set = arenas_of(heap, pool);
+    int is_scattered = set != &main_heap.small_arenas || at_hand_scatter == MOST_SCATTERED;
+    pool_link_opened(&heap->usedpools[szclass], pool, is_scattered);
+    DEBUG_ASSERT(pool_is_valid(pool));
     if (set == &main_heap.small_arenas) {
         at_hand_pool_opened();
     }

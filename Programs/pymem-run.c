@@ -6,6 +6,7 @@
  * said against its options and its environment Programs/preload.c says, which is there
  * when the interpreter begins. */
 
+#define _GNU_SOURCE     /* memmem() */
 #include "pyconfig.h"
 #include "pycore_keepsize.h"
 #include "wordlist.h"

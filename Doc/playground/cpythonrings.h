@@ -40,6 +40,13 @@ pool_link(poolp ring, poolp pool)
     ring->next = pool;
 }
 
+static inline void
+pool_link_opened(poolp ring, poolp pool, int is_scattered)
+{
+    (void)is_scattered;
+    pool_link(ring, pool);
+}
+
 #define POOL_LEVELS 8u
 
 /* No pool waits for another one. */

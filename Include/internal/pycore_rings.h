@@ -5,10 +5,7 @@
 
 #include "pycore_pools.h"
 
-/* A pool comes in before another one, or last: before the ring's own entry.  While it waits
- * for its turn more of its blocks are freed, so that malloc finds several in it: with the
- * first place it would find one, and every other call would move a pool out of the ring or
- * back. */
+/* Before another one, or last: before the ring's own entry. */
 static inline void
 pool_link(poolp before, poolp pool)
 {
@@ -16,6 +13,17 @@ pool_link(poolp before, poolp pool)
     pool->prev = before->prev;
     before->prev->next = pool;
     before->prev = pool;
+}
+
+/* A full pool that came to have a free block.  While it waits for its turn more of its blocks
+ * are freed, so that malloc finds several in it: with the first place it would find one, and
+ * every other call would move a pool out of the ring or back.  Where blocks are freed in
+ * order it is second, and the next blocks are in the cache still.  Where they are freed at
+ * random it is last. */
+static inline void
+pool_link_opened(poolp ring, poolp pool, int is_scattered)
+{
+    pool_link(is_scattered || ring->next == ring ? ring : ring->next->next, pool);
 }
 
 static inline void

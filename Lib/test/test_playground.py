@@ -348,12 +348,12 @@ def test_a_pool_is_chosen(page):
 
 
 def test_rules_differ(page):
-    """Two pools had blocks freed: CPython takes the one that was last, ours the other."""
-    page.type("a = [malloc(512) for i in range(93)]\nfor p in a[:3]: free(p)\n"
-              "for p in a[31:33]: free(p)\nq = malloc(512)\nq = malloc(512)\n")
+    """A full pool had blocks freed: CPython takes it at once, ours the one that is at hand."""
+    page.type("a = [malloc(512) for i in range(95)]\nfor p in a[:3]: free(p)\n"
+              "q = malloc(512)\nq = malloc(512)\n")
     ours = page.happened()[0]
     page.set("rule", "cpython")
-    assert "of pool 0.0," in ours and "of pool 0.1," in page.happened()[0]
+    assert "of pool 0.3," in ours and "of pool 0.0," in page.happened()[0]
 
 
 def test_a_permalink_holds_all(page, driver):

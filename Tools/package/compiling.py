@@ -151,7 +151,7 @@ def build(folder):
               + b.add("tracer", [*b.ours, *b.tracer], make_list("TRACER_MODULE_PARTS")))
     preload = b.add("preload", b.beside, make_list("libpymembeside_la_SOURCES")
                     + make_list("pymem_preload_la_SOURCES"))
-    run = b.add("run", [*b.ours, "-D_GNU_SOURCE", f'-DPYTHON_VERSION="{PYTHON}"',
+    run = b.add("run", [*b.ours, f'-DPYTHON_VERSION="{PYTHON}"',
                         f'-DPACKAGE_VERSION_TEXT="{version()}"'],
                 make_list("pymem_run_SOURCES"))
     worker = b.add("bench", b.ours, make_list("bench_worker_SOURCES"))
