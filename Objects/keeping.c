@@ -20,8 +20,8 @@
  * requests it waits.
  *
  * Where one set of arenas becomes larger than it ever was, as much goes back of what rests in
- * another.  So a peak is no higher by what is kept, and what rests is bought again at most as
- * often as the heap grows.
+ * another.  So what rests makes no peak of pools higher, and is bought again at most as often
+ * as the heap grows.  Of what malloc serves nobody tells.
  *
  * What is not needed is lost again with time.  A window of time begins when arenas are
  * kept.  At its end those arenas go that were empty all the time, and as much of what was

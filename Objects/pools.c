@@ -151,10 +151,11 @@ pool_became_used_again(struct heap *heap, poolp pool)
     unsigned szclass = pool_class(pool);
     pool->inuse = (uint16_t)(size_classes[szclass].nblocks - 1);
     struct arena_set *set = arenas_of(heap, pool);
-    int is_scattered = set != &main_heap.small_arenas || at_hand_scatter == MOST_SCATTERED;
-    pool_link_opened(&heap->usedpools[szclass], pool, is_scattered);
+    int is_told = set == &main_heap.small_arenas;
+    pool_link_opened(&heap->usedpools[szclass], pool,
+                     !is_told || at_hand_scatter == MOST_SCATTERED);
     DEBUG_ASSERT(pool_is_valid(pool));
-    if (set == &main_heap.small_arenas) {
+    if (is_told) {
         at_hand_pool_opened();
     }
     if (++set->nopened % (set->is_medium ? 64 : 1024) == 0) {   /* 8 MiB, or 16 */

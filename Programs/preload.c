@@ -108,11 +108,9 @@ leave_children_alone(void)
     if (dladdr(&run, &self) != 0) {
         char folder[strlen(self.dli_fname) + 1];
         strcpy(folder, self.dli_fname);
-        wordlist_remove("LD_PRELOAD", folder);
+        wordlist_remove_library(folder);
         char *slash = strrchr(folder, '/');
         if (slash != NULL) {
-            /* A path with a space: by its name, and its folder. */
-            wordlist_remove("LD_PRELOAD", slash + 1);
             *slash = '\0';
             if (strchr(folder, ' ') != NULL) {
                 wordlist_remove("LD_LIBRARY_PATH", folder);

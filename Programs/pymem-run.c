@@ -373,10 +373,8 @@ preload_library(const char *flags)
     find_preload(far);
     find_near(far, near);
     strcpy(path, suits_near(near, flags) ? near : far);
-    wordlist_remove("LD_PRELOAD", far);    /* if this program runs another, one of them */
-    wordlist_remove("LD_PRELOAD", near);
-    wordlist_remove("LD_PRELOAD", base_name(far));
-    wordlist_remove("LD_PRELOAD", base_name(near));
+    wordlist_remove_library(far);       /* if this program runs another, one of them */
+    wordlist_remove_library(near);
     if (strpbrk(path, ":;") != NULL) {
         fail(CANNOT_RUN, "%s: a path with a colon or a semicolon can't be loaded before "
              "a program", path);

@@ -1,7 +1,6 @@
 /* See wordlist.h.  Calls nothing of pymem. */
 
 #define _GNU_SOURCE     /* setenv() */
-#include "pyconfig.h"
 #include "wordlist.h"
 
 #include <stdio.h>
@@ -43,5 +42,15 @@ wordlist_remove(const char *name, const char *word)
             memmove(begin, end, strlen(end) + 1);
             return;
         }
+    }
+}
+
+void
+wordlist_remove_library(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    wordlist_remove("LD_PRELOAD", path);
+    if (slash != NULL) {
+        wordlist_remove("LD_PRELOAD", slash + 1);
     }
 }

@@ -10,4 +10,8 @@ int wordlist_add(const char *name, const char *word);
 /* Take a word out, once; a list without words goes.  Nothing where it is not there. */
 void wordlist_remove(const char *name, const char *word);
 
+/* The same for a library in LD_PRELOAD, by its path, or by its name: where its path has a
+ * space. */
+void wordlist_remove_library(const char *path);
+
 #endif /* !PYMEM_WORDLIST_H */

@@ -351,7 +351,7 @@ size_t heaps_trim_idle(void);
 size_t heaps_give_back(void);
 
 /* A set is about to be larger than it ever was: of what the others only keep, as far as this
- * thread may work on them, as much goes back.  So what is kept makes no peak higher. */
+ * thread may work on them, as much goes back.  So what is kept makes no peak of pools higher. */
 void heaps_make_way_for(const struct arena_set *set);
 
 /* Visit every heap that is used, by number, until visit() returns something else than

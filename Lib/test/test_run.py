@@ -14,6 +14,7 @@ import sys
 import pytest
 
 from conftest import BUILD, SIZE_CLASSES, TOP, VERSION, clean_environment, pythons, run
+from elffiles import readelf
 
 PYMEM_RUN = BUILD / "pymem-run"
 PYTHONS = pythons(3, 8)
@@ -122,16 +123,10 @@ LIBRARIES = BUILD / ".libs"
 FAR, NEAR = "pymem-preload.so False\n", "pymem-preload-near.so True\n"
 
 
-def is_at_fixed_place(python):
-    with open(python, "rb") as program:
-        header = program.read(20)
-    return header[:5] == b"\x7fELF\2" and header[16:20] == b"\2\0\x3e\0"
-
-
 def preload_of(python):
     near = LIBRARIES / "pymem-preload-near.so"
-    return near if near.exists() and is_at_fixed_place(python) else \
-        LIBRARIES / "pymem-preload.so"
+    is_at_fixed_place = "EXEC (" in readelf("-h", python)
+    return near if near.exists() and is_at_fixed_place else LIBRARIES / "pymem-preload.so"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
