@@ -1,17 +1,21 @@
 #!/usr/bin/python3
 """Time the benchmarks of pyperformance that need the standard library only.
 
-    bench_suite.py --suite=DIR [--pyperf=DIR] [--rounds=N] [--json=FILE] [--cpu]
+    bench_suite.py [--suite=DIR] [--pyperf=DIR] [--rounds=N] [--json=FILE] [--cpu]
                    [--benchmarks=NAME,...] [--timeout=SECONDS]
                    LABEL=COMMAND LABEL=COMMAND...
+    bench_suite.py [as above] --build=DIR
 
-DIR is a checkout of the suite, and of the module pyperf where it is not installed.
+DIR is a checkout of the suite, and of the module pyperf; without it, what is installed.  With
+--build it is no error that no suite is there.
 A COMMAND starts a Python, which may be one under pymem-run ("run=pymem-run python3").
-The first is the one that the others are compared with.  Each round runs every
-benchmark on each of them in turn, in a separate process with the number of loops
+The first is the one that the others are compared with.  With --build these are two pairs of
+that build: python-stock and python, and python3 without and with pymem-run.  Each round runs
+every benchmark on each of them in turn, in a separate process with the number of loops
 that the first one needs, and takes the best of three values.  A figure is the median over
-the rounds of the ratio in a round: over 1 is faster.  A benchmark that does not run on
-each of them, or takes longer than SECONDS (300) once, is named and left out.
+the rounds of the ratio in a round: of speed, over 1 is faster; of the process's peak of
+resident memory, under 1 is less.  A benchmark that does not run on each of them, or takes
+longer than SECONDS (300) once, is named and left out.
 
 --cpu counts the processor time of a benchmark's process, for a machine that does other
 things meanwhile; the clock is better where nothing else runs.  Benchmarks that time
@@ -20,10 +24,12 @@ another process, as python_startup does, are left out then.
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,7 +89,7 @@ def run_to_end(words, environment, folder, timeout):
 
 
 def run_once(command, script, environment, timeout, loops=None):
-    """(seconds a loop, number of loops), or None when it does not run."""
+    """(seconds a loop, bytes of the peak, number of loops), or None when it does not run."""
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         words = [*command, *script, "--quiet", "-p1", "-w1", "-n3", "-o", result,
@@ -98,11 +104,13 @@ def run_once(command, script, environment, timeout, loops=None):
                 if run.get("values")]
         metadata = {**json.loads(result.read_text()).get("metadata", {}),
                     **runs[-1].get("metadata", {})}
-        return sum(min(run["values"]) for run in runs), metadata.get("loops", 1)
+        peak = max(run["metadata"].get("command_max_rss", run["metadata"]["mem_max_rss"])
+                   for run in runs)
+        return sum(min(run["values"]) for run in runs), peak, metadata.get("loops", 1)
 
 
 def measure(commands, scripts, environment, options):
-    """{name: [{label: seconds} of each round]}, and {name: why} of those left out."""
+    """{name: [{label: (seconds, peak)} of each round]}, and {name: why} of those left out."""
     rounds, timeout = options.rounds, options.timeout
     loops, left_out = {}, {}
     results = {name: [] for name in scripts}
@@ -111,42 +119,45 @@ def measure(commands, scripts, environment, options):
         for number, (name, script) in enumerate(scripts.items()):
             progress(f"round {turn + 1} of {rounds}, benchmark {number + 1} of "
                      f"{len(scripts)}: {name}")
-            seconds = {}
+            turns = {}
             for label in list(commands)[::-1 if turn % 2 else 1]:
                 if name in left_out:
                     continue
                 if name not in loops:
                     calibrated = run_once(commands[first], script, environment, timeout)
-                    loops[name] = calibrated and calibrated[1]
+                    loops[name] = calibrated and calibrated[2]
                 got = loops[name] and run_once(commands[label], script, environment,
                                                timeout, loops[name])
                 if got:
-                    seconds[label] = got[0]
+                    turns[label] = got[:2]
                 else:
                     left_out[name] = f"which does not run on {label}"
             if name not in left_out:
-                results[name].append(seconds)
+                results[name].append(turns)
     progress("")
     return {name: turns for name, turns in results.items()
             if turns and name not in left_out}, left_out
 
 
 def ratios(results, commands):
-    """{name: {label: how many times the speed of the first}}"""
+    """{name: {label: (times the speed of the first, part of its peak)}}"""
     first, *others = commands
-    return {name: {label: median(turn[first] / turn[label] for turn in turns)
+    return {name: {label: (median(turn[first][0] / turn[label][0] for turn in turns),
+                           median(turn[label][1] / turn[first][1] for turn in turns))
                    for label in others} for name, turns in results.items()}
 
 
 def report(figures, commands, left_out):
     first, *others = commands
-    print(f"{'speed, ' + first + ' = 1':32}"
-          + "".join(f"{label:>14}" for label in others))
-    for name, speeds in figures.items():
-        print(f"{name:32}" + "".join(f"{speeds[label]:14.3f}" for label in others))
-    print(f"{f'geometric mean of {len(figures)}':32}" + "".join(
-        f"{geometric_mean(speeds[label] for speeds in figures.values()):14.3f}"
-        for label in others))
+    print(f"{first + ' = 1':32}"
+          + "".join(f"{label + ' speed':>20}{'peak':>8}" for label in others))
+    rows = dict(figures)
+    rows[f"geometric mean of {len(figures)}"] = {label: [
+        geometric_mean(row[label][which] for row in figures.values())
+        for which in (0, 1)] for label in others}
+    for name, row in rows.items():
+        print(f"{name:32}" + "".join(f"{row[label][0]:20.3f}{row[label][1]:8.3f}"
+                                     for label in others))
     for name, why in left_out.items():
         print(f"left out: {name}, {why}")
 
@@ -161,8 +172,27 @@ def commands_of(parser, texts):
         commands[label] = [os.path.abspath(word) if "/" in word else word
                            for word in shlex.split(command)]
     if len(commands) < 2:
-        parser.error("two different LABEL=COMMAND are needed to compare")
+        parser.error("two different LABEL=COMMAND are needed to compare, or --build")
     return commands
+
+
+def pairs_of(build):
+    """Each [LABEL=COMMAND of a Python, LABEL=COMMAND of the same with pymem]."""
+    python = shutil.which("python3")
+    pairs = []
+    if (build / "python").exists():
+        pairs.append([f"stock={build}/python-stock", f"linked={build}/python"])
+    else:
+        print(f"bench_suite.py: no {build}/python, which configure --with-python makes",
+              file=sys.stderr)
+    pairs.append([f"python3={python}", f"pymem-run={build}/pymem-run {python}"])
+    return pairs
+
+
+def installed_suite():
+    """The folder of the installed suite, or None."""
+    module = importlib.util.find_spec("pyperformance")
+    return module and Path(module.submodule_search_locations[0])
 
 
 def scripts_of(parser, options):
@@ -190,37 +220,48 @@ def main():
     parser = argparse.ArgumentParser(
         prog="bench_suite.py", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--suite", type=Path, metavar="DIR")
     parser.add_argument("--pyperf", type=Path, metavar="DIR")
+    parser.add_argument("--build", type=Path, metavar="DIR")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--benchmarks", metavar="NAME,...")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS")
-    parser.add_argument("commands", nargs="+", metavar="LABEL=COMMAND")
+    parser.add_argument("commands", nargs="*", metavar="LABEL=COMMAND")
     options = parser.parse_args()
-    commands = commands_of(parser, options.commands)
+    if options.build and options.commands:
+        parser.error("--build names what is compared, or LABEL=COMMAND do")
+    options.suite = options.suite or installed_suite()
+    if not options.suite:
+        print("bench_suite.py: pyperformance is not installed: --suite=DIR names a checkout",
+              file=sys.stderr)
+        sys.exit(0 if options.build else 1)
+    pairs = [commands_of(parser, texts) for texts in
+             (pairs_of(options.build) if options.build else [options.commands])]
     scripts, left_out = scripts_of(parser, options)
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("PYTHON")}
     if options.pyperf:
         environment["PYTHONPATH"] = str(options.pyperf.resolve())
+    written = []
     with tempfile.TemporaryDirectory() as clock:
         if options.cpu:
             (Path(clock) / "sitecustomize.py").write_text(PROCESSOR_CLOCK)
         environment["PYTHONPATH"] = os.pathsep.join(
             [clock, *filter(None, [environment.get("PYTHONPATH")])])
-        results, failed = measure(commands, scripts, environment, options)
-    left_out |= failed
-    if not results:
-        sys.exit("bench_suite.py: no benchmark ran on each of them"
-                 + "".join(f"\nleft out: {name}, {why}" for name, why in left_out.items())
-                 + "\nis pyperf installed, or named by --pyperf?")
-    figures = ratios(results, commands)
-    report(figures, commands, left_out)
+        for commands in pairs:
+            results, failed = measure(commands, scripts, environment, options)
+            if not results:
+                sys.exit("bench_suite.py: no benchmark ran on each of them" + "".join(
+                    f"\nleft out: {name}, {why}"
+                    for name, why in (left_out | failed).items())
+                    + "\nis pyperf installed, or named by --pyperf?")
+            figures = ratios(results, commands)
+            report(figures, commands, left_out | failed)
+            written.append({"turns": results, "ratios": figures})
     if options.json:
-        options.json.write_text(json.dumps({"seconds": results, "speed": figures},
-                                           indent=1))
+        options.json.write_text(json.dumps(written, indent=1))
 
 
 if __name__ == "__main__":
