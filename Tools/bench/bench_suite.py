@@ -99,14 +99,16 @@ def run_once(command, script, environment, timeout, loops=None):
             words += ["-l", loops]
         if not run_to_end(words, environment, scratch, timeout) or not result.exists():
             return None
-        benchmarks = json.loads(result.read_text())["benchmarks"]
-        runs = [run for benchmark in benchmarks for run in benchmark["runs"]
+        found = json.loads(result.read_text())
+        # What is the same for all of them stands once, above them.
+        runs = [{**run, "metadata": {**found.get("metadata", {}),
+                                     **benchmark.get("metadata", {}),
+                                     **run.get("metadata", {})}}
+                for benchmark in found["benchmarks"] for run in benchmark["runs"]
                 if run.get("values")]
-        metadata = {**json.loads(result.read_text()).get("metadata", {}),
-                    **runs[-1].get("metadata", {})}
-        peak = max(run["metadata"].get("command_max_rss", run["metadata"]["mem_max_rss"])
+        peak = max(run["metadata"].get("command_max_rss") or run["metadata"]["mem_max_rss"]
                    for run in runs)
-        return sum(min(run["values"]) for run in runs), peak, metadata.get("loops", 1)
+        return sum(min(run["values"]) for run in runs), peak, runs[-1]["metadata"].get("loops", 1)
 
 
 def measure(commands, scripts, environment, options):
