@@ -14,8 +14,8 @@
 
 #define CANARY_SIZE 8u
 
-/* All blocks are whole vectors. */
-#if defined(__GNUC__)
+/* All blocks are whole vectors.  An i386 without SSE has none to return. */
+#if defined(__GNUC__) && (!defined(__i386__) || defined(__SSE2__))
 typedef uint64_t vector __attribute__((vector_size(16)));
 #  define VECTOR(word) {word, word}
 #  define IS_ZERO(v) ((v[0] | v[1]) == 0)
