@@ -40,7 +40,7 @@ first_not_dead(const unsigned char *block, size_t size)
 }
 
 /* Up to four vectors, some of them twice: whichever size it is, no branch is needed. */
-#define FOUR_VECTORS 64u
+#define FOUR_VECTORS (4 * sizeof(vector))
 static inline size_t
 second_vector(size_t size)
 {
