@@ -132,19 +132,53 @@ program_is_python(void)
     return strstr(slash != NULL ? slash : path, "python") != NULL;
 }
 
+/* The arguments of main(), NULL behind the last.  glibc gives them to constructors, and musl does
+ * not. */
+static char **
+read_arguments(void)
+{
+    FILE *file = fopen("/proc/self/cmdline", "re");
+    char **arguments = calloc(1, sizeof(*arguments)), **longer, *word = NULL;
+    size_t room = 0, n = 0;
+    while (file != NULL && arguments != NULL && getdelim(&word, &room, '\0', file) > 0
+           && (longer = realloc(arguments, (n + 2) * sizeof(*arguments))) != NULL)
+    {
+        arguments = longer;
+        arguments[n++] = word;
+        arguments[n] = word = NULL;
+        room = 0;
+    }
+    free(word);
+    if (file != NULL) {
+        fclose(file);
+    }
+    return arguments;
+}
+
+static void
+free_arguments(char **arguments)
+{
+    for (char **word = arguments; word != NULL && *word != NULL; word++) {
+        free(*word);
+    }
+    free(arguments);
+}
+
 /* What would replace our allocators again, by CPython's own rules; NULL: nothing is
  * known.  Of another program that embeds a CPython we do not know what it makes of the
  * environment and of its arguments. */
 static const char *
-reason_not_to_install(char **argv, char text[200])
+reason_not_to_install(char text[200])
 {
     if (!program_is_python()) {
         return NULL;
     }
     struct python_options options = {0, 0};
-    if (argv[0] != NULL) {
-        options = python_options_read(argv + 1);
+    char **arguments = read_arguments();
+    if (arguments != NULL && arguments[0] != NULL) {
+        options = python_options_read(arguments + 1);
     }
+    free_arguments(arguments);
     const char *name = options.ignores_environment ? NULL : getenv("PYTHONMALLOC");
     if (name != NULL && *name != '\0') {
         snprintf(text, 200, "PYTHONMALLOC=%.40s would replace pymem; unset it (debug "
@@ -196,25 +230,26 @@ say_that_there_was_none(void)
 }
 
 static void
-look_at_other_program(char **argv)
+look_at_other_program(void)
 {
     static const char *const names[] = {"sh", "bash", "dash", "zsh", "ksh", "busybox",
                                         "env"};
-    const char *name = argv[0] != NULL ? argv[0] : "";
+    char **arguments = read_arguments();
+    const char *name = arguments != NULL && arguments[0] != NULL ? arguments[0] : "";
     const char *slash = strrchr(name, '/');
+    int is_on_the_way = 0;
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(slash != NULL ? slash + 1 : name, names[i]) == 0) {
-            return;
-        }
+        is_on_the_way |= strcmp(slash != NULL ? slash + 1 : name, names[i]) == 0;
     }
-    atexit(say_that_there_was_none);
+    free_arguments(arguments);
+    if (!is_on_the_way) {
+        atexit(say_that_there_was_none);
+    }
 }
 
-/* The C library gives constructors the arguments of main(). */
 __attribute__((constructor)) static void
-start(int argc, char **argv)
+start(void)
 {
-    (void)argc;
     const char *told = getenv("PYMEM_RUN");
     int pid;
     *(void **)&run.get_allocator = dlsym(RTLD_DEFAULT, "PyMem_GetAllocator");
@@ -227,14 +262,14 @@ start(int argc, char **argv)
     run.pid = pid;
     if (run.get_allocator == NULL || run.setup_debug_hooks == NULL) {
         if (getpid() == run.pid) {
-            look_at_other_program(argv);
+            look_at_other_program();
         }
         return;
     }
     run.json_path = getenv("PYMEM_RUN_STATS_JSON");
     int is_child = getpid() != run.pid;
     char text[256];
-    const char *error = reason_not_to_install(argv, text);
+    const char *error = reason_not_to_install(text);
     if (error == NULL && install(text, sizeof(text)) < 0) {
         error = text;
     }
