@@ -68,6 +68,13 @@ def test_platforms_that_are_none_are_refused(argument, said):
     assert said in result.stderr
 
 
+def test_compilers_with_an_unknown_option_are_refused():
+    result = run("sh", TOOLS / "check-compilers", "--frobnicate")
+    assert result.returncode == 2
+    assert "unknown option --frobnicate" in result.stderr
+    assert "usage: check-compilers [--quick] [COMPILER...]" in result.stderr
+
+
 def fake_commands(directory, **commands):
     for name, body in commands.items():
         path = directory / name.replace("_", "-")
