@@ -14,29 +14,14 @@
  * it.  Owns the addresses of both. */
 
 #include <dlfcn.h>
-#include <link.h>
 #include <unwind.h>
 
 static struct {
     _Unwind_Reason_Code (*backtrace)(_Unwind_Trace_Fn, void *);
     _Unwind_Word (*address_of)(struct _Unwind_Context *);
-    struct code_range loop;     /* the function that runs Python code */
+    _Unwind_Ptr (*function_of)(struct _Unwind_Context *);
+    uintptr_t loop;             /* the function that runs Python code */
 } unwinder;
-
-static void
-find_loop(void)
-{
-    Dl_info info;
-    const ElfW(Sym) *symbol = NULL;
-    void *function = dlsym(RTLD_DEFAULT, "_PyEval_EvalFrameDefault");
-    if (function != NULL
-        && dladdr1(function, &info, (void **)&symbol, RTLD_DL_SYMENT) != 0
-        && symbol != NULL)
-    {
-        unwinder.loop.start = (uintptr_t)function;
-        unwinder.loop.end = unwinder.loop.start + symbol->st_size;
-    }
-}
 
 /* 0; -1: there is none. */
 int
@@ -47,29 +32,26 @@ python_find_unwinder(void)
     if (library != NULL) {
         *(void **)&unwinder.address_of = dlsym(library, "_Unwind_GetIP");
         *(void **)&unwinder.backtrace = dlsym(library, "_Unwind_Backtrace");
-        find_loop();
+        *(void **)&unwinder.function_of = dlsym(library, "_Unwind_GetRegionStart");
+        unwinder.loop = (uintptr_t)dlsym(RTLD_DEFAULT, "_PyEval_EvalFrameDefault");
     }
-    return unwinder.backtrace != NULL && unwinder.address_of != NULL ? 0 : -1;
+    return unwinder.backtrace != NULL && unwinder.address_of != NULL
+        && unwinder.function_of != NULL ? 0 : -1;
 }
 
 struct code_range python_cold_loop;
 
 static int
-is_in(const struct code_range *range, const void *address)
+is_in_cold_loop(const void *address)
 {
-    return (uintptr_t)address >= range->start && (uintptr_t)address < range->end;
-}
-
-static int
-is_in_loop(const void *address)
-{
-    return is_in(&unwinder.loop, address) || is_in(&python_cold_loop, address);
+    return (uintptr_t)address >= python_cold_loop.start
+        && (uintptr_t)address < python_cold_loop.end;
 }
 
 struct native_stack {
     const void *caller;         /* of the API, whose frame is the first; then NULL */
     unsigned length, next;      /* next: the first one that has no place yet */
-    const void *addresses[MAX_NATIVE_FRAMES];
+    const void *addresses[MAX_NATIVE_FRAMES];   /* NULL: in the loop */
 };
 
 static _Unwind_Reason_Code
@@ -81,8 +63,9 @@ add_native_frame(struct _Unwind_Context *context, void *arg)
         return _URC_NO_REASON;
     }
     stack->caller = NULL;
-    /* A call returns to behind it. */
-    stack->addresses[stack->length++] = (const char *)address - 1;
+    address = (const char *)address - 1;        /* a call returns to behind it */
+    int is_loop = unwinder.function_of(context) == unwinder.loop || is_in_cold_loop(address);
+    stack->addresses[stack->length++] = is_loop ? NULL : address;
     return stack->length == MAX_NATIVE_FRAMES ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
 
@@ -93,7 +76,7 @@ add_c_functions(struct trace_place *places, struct native_stack *stack)
     unsigned n = 0;
     while (stack->next < stack->length) {
         const void *address = stack->addresses[stack->next++];
-        if (is_in_loop(address)) {
+        if (address == NULL) {
             break;
         }
         places[n].instruction = address;
