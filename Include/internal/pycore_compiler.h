@@ -38,8 +38,9 @@
 #  define HAS_NOPLT 0
 #endif
 
-/* Data of a thread, reached without a call also in a shared library. */
-#if defined(__GNUC__)
+/* Data of a thread, reached without a call also in a shared library.  Only glibc has room for it
+ * where a program loads that library later; musl refuses to. */
+#if defined(__GNUC__) && defined(__GLIBC__)
 #  define FAST_THREAD_LOCAL \
     _Thread_local __attribute__((tls_model("initial-exec")))
 #else
