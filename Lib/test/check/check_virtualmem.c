@@ -502,6 +502,30 @@ START_TEST(virtual_memory_goes_through_the_arena_allocator)
 }
 END_TEST
 
+/* Two mappings, as one of them moved from elsewhere.  What is refused leaves both places. */
+START_TEST(what_has_several_mappings_moves)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 13 * page;
+    unsigned char *old = virtual_claim(3 * size), *place = virtual_claim(size);
+    ck_assert_int_eq(virtual_open(old, 3 * size), 0);
+    ck_assert_int_eq(virtual_open(place, size), 0);
+    fill_pattern(old + 2 * size, size, 1);
+    if (virtual_move(old + 2 * size, old, 5 * page) < 0) {
+        virtual_close(old, 3 * size);
+        virtual_close(place, size);
+        return;         /* not by this system, or by its emulator */
+    }
+    fill_pattern(old, size, 2);
+    ck_assert_int_eq(virtual_move(old, place, size), 0);
+    ck_assert(has_pattern(place, size, 2));
+    for (size_t i = 0; i < size; i++) {
+        ck_assert_int_eq(old[i], 0);
+    }
+    virtual_close(old, 3 * size);
+    virtual_close(place, size);
+}
+END_TEST
+
 #define CHOOSES_ADDRESSES "the emulator chooses addresses in its own way"
 
 int
@@ -528,6 +552,7 @@ main(void)
     tcase_add_test(tc, a_sandbox_that_kills_for_calls);
     tcase_add_test(tc, arenas_have_a_name);
     tcase_add_test(tc, a_barrier_leaves_the_programs_errno);
+    tcase_add_test(tc, what_has_several_mappings_moves);
     tcase_add_test(tc, virtual_memory_goes_through_the_arena_allocator);
     return run_suite(suite);
 }
