@@ -7,7 +7,7 @@
  * it ends the program as well.  A process may have so many mappings only (vm.max_map_count),
  * so from a number of blocks on others have no guard pages.
  *
- * Owns the table of these blocks.  Calls virtualmem.c. */
+ * Owns the table of these blocks.  Calls virtualmem.c and virtualmove.c. */
 
 #include "pycore_hardened.h"
 

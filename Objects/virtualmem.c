@@ -1,5 +1,5 @@
 /* Memory by the page: the one file that talks to the operating system, but for random bytes
- * (virtualrandom.c).
+ * (virtualrandom.c) and for pages that move (virtualmove.c).
  *
  * A sandbox may refuse a call, or kill the program for it.  Where one is refused the
  * program goes on without; PYTHON_PYMALLOC_MMAP_ONLY=1 says that only mmap and munmap may be
@@ -765,64 +765,6 @@ int
 virtual_close(void *ptr, size_t size)
 {
     return map_over_quietly(ptr, size, PROT_NONE);
-}
-
-/* A kernel takes away what is at the new place before it looks at the old one.  So to a place of
- * its choice first, where what it refuses is still there.  -1: errno says why. */
-static int
-move_at_once(void *from, void *to, size_t size)
-{
-#if defined(MREMAP_DONTUNMAP) && defined(MREMAP_FIXED)
-    /* glibc up to 2.36 gives the kernel no address with these flags, but what is there. */
-    void *between = (void *)syscall(SYS_mremap, from, size, size,
-                                    MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
-    if (between == MAP_FAILED) {
-        return -1;
-    }
-    if (mremap(between, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
-        memcpy(to, between, size);      /* too many mappings for that */
-        munmap(between, size);
-    }
-    return 0;
-#else
-    (void)from;
-    (void)to;
-    (void)size;
-    errno = ENOSYS;
-    return -1;
-#endif
-}
-
-/* EFAULT: these are several mappings, as of what moved and grew. */
-static void
-move_parts(unsigned char *from, unsigned char *to, size_t size)
-{
-    if (move_at_once(from, to, size) == 0) {
-        return;
-    }
-    size_t half = virtual_whole_pages(size / 2);
-    if (errno != EFAULT || half == size) {
-        memcpy(to, from, size);
-        memset(from, 0, size);
-        return;
-    }
-    move_parts(from, to, half);
-    move_parts(from + half, to + half, size - half);
-}
-
-int
-virtual_move(void *from, void *to, size_t size)
-{
-    if (virtual_is_confined()) {
-        return -1;
-    }
-    int kept = errno, result = move_at_once(from, to, size);
-    if (result < 0 && errno == EFAULT) {
-        move_parts(from, to, size);
-        result = 0;
-    }
-    errno = kept;
-    return result;
 }
 
 #else

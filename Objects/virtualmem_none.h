@@ -158,12 +158,3 @@ virtual_close(void *ptr, size_t size)
 {
     return virtual_open(ptr, size);
 }
-
-int
-virtual_move(void *from, void *to, size_t size)
-{
-    (void)from;
-    (void)to;
-    (void)size;
-    return -1;
-}

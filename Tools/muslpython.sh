@@ -6,8 +6,7 @@
 # state after that was freed, which musl may have unmapped by then, so that stock crashes, too.
 musl_files="test_tracemalloc test_dict test_list test_set test_array test_bytes test_struct
     test_json test_marshal test_pickle test_copy test_deque test_heapq test_generators test_gc
-    test_weakref test_memoryview test_thread test_fork1
-    test_queue"
+    test_weakref test_memoryview test_thread test_fork1 test_queue"
 
 # CPython's configure takes a compiler of one word that does not name glibc's folder.
 musl_compiler() {
