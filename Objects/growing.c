@@ -146,12 +146,12 @@ slots_buy(void)
     if (memory == NULL) {
         return;
     }
+    virtual_avoid_huge_pages(memory, size);         /* before the first touch makes one */
     if (!memory_serves(memory, size)) {
         is_out_of_use = 1;
         virtual_free(memory, size);
         return;
     }
-    virtual_avoid_huge_pages(memory, size);
     short_ways_pass_by((uintptr_t)memory);
     slots_cut(memory);
 }
