@@ -68,6 +68,13 @@ def test_platforms_that_are_none_are_refused(argument, said):
     assert said in result.stderr
 
 
+@pytest.mark.parametrize("argument", ["buster", "--frobnicate"])
+def test_kernels_that_are_none_are_refused(argument):
+    result = run("sh", TOOLS / "check-kernels", argument)
+    assert result.returncode == 2
+    assert f"KERNEL is bookworm, trixie, testing or sid, not {argument}" in result.stderr
+
+
 def test_compilers_with_an_unknown_option_are_refused():
     result = run("sh", TOOLS / "check-compilers", "--frobnicate")
     assert result.returncode == 2
