@@ -359,7 +359,8 @@ virtual_yield(void)
  * that grows is two of them for a moment.  So three are left: to find out, pages that are
  * never used are made three mappings of, and one again.  Not those that were just mapped,
  * as no page fault of another thread may have to wait for it.  A second thread that does so
- * meanwhile finds what the first one did. */
+ * meanwhile finds what the first one did.  Where two are left the kernel makes the first of
+ * two cuts and refuses the second: one is left then, until there are three again. */
 static int
 hardly_any_mapping_is_left(void)
 {

@@ -353,7 +353,8 @@ START_TEST(a_table_takes_no_last_mapping)
             ck_assert_int_eq(virtual_commit(other, SIZE, offset), 0);
             other[offset] = 1;
         }
-        for (size_t i = left < 3 ? left : 3; i > 0; i--) {
+        /* Of two, to ask how many there are can take one. */
+        for (size_t i = left < 3 ? 1 : 3; i > 0; i--) {
             ck_assert_msg(use_one_mapping(), "%zu of %zu", i, left);
         }
         for (size_t offset = 0; offset < SIZE; offset += 4096) {
