@@ -18,7 +18,8 @@ Suites: $suite
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 END
-    if [ ! -e "$apt/is-read" ]; then
+    # Lists of yesterday name packages that are no more.
+    if [ -z "$(find "$apt" -name is-read -mtime -1)" ]; then
         apt_of_suite update || return 1
         touch "$apt/is-read"
     fi
