@@ -150,7 +150,8 @@ PROGRAMS = [compute, threads, idle, forks, interpreters, tasks, signals, native]
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda number, frame: over.set())
+    # Not set() at once: the thread that is interrupted may hold the lock of this event.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=over.set).start())
     before = allocators()
     print("ready", flush=True)
     {program.__name__: program for program in PROGRAMS}[sys.argv[1]]()

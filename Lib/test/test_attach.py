@@ -141,9 +141,10 @@ def program(python, name="compute", *arguments, **options):
 
 
 def script(python, code, **options):
-    """Code that does one thing, and then waits for SIGTERM."""
+    """Code that does one thing, and then waits for SIGTERM (see attachprograms)."""
     return Running(python, "-c", "import signal, sys, threading\nover = threading.Event()\n"
-                   "signal.signal(signal.SIGTERM, lambda *_: over.set())\n" + code
+                   "signal.signal(signal.SIGTERM, lambda *_:"
+                   " threading.Thread(target=over.set).start())\n" + code
                    + "\nprint('ready', flush=True)\nwhile not over.wait(0.1): pass\n"
                    "print('ok', flush=True)\n", **options)
 
@@ -443,7 +444,7 @@ import ctypes, signal, threading
 over = threading.Event()
 print('ready', flush=True)
 ctypes.PyDLL(None).sleep(6)
-signal.signal(signal.SIGTERM, lambda *_: over.set())
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=over.set).start())
 while not over.wait(0.1): pass
 print('ok')
 """
